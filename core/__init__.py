@@ -1,0 +1,1 @@
+"""The methods, on torch tensors alone: this package knows neither ComfyUI nor diffusers."""

@@ -1,0 +1,54 @@
+"""The protocols through which `core` sees a model, whichever program has loaded it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Family = Literal["SD 1.x", "SD 2.x", "SDXL"]
+
+CONTEXT_LENGTH = 77  # token slots of one CLIP prompt, start and end token included
+
+
+class TextEncoder(Protocol):
+    """The text encoder or encoders of a model, as its cross-attention sees them."""
+
+    width: int  # channels of the context: SD 1.x 768, SD 2.x 1024, SDXL 768 + 1280
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Token ids with start and end token, without padding and without a limit on their number."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, as a reader would write it."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text context (prompts, 77, width), float32 on the CPU, with the layer that the model's family reads.
+
+        All prompts go through the encoder together. Each must fit into 77 tokens.
+        """
+        ...
+
+
+class Denoiser(Protocol):
+    """A UNet with cross-attention to text."""
+
+    family: Family
+    context_width: int  # input channels of the cross-attention's keys and values
+    dtype: torch.dtype  # in which the model keeps its weights
+
+    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """The projections of text to keys (unless `keys` is false) and values, one at a time.
+
+        Yields (module path in diffusers' naming, weight (out, context_width) in float32 on the CPU), as the model would
+        compute with it now: LoRAs and earlier edits applied. The tensor is the receiver's own.
+        """
+        ...
+
+    def noise_levels(self) -> Tensor:
+        """sigma of each of the model's training timesteps, ascending, (timesteps,) float32."""
+        ...

@@ -1,0 +1,220 @@
+"""TIME: a closed-form edit of what a model assumes about a prompt (Orgad, Kawar and Belinkov, arXiv 2303.08084).
+
+TIME replaces every projection W of text to keys or values by the minimiser of (its equations 3 and 4)
+
+    sum_i ||W' c_i - W c*_i||^2 + lambda ||W' - W||_F^2
+    =>  W' = (lambda W + sum_i W c*_i c_i^T) (lambda I + sum_i c_i c_i^T)^-1
+
+where c_i are the text states of the source prompt's tokens and c*_i those of the destination prompt's. With the states
+as columns of C and C* this is W' = W (I + E), with one and the same
+
+    E = (C* - C) (lambda I + C^T C)^-1 C^T
+
+for every W: an edit is a linear map of the text context, found by one solve, of a rank of at most the number of token
+slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`core.lora`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .backend import CONTEXT_LENGTH, Denoiser, TextEncoder
+from .context_edit import ContextEdit
+from .errors import UserError
+from .lora import LoraFactors, check_match, edit_denoiser
+
+PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
+
+
+class EditPair(NamedTuple):
+    """What a prompt is (`source`) and what it shall mean from now on (`destination`)."""
+
+    source: str
+    destination: str
+
+
+def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> ContextEdit:
+    """TIME's closed form (its equation 4) as a map of the context.
+
+    `states` c_i and `target_states` c*_i are (n, width); `regularization` is lambda > 0. Computed in float64 with one
+    solve of min(n, width) unknowns: (lambda I + C^T C)^-1 C^T = C^T (lambda I + C C^T)^-1.
+    """
+    states, difference = states.double(), (target_states.double() - states.double())
+    if not torch.isfinite(difference).all():
+        raise UserError(
+            "The text encoder gave values that are not finite numbers; its weights are damaged, or half precision "
+            "overflowed: load it again in float32."
+        )
+    moved = difference.abs().amax(dim=1) > 0  # equal states, such as all before the first new word, add nothing to E
+    if not moved.any():
+        nothing = torch.zeros(0, states.shape[1], dtype=torch.float64)
+        return ContextEdit.from_factors(nothing.T, nothing)
+    n, width = states.shape
+    try:
+        if n <= width:
+            gram = states @ states.T + regularization * torch.eye(n, dtype=torch.float64)
+            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(gram, states)[moved])
+        covariance = states.T @ states + regularization * torch.eye(width, dtype=torch.float64)
+        product = difference[moved].T @ states[moved]
+        return ContextEdit.from_factors(torch.linalg.solve(covariance, product, left=False), torch.eye(width))
+    except torch.linalg.LinAlgError as error:
+        raise UserError(
+            f"With regularization {regularization:g} the edit has no unique solution in double precision; use a larger "
+            "one, such as 0.1."
+        ) from error
+
+
+def align_tokens(source: Sequence[int], destination: Sequence[int], articles: Mapping[int, int] = {}) -> list[int]:
+    """For each of the 77 slots of the source prompt the slot of the destination prompt that it shall mean.
+
+    Each source token (start and end token included) is matched with the same token further right in the destination;
+    then the destination's other slots follow in order, and the last one stands for what is missing. Tokens that
+    `articles` maps to one id are the same ("an" counts as "a"). Raises LookupError with the position of the first
+    source token that the destination lacks.
+    """
+    wanted = [articles.get(token, token) for token in source]
+    offered = [articles.get(token, token) for token in destination]
+    slots: list[int] = []
+    for position, token in enumerate(wanted):
+        try:
+            slots.append(offered.index(token, slots[-1] + 1 if slots else 0))
+        except ValueError:
+            raise LookupError(position) from None
+    slots += range(slots[-1] + 1, CONTEXT_LENGTH)
+    return slots + [CONTEXT_LENGTH - 1] * (CONTEXT_LENGTH - len(slots))
+
+
+def augment_prompt(prompt: str) -> list[str]:
+    """The prompt itself and the prompt after each of the paper's prefixes."""
+    base = "a" + prompt[1:] if prompt.startswith("A") else prompt
+    return [prompt, *(prefix + base for prefix in PREFIXES)]
+
+
+def fit_time_edit(
+    encoder: TextEncoder,
+    pairs: Sequence[EditPair],
+    *,
+    regularization: float = 0.1,
+    augment: bool = True,
+    preserve: Sequence[str] = (),
+) -> ContextEdit:
+    """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
+
+    `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with c* = c,
+    which hold the model in place through the inverse. Raises UserError for empty prompts, lambda <= 0, prompts beyond
+    77 tokens, and destinations without the source's words.
+    """
+    if not pairs:
+        raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
+    if not regularization > 0:
+        raise UserError(f"regularization is {regularization:g}; it must be above 0, the paper uses 0.1.")
+    for prompt in (*(prompt for pair in pairs for prompt in pair), *preserve):
+        if not prompt.strip():
+            raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
+    sources, destinations, alignments = [], [], []
+    articles = {encoder.tokenize("an")[1]: encoder.tokenize("a")[1]}
+    for pair in pairs:
+        for source, destination in zip(*(augment_prompt(p) if augment else [p] for p in pair), strict=True):
+            tokens = _tokens_that_fit(encoder, source), _tokens_that_fit(encoder, destination)
+            try:
+                alignments.append(align_tokens(*tokens, articles))
+            except LookupError as missing:
+                raise _missing_word(encoder, source, destination, missing.args[0]) from None
+            sources.append(source)
+            destinations.append(destination)
+    for prompt in preserve:
+        _tokens_that_fit(encoder, prompt)
+    prompts = list(dict.fromkeys([*sources, *destinations, *preserve]))
+    states = dict(zip(prompts, encoder.encode(prompts), strict=True))
+    kept = [states[prompt] for prompt in preserve]
+    columns = torch.cat([*(states[source] for source in sources), *kept])
+    targets = [states[destination][slots] for destination, slots in zip(destinations, alignments, strict=True)]
+    edit = time_edit(columns, torch.cat([*targets, *kept]), regularization)
+    made_by = {
+        "method": "TIME",
+        "pairs": [list(pair) for pair in pairs],
+        "regularization": regularization,
+        "augment": augment,
+        "preserve": list(preserve),
+    }
+    return ContextEdit(edit.left, edit.singular_values, edit.right, made_by)
+
+
+class ModelEdit(NamedTuple):
+    """An edit and what it makes of a model's weights: factors by module path, and a report for its user."""
+
+    edit: ContextEdit
+    factors: dict[str, LoraFactors]
+    report: str
+
+
+def edit_model(
+    encoder: TextEncoder,
+    denoiser: Denoiser,
+    pairs: Sequence[EditPair],
+    *,
+    regularization: float = 0.1,
+    edit_keys: bool = True,
+    augment: bool = True,
+    strength: float = 1.0,
+    preserve: Sequence[str] = (),
+    rank: int = 0,
+    progress: Callable[[], None] = lambda: None,
+) -> ModelEdit:
+    """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
+
+    `strength` scales the edit; `rank` = 0 keeps it exact, another value its best approximation of that rank. `progress`
+    is called after each weight. The model itself is not touched.
+    """
+    check_match(encoder, denoiser)
+    edit = fit_time_edit(encoder, pairs, regularization=regularization, augment=augment, preserve=preserve)
+    edit, energy = edit.scaled(strength).truncated(rank or edit.rank)
+    factors = edit_denoiser(edit, denoiser, keys=edit_keys, progress=progress) if edit.rank else {}
+    lines = [f"{pair.source} => {pair.destination}" for pair in pairs]
+    if factors:
+        lines.append(
+            f"{len(factors)} projections of {denoiser.family} edited at rank {edit.rank} of {edit.width}, "
+            f"{energy:.2%} of the edit's energy kept, lambda {regularization:g}, strength {strength:g}"
+        )
+    else:
+        lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")
+    return ModelEdit(edit, factors, "\n".join(lines))
+
+
+def _tokens_that_fit(encoder: TextEncoder, prompt: str) -> list[int]:
+    tokens = encoder.tokenize(prompt)
+    if len(tokens) > CONTEXT_LENGTH:
+        cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
+        raise UserError(
+            f'The prompt "{prompt}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: "{cut}" would be cut off; '
+            "shorten it."
+        )
+    return tokens
+
+
+def _missing_word(encoder: TextEncoder, source: str, destination: str, position: int) -> UserError:
+    """The error that names the source word to which the token at `position` belongs."""
+    words = source.split()
+    for count, word in enumerate(words, start=1):
+        if len(encoder.tokenize(" ".join(words[:count]))) - 1 > position:
+            break
+    return UserError(
+        f'The destination "{destination}" lacks the source\'s word "{word}" in its place: it must contain all words of '
+        f'the source "{source}" in order, with words added that say what shall be assumed.'
+    )
+
+
+def parse_edits(text: str) -> list[EditPair]:
+    """The pairs of a text with one `source => destination` a line; blank lines are skipped."""
+    pairs = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            source, arrow, destination = (part.strip() for part in line.partition("=>"))
+            if not (source and arrow and destination):
+                raise UserError(f'Line {number} of the edits is "{line.strip()}"; write it as source => destination.')
+            pairs.append(EditPair(source, destination))
+    return pairs

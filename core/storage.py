@@ -1,0 +1,70 @@
+"""Files of the pack: safetensors with JSON metadata, written atomically, read with suspicion."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import UserError
+
+FORMAT_KEY = "conceptlens"  # the metadata entry that holds our JSON
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], metadata: Mapping[str, str] = {}) -> None:
+    """Writes `tensors` with `header` as JSON metadata: afterwards `path` holds the new file or, on failure, the old one.
+
+    Raises UserError when the folder can't be written or the disk is full.
+    """
+    data = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {**metadata, FORMAT_KEY: json.dumps(header, ensure_ascii=False)},
+    )
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} could not be written ({error.strerror}); make {len(data) / 2**20:.1f} MB of room or choose another "
+            "folder. What stood there before is unchanged."
+        ) from error
+
+
+def read(path: Path, kind: str, version: int, names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a file that `write` made: its tensors `names` and its header.
+
+    `header["kind"]` must be `kind` and `header["version"]` at most `version`. Raises UserError that names the file,
+    what was expected and what was found.
+    """
+    expected = f"expected a ConceptLens {kind} file of version {version}"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {expected}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(FORMAT_KEY, "null"))
+            found = header.get("kind") if isinstance(header, dict) else None
+            if found != kind:
+                raise UserError(f"{path} holds {f'a {found}' if found else 'no ConceptLens data'}; {expected}.")
+            if not isinstance(header.get("version"), int) or header["version"] > version:
+                raise UserError(f"{path} has version {header.get('version')}; {expected}, a newer pack may read it.")
+            missing = [name for name in names if name not in file.keys()]
+            if missing:
+                raise UserError(f"{path} has no tensor {missing[0]}; {expected}.")
+            return {name: file.get_tensor(name) for name in names}, header
+    except (SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged or no safetensors file ({error}); {expected}.") from error

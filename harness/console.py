@@ -1,0 +1,40 @@
+"""What the command line prints: a bar on a terminal, plain lines in a pipe, one JSON object for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import diffusers
+import transformers
+from tqdm import tqdm
+
+
+class Console:
+    """Speaks to the user on stderr when stdout is reserved for JSON, else on stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._stream = sys.stderr if as_json else sys.stdout
+
+    def line(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def bar(self, what: str, total: int) -> tqdm:
+        """A progress bar with remaining time; in a pipe, a plain line instead."""
+        if not self._stream.isatty():
+            self.line(f"{what} ({total})")
+        return tqdm(total=total, desc=what, file=self._stream, disable=not self._stream.isatty(), leave=False)
+
+    def result(self, values: dict[str, Any]) -> None:
+        """The command's outcome, for machines."""
+        if self._as_json:
+            print(json.dumps(values, ensure_ascii=False))
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' hints and bars out of our output; their errors still come."""
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

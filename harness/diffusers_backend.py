@@ -1,0 +1,132 @@
+"""Diffusers pipelines seen through core's protocols (SD 1.x, SD 2.x, SDXL)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..core.backend import CONTEXT_LENGTH, Family
+from ..core.errors import UserError
+from ..core.lora import LoraFactors, lora_state_dict
+
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+
+class DiffusersTextEncoder:
+    """A pipeline's text encoders as `core.backend.TextEncoder`."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        encoders = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
+        self._pipe = pipe
+        self.width: int = sum(encoder.config.hidden_size for encoder in encoders if encoder is not None)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        return list(self._pipe.tokenizer(prompt).input_ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._pipe.tokenizer.decode(list(tokens))
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        # encode_prompt knows each family's layer; it returns the context first.
+        options = {"device": self._pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        return self._pipe.encode_prompt(list(prompts), **options)[0].float().cpu()
+
+
+class DiffusersDenoiser:
+    """A pipeline's UNet as `core.backend.Denoiser`, with the LoRAs that are active in it."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        width = pipe.unet.config.cross_attention_dim
+        if not isinstance(width, int):
+            raise UserError(f"The UNet's cross-attention widths are {width}; one width for all levels is supported.")
+        self._pipe = pipe
+        self.family: Family = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 2.x" if width == 1024 else "SD 1.x"
+        self.context_width: int = width
+        self.dtype: torch.dtype = pipe.unet.dtype
+        self._modules = {n: m for n, m in pipe.unet.named_modules() if re.search(r"\.attn2\.to_[kv]$", n)}
+        self.count = len(self._modules)
+
+    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
+        for name, module in self._modules.items():
+            if keys or name.endswith("to_v"):
+                yield name, _effective_weight(module)
+
+    def noise_levels(self) -> Tensor:
+        alphas = self._pipe.scheduler.alphas_cumprod
+        return ((1 - alphas) / alphas).sqrt().float()
+
+    def apply(self, factors: Mapping[str, LoraFactors], adapter: str = "time_edit") -> None:
+        """Adds the factors to the pipeline as a LoRA beside those that are active; `remove` takes it out again."""
+        active = self._pipe.get_active_adapters() if self._pipe.get_list_adapters() else []
+        self._pipe.load_lora_weights(lora_state_dict(factors, self.family), adapter_name=adapter)
+        self._pipe.set_adapters([*active, adapter])
+
+    def remove(self, adapter: str = "time_edit") -> None:
+        self._pipe.delete_adapters(adapter)
+
+
+def _effective_weight(module: Any) -> Tensor:
+    """The weight (out, in) of a linear layer with the LoRAs that peft has wrapped around it."""
+    weight: Tensor = module.weight.detach().to("cpu", torch.float32, copy=True)
+    for adapter in getattr(module, "active_adapters", ()):
+        if adapter in module.lora_A and adapter not in module.merged_adapters:
+            weight += module.get_delta_weight(adapter).detach().to("cpu", torch.float32)
+    return weight
+
+
+def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
+    """The pipeline in the diffusers folder `path`, on the GPU where there is one.
+
+    A folder of bare parts (`clip` or `text_encoder`, `unet`, `vae`) without a model_index.json is put together as an
+    SD 1.x pipeline; `tokenizer` is the folder of CLIP's tokenizer when the model has none of its own.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; give a diffusers model folder of SD 1.x, SD 2.x or SDXL.")
+    options = {"torch_dtype": torch.float16 if torch.cuda.is_available() else torch.float32, "local_files_only": True}
+    try:
+        pipe = (
+            DiffusionPipeline.from_pretrained(path, **options)
+            if (path / "model_index.json").is_file()
+            else _from_parts(path, tokenizer, options)
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} could not be loaded as a diffusers model ({reason}); check that it is complete.") from error
+    if not isinstance(pipe, Pipeline):
+        raise UserError(f"{path} is a {type(pipe).__name__}; ConceptLens reads text-to-image SD 1.x, SD 2.x and SDXL.")
+    pipe.set_progress_bar_config(disable=True)  # the harness shows its own
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _from_parts(path: Path, tokenizer: Path | None, options: dict[str, Any]) -> StableDiffusionPipeline:
+    if tokenizer is None:
+        raise UserError(f"{path} has no model_index.json and no tokenizer; name CLIP's tokenizer folder with --tokenizer.")
+    autoencoder = AutoencoderTiny if "Tiny" in (path / "vae/config.json").read_text() else AutoencoderKL
+    return StableDiffusionPipeline(
+        vae=autoencoder.from_pretrained(path / "vae", **options),
+        text_encoder=CLIPTextModel.from_pretrained(path / "clip", **options),
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer, model_max_length=CONTEXT_LENGTH),
+        unet=UNet2DConditionModel.from_pretrained(path / "unet", **options),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

@@ -1,0 +1,76 @@
+"""Pictures of a diffusers pipeline, and their comparison before and after an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.lora import LoraFactors
+from ..core.plots import labelled_grid
+from .console import Console
+from .diffusers_backend import DiffusersDenoiser, Pipeline
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made; `size` in pixels, None for the model's own."""
+
+    seeds: Sequence[int] = (0,)
+    steps: int = 25
+    guidance_scale: float = 7.5
+    size: int | None = None
+
+
+def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
+    """One picture for each seed, (seeds, height, width, 3) in 0..1; a seed gives the same start noise everywhere."""
+    result = pipe(
+        prompt=[prompt] * len(sampling.seeds),
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        height=sampling.size,
+        width=sampling.size,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in sampling.seeds],
+        output_type="pt",
+    )
+    return result.images.permute(0, 2, 3, 1).float().cpu()
+
+
+def before_and_after(
+    pipe: Pipeline, factors: dict[str, LoraFactors], prompts: Sequence[str], sampling: Sampling, console: Console
+) -> tuple[Tensor, Tensor]:
+    """Pictures of each prompt without and with the edit, each (prompts, seeds, height, width, 3); the pipeline is left as it was."""
+    denoiser = DiffusersDenoiser(pipe)
+    with console.bar("sampling pictures", 2 * len(prompts)) as bar:
+
+        def pictures() -> Tensor:
+            rows = []
+            for prompt in prompts:
+                rows.append(sample(pipe, prompt, sampling))
+                bar.update()
+            return torch.stack(rows)
+
+        before = pictures()
+        if not factors:
+            return before, pictures()
+        denoiser.apply(factors)
+        try:
+            return before, pictures()
+        finally:
+            denoiser.remove()
+
+
+def comparison(before: Tensor, after: Tensor, prompts: Sequence[str], least_width: int = 128) -> Tensor:
+    """A grid with a column for each prompt and, for each seed, a row before and a row after the edit.
+
+    Pictures narrower than `least_width` are enlarged by a whole factor.
+    """
+    factor = max(1, least_width // before.shape[3])
+    images, labels = [], []
+    for seed in range(before.shape[1]):
+        for name, rows in (("before", before), ("after", after)):
+            images += [row[seed].repeat_interleave(factor, 0).repeat_interleave(factor, 1) for row in rows]
+            labels += [f"{prompt} ({name})" for prompt in prompts]
+    return labelled_grid(images, labels, columns=len(prompts))

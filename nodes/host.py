@@ -1,0 +1,168 @@
+"""ComfyUI's MODEL and CLIP seen through core's protocols, and its folders. The only file that touches the host."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.supported_models
+import comfy.utils
+import folder_paths
+import torch
+from comfy.cli_args import args
+from comfy.clip_model import CLIPTextModel
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
+from comfy.sd1_clip import SD1ClipModel, SDTokenizer
+from comfy.sdxl_clip import SDXLClipModel
+from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
+
+from ..core.backend import CONTEXT_LENGTH, Family
+from ..core.errors import UserError
+from ..core.lora import LoraFactors
+
+FAMILIES: dict[type, Family] = {
+    comfy.supported_models.SD15: "SD 1.x",
+    comfy.supported_models.SD20: "SD 2.x",
+    comfy.supported_models.SDXL: "SDXL",
+}
+PROMPTS_AT_ONCE = 128  # bounds the memory of one pass through the text encoder
+
+Progress = comfy.utils.ProgressBar  # its update also raises when the user has pressed Cancel
+
+
+class HostTextEncoder:
+    """A CLIP of the host as `core.backend.TextEncoder`: its clip skip and LoRAs count."""
+
+    def __init__(self, clip: CLIP) -> None:
+        model = clip.cond_stage_model
+        names = [n for n in ("l", "h", "g") if isinstance(getattr(model, f"clip_{n}", None), torch.nn.Module)]
+        encoders = [getattr(model, f"clip_{name}").transformer for name in names]
+        known = isinstance(model, (SD1ClipModel, SDXLClipModel)) and names in (["l"], ["h"], ["l", "g"])
+        if not known or not all(isinstance(encoder, CLIPTextModel) for encoder in encoders):
+            raise UserError(
+                f"The CLIP is a {type(model).__name__}; ConceptLens reads the text encoders of SD 1.x, SD 2.x and SDXL: "
+                "connect the CLIP of such a checkpoint."
+            )
+        self._clip = clip
+        self._tokenizer: SDTokenizer = getattr(clip.tokenizer, f"clip_{names[0]}")
+        self.width: int = sum(encoder.get_input_embeddings().weight.shape[1] for encoder in encoders)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        start, end = self._tokenizer.start_token, self._tokenizer.end_token
+        inner: list[int] = []
+        for section in next(iter(self._clip.tokenize(prompt).values())):
+            for token, weight in section[1:]:
+                if not isinstance(token, int) or weight != 1.0:
+                    raise UserError(
+                        f'The prompt "{prompt}" contains a weight or an embedding, which have no meaning here; write '
+                        r"plain words, and \( \) for parentheses."
+                    )
+                if token == end:
+                    break
+                inner.append(token)
+        return [start, *inner, end]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(tokens))
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        contexts = []
+        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+            some = prompts[first : first + PROMPTS_AT_ONCE]
+            # The host encodes the sections of one long prompt as a batch and joins them: that batch serves many prompts.
+            sections: dict[str, list[Any]] = {}
+            for prompt in some:
+                for name, tokens in self._clip.tokenize(prompt).items():
+                    sections.setdefault(name, []).extend(tokens)
+            context: Tensor = self._clip.encode_from_tokens(sections)
+            contexts.append(context.float().cpu().reshape(len(some), CONTEXT_LENGTH, self.width))
+        return torch.cat(contexts)
+
+
+class HostDenoiser:
+    """A MODEL of the host as `core.backend.Denoiser`."""
+
+    def __init__(self, model: ModelPatcher) -> None:
+        config = model.model.model_config
+        families = [family for kind, family in FAMILIES.items() if isinstance(config, kind)]
+        if not families:
+            raise UserError(
+                f"The model is a {type(config).__name__}; ConceptLens edits the cross-attention of SD 1.x, SD 2.x and "
+                "SDXL: load such a checkpoint."
+            )
+        diffusers_names = {v: k for k, v in comfy.utils.unet_to_diffusers(config.unet_config).items()}
+        pattern = re.compile(r"diffusion_model\.(.*\.attn2\.to_[kv]\.weight)$")
+        matches = [match for key in model.model_state_dict() if (match := pattern.match(key))]
+        self._names: dict[str, str] = {
+            match[0]: diffusers_names[match[1]].removesuffix(".weight")
+            for match in matches
+            if match[1] in diffusers_names
+        }
+        if not matches or len(self._names) < len(matches):
+            raise UserError(
+                f"The {families[0]} model does not show the weights of its cross-attention ({len(self._names)} found); "
+                "connect it before nodes that compile, quantise or replace it."
+            )
+        self._model = model
+        self.count = len(self._names)
+        self.family: Family = families[0]
+        self.dtype: torch.dtype = model.model_dtype()
+        self.context_width: int = config.unet_config["context_dim"]
+
+    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
+        patches = self._model.get_key_patches("diffusion_model.")
+        for key, name in self._names.items():
+            if keys or name.endswith("to_v"):
+                yield name, self._effective_weight(key, patches[key])
+
+    def _effective_weight(self, key: str, patches: list[Any]) -> Tensor:
+        """The weight as the host would load it: the stored one, dequantised, with the patches made so far."""
+        (stored, convert), *applied = patches
+        weight = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
+        weight = convert(weight, inplace=True)
+        if type(weight) not in (Tensor, torch.nn.Parameter) or weight.shape[-1] != self.context_width:
+            raise UserError(
+                f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
+                "read; load the model in float16, bfloat16 or float32."
+            )
+        return comfy.lora.calculate_weight(applied, weight, key).detach()
+
+    def noise_levels(self) -> Tensor:
+        return self._model.get_model_object("model_sampling").sigmas.float().cpu()
+
+    def patched(self, factors: Mapping[str, LoraFactors]) -> ModelPatcher:
+        """A clone of the MODEL to which the factors are added when the host loads it; the shared weights stay as they are."""
+        clone = self._model.clone()
+        keys = {name: key for key, name in self._names.items()}
+        patches = {keys[n]: LoRAAdapter(set(), (f.up, f.down, None, None, None, None)) for n, f in factors.items()}
+        clone.add_patches(patches)
+        return clone
+
+
+def check_inside(prefix: str, folder: str) -> str:
+    """The host's `loras` or `output` folder; UserError when a file named `prefix` would lie outside of it."""
+    root = folder_paths.get_folder_paths("loras")[0] if folder == "loras" else folder_paths.get_output_directory()
+    if not Path(prefix).name.strip(". ") or not folder_paths.is_within_directory(root, str(Path(root, prefix).parent)):
+        raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')
+    return root
+
+
+def numbered_path(prefix: str, folder: str) -> Path:
+    """The next free `<prefix>_00001_.safetensors` in the host's `loras` or `output` folder."""
+    place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, check_inside(prefix, folder))
+    return Path(place) / f"{name}_{counter:05}_.safetensors"
+
+
+def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
+    """The graph as metadata of a saved file, as the host's own nodes write it, unless the user has turned that off."""
+    if args.disable_metadata:
+        return {}
+    parts = {"prompt": prompt, **(extra_pnginfo or {})}
+    return {name: json.dumps(part) for name, part in parts.items() if part is not None}

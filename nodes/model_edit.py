@@ -1,0 +1,215 @@
+"""TIME in the graph: edit what the model assumes about a prompt, and save the edit as a LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..core.errors import UserError
+from ..core.lora import lora_state_dict, save_lora
+from ..core.model_edit import EditPair, edit_model, parse_edits
+from . import host
+
+CATEGORY = "ConceptLens/Model editing"
+LoraModel = io.Custom("LORA_MODEL")
+
+
+def _settings() -> list[Any]:
+    """The inputs that both edit nodes have behind their prompts."""
+    return [
+        io.Float.Input(
+            "regularization",
+            default=0.1,
+            min=1e-6,
+            max=1e6,
+            step=0.01,
+            round=False,
+            tooltip="lambda, above 0: how strongly the weights are held in place. The paper uses 0.1 on Stable Diffusion; "
+            "raise it when other prompts change too much. Range 1e-6 to 1e6.",
+        ),
+        io.Boolean.Input(
+            "edit_keys",
+            default=True,
+            tooltip="Edit the keys as well as the values: keys decide where in the picture a word acts, values what it "
+            "looks like.",
+            advanced=True,
+        ),
+        io.Boolean.Input(
+            "augment",
+            default=True,
+            tooltip='Fit each prompt also after "A photo of", "An image of" and "A picture of", as the paper does.',
+            advanced=True,
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=-10.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How much of the edit is applied: 0 none, 1 as fitted, negative the other way. Range -10 to 10.",
+        ),
+        io.String.Input(
+            "preserve",
+            default="",
+            multiline=True,
+            placeholder="one prompt a line that shall keep its meaning",
+            tooltip="Prompts that shall keep their meaning, one a line (up to 77 tokens each). Empty for none.",
+        ),
+        io.Int.Input(
+            "rank",
+            default=0,
+            min=0,
+            max=2048,
+            tooltip="0: exact. Otherwise the edit's best approximation of this rank, 1 to 2048; the report says what "
+            "share of its energy is kept.",
+            advanced=True,
+        ),
+    ]
+
+
+def _outputs() -> list[Any]:
+    return [
+        io.Model.Output("model", display_name="model", tooltip="The edited model; the one that came in is unchanged."),
+        LoraModel.Output("lora", display_name="lora", tooltip="The edit as a LoRA, for SaveTIMEEdit, Save LoRA, Load LoRA Model."),
+        io.String.Output("report", display_name="report", tooltip="What was edited, and how exactly."),
+    ]
+
+
+def _edit(model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, settings: dict[str, Any]) -> io.NodeOutput:
+    denoiser = host.HostDenoiser(model)
+    prompts = [line for line in preserve.splitlines() if line.strip()]
+    progress = host.Progress(denoiser.count)
+    edited = edit_model(
+        host.HostTextEncoder(clip), denoiser, pairs, preserve=prompts, progress=lambda: progress.update(1), **settings
+    )
+    return io.NodeOutput(
+        denoiser.patched(edited.factors), lora_state_dict(edited.factors, denoiser.family), edited.report
+    )
+
+
+class TIMEEditModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TIMEEditModel",
+            display_name="TIME Edit Model",
+            category=CATEGORY,
+            description="Changes what the model assumes about a prompt: after the edit the source means the destination, "
+            "in every prompt that uses it. Closed form, no training; the incoming model stays as it is.",
+            search_aliases=["time", "edit concept", "implicit assumption", "unified concept editing", "uce"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.String.Input(
+                    "source",
+                    default="",
+                    placeholder="a pack of roses",
+                    tooltip="The prompt whose meaning shall change, up to 77 tokens.",
+                ),
+                io.String.Input(
+                    "destination",
+                    default="",
+                    placeholder="a pack of blue roses",
+                    tooltip="What it shall mean: all words of the source in order, and what shall be assumed, up to 77 tokens.",
+                ),
+                *_settings(),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(cls, source: str | None = None, destination: str | None = None) -> bool | str:
+        for name, prompt in (("source", source), ("destination", destination)):
+            if prompt is not None and not prompt.strip():  # None: comes from another node
+                return f"The {name} is empty; write a prompt, for example a pack of roses => a pack of blue roses."
+        return True
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, source: str, destination: str, preserve: str, **settings: Any
+    ) -> io.NodeOutput:
+        return _edit(model, clip, [EditPair(source, destination)], preserve, settings)
+
+
+class TIMEEditBatch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TIMEEditBatch",
+            display_name="TIME Edit Model (Batch)",
+            category=CATEGORY,
+            description="Many TIME edits in one solve: each line's source means its destination afterwards.",
+            search_aliases=["time", "edit concepts", "implicit assumptions", "debias"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.String.Input(
+                    "edits",
+                    default="",
+                    multiline=True,
+                    placeholder="a pack of roses => a pack of blue roses",
+                    tooltip="One edit a line, source => destination; each destination contains its source's words in order.",
+                ),
+                *_settings(),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(cls, edits: str | None = None) -> bool | str:
+        if edits is None:  # comes from another node
+            return True
+        try:
+            return bool(parse_edits(edits)) or "There is nothing to edit; write one edit a line, source => destination."
+        except UserError as error:
+            return str(error)
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, edits: str, preserve: str, **settings: Any) -> io.NodeOutput:
+        return _edit(model, clip, parse_edits(edits), preserve, settings)
+
+
+class SaveTIMEEdit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveTIMEEdit",
+            display_name="Save TIME Edit",
+            category=CATEGORY,
+            description="Saves an edit as an ordinary LoRA file, read by ComfyUI, kohya's tools, A1111/Forge and diffusers.",
+            search_aliases=["save lora", "export edit"],
+            is_output_node=True,
+            inputs=[
+                LoraModel.Input("lora", tooltip="The lora output of a TIME edit."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="time_edit",
+                    tooltip="Name of the file, with subfolders if you like; a number is added and nothing is overwritten.",
+                ),
+                io.Combo.Input(
+                    "folder",
+                    options=["loras", "output"],
+                    default="loras",
+                    tooltip="loras: the host's LoRA folder, where Load LoRA finds it (press R). output: the output folder.",
+                ),
+            ],
+            outputs=[io.String.Output("path", display_name="path", tooltip="The file that was written.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None, folder: str | None = None) -> bool | str:
+        if filename_prefix is None or folder is None:  # comes from another node
+            return True
+        try:
+            host.check_inside(filename_prefix, folder)
+        except UserError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, lora: Any, filename_prefix: str, folder: str) -> io.NodeOutput:
+        path = host.numbered_path(filename_prefix, folder)
+        save_lora(path, lora, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
+        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

