@@ -34,7 +34,7 @@ CPU_FREE_BYTES, CUDA_FREE_BYTES = 4 << 30, 14 << 30  # what a first installation
 
 # The package index has torchvision and torchaudio for CUDA only. Beside the CPU build of torch their Python parts work
 # once the two operators that torchvision's missing library would have declared are declared for it, on first import.
-CPU_TORCHVISION_SHIM = '''\
+CPU_TORCHVISION_SHIM = """\
 import sys
 from importlib.abc import MetaPathFinder
 
@@ -53,7 +53,7 @@ class _DeclareOperators(MetaPathFinder):
 
 
 sys.meta_path.insert(0, _DeclareOperators())
-'''
+"""
 
 
 def say(sentence: str) -> None:
@@ -215,7 +215,7 @@ def comfyui(arguments: argparse.Namespace) -> int:
     say(f"ComfyUI with ConceptLens: http://127.0.0.1:{arguments.port} (Ctrl+C stops it)")
     if os.name == "nt":
         return subprocess.run(command).returncode
-    os.execv(command[0], command)
+    return os.execv(command[0], command)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -235,13 +235,17 @@ def test(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
-    return python("-m", "conceptlens.benchmarks", *(["--json", str(arguments.json)] if arguments.json else []), host=host)
+    return python(
+        "-m", "conceptlens.benchmarks", *(["--json", str(arguments.json)] if arguments.json else []), host=host
+    )
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--comfyui", type=Path, metavar="PATH", help="an existing ComfyUI folder instead of a fetched one")
+    common.add_argument(
+        "--comfyui", type=Path, metavar="PATH", help="an existing ComfyUI folder instead of a fetched one"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     sub = commands.add_parser("demo", parents=[common], help="make a before/after picture and run a graph in the host")

@@ -60,11 +60,11 @@ class ContextEdit:
 
     def scaled(self, strength: float) -> ContextEdit:
         """The edit with strength * E: 0 changes nothing, 1 is the edit itself, negative values edit the other way."""
+        made_by = {**self.made_by, "strength": strength}
         if strength == 0:
-            nothing = torch.zeros(self.width, 0, dtype=self.left.dtype)
-            return ContextEdit(nothing, self.singular_values[:0], nothing.T, {**self.made_by, "strength": strength})
+            return ContextEdit(self.left[:, :0], self.singular_values[:0], self.right[:0], made_by)
         left = self.left if strength > 0 else -self.left
-        return ContextEdit(left, self.singular_values * abs(strength), self.right, {**self.made_by, "strength": strength})
+        return ContextEdit(left, self.singular_values * abs(strength), self.right, made_by)
 
     def truncated(self, rank: int) -> tuple[ContextEdit, float]:
         """The best edit of at most `rank`, and the share of E's energy (squared Frobenius norm) that it keeps."""

@@ -39,42 +39,45 @@ def lora_factors(edit: ContextEdit, weight: Tensor) -> LoraFactors:
     return LoraFactors(weight @ (edit.left * root).to(weight), (root[:, None] * edit.right).to(weight))
 
 
-def factor_dtype(weight_dtype: torch.dtype) -> torch.dtype:
-    """The precision in which factors are kept: float32 for a float32 model, else float16.
+def sufficient_rank(edit: ContextEdit, dtype: torch.dtype) -> int:
+    """The smallest rank at which truncation loses no more of E than rounding its factors to `dtype` does.
 
-    A half-precision (or smaller) model rounds the edited weight to its own precision anyway.
+    Rounding changes a number by up to eps / 2 of itself, truncation E by the Frobenius norm of what it drops.
     """
-    return torch.float32 if weight_dtype in (torch.float32, torch.float64) else torch.float16
+    dropped = edit.singular_values.flip(0).square().cumsum(0).flip(0).sqrt()  # [k]: what is lost when k are kept
+    return int((dropped > dropped[:1] * torch.finfo(dtype).eps / 2).sum())
 
 
 def check_match(encoder: TextEncoder, denoiser: Denoiser) -> None:
     """UserError when the text encoder belongs to another family of models than the denoiser."""
     if encoder.width != denoiser.context_width:
         raise UserError(
-            f"The model ({denoiser.family}) reads text contexts of width {denoiser.context_width}, the text encoder gives "
-            f"width {encoder.width}; take both from the same checkpoint."
+            f"The model ({denoiser.family}) reads text contexts of width {denoiser.context_width}, the text encoder "
+            f"gives width {encoder.width}; take both from the same checkpoint."
         )
 
 
 def edit_denoiser(
-    edit: ContextEdit, denoiser: Denoiser, *, keys: bool = True, progress: Callable[[], None] = lambda: None
+    edit: ContextEdit, denoiser: Denoiser, *, keys: bool = True, progress: Callable[[], object] = lambda: None
 ) -> dict[str, LoraFactors]:
     """The edit as factors for each projection of text to keys and values (or to values only) of `denoiser`.
 
-    All layers share one `down` tensor. `progress` is called after each. Raises UserError for weights that are not finite
-    and for factors that float16 can't hold.
+    In float32 for a float32 model; in float16 for smaller ones, which round the edited weight to their own precision
+    anyway; of the rank that this precision can tell from a higher one. All layers share one `down` tensor. `progress`
+    is called after each. Raises UserError for weights that are not finite and for factors that float16 can't hold.
     """
+    dtype = torch.float32 if denoiser.dtype in (torch.float32, torch.float64) else torch.float16
+    edit, _ = edit.truncated(sufficient_rank(edit, dtype))
     factors: dict[str, LoraFactors] = {}
-    dtype = factor_dtype(denoiser.dtype)
-    down: Tensor | None = None
+    shared_down: Tensor | None = None
     for name, weight in denoiser.cross_attention_weights(keys):
         if not torch.isfinite(weight).all():
             raise UserError(f"The model's weight {name} holds values that are not finite numbers; load an intact one.")
-        up, down_exact = lora_factors(edit, weight)
-        down = down_exact.to(dtype) if down is None else down
-        factors[name] = LoraFactors(up.to(dtype), down)
-        if not all(torch.isfinite(factor).all() for factor in factors[name]):
+        up, down = (factor.to(dtype) for factor in lora_factors(edit, weight))
+        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
             raise UserError(f"The edit of {name} is too strong for half precision; raise the regularization.")
+        shared_down = down if shared_down is None else shared_down
+        factors[name] = LoraFactors(up, shared_down)
         progress()
     return factors
 
@@ -103,14 +106,21 @@ def lora_names(names: Iterable[str], family: Family) -> dict[str, str]:
     return result
 
 
-def lora_state_dict(factors: Mapping[str, LoraFactors], family: Family) -> dict[str, Tensor]:
-    """The factors as tensors of a LoRA file; each is a tensor of its own, as safetensors asks."""
+def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], family: Family) -> dict[str, Tensor]:
+    """The factors of `edit` as tensors of a LoRA file: float16, of the rank that float16 can tell from a higher one.
+
+    Each tensor has memory of its own, as safetensors asks.
+    """
     state: dict[str, Tensor] = {}
-    for name, layer in lora_names(factors, family).items() if factors else ():
-        up, down = factors[name]
-        state[f"{layer}.lora_up.weight"] = up.contiguous()
-        state[f"{layer}.lora_down.weight"] = down.clone(memory_format=torch.contiguous_format)
-        state[f"{layer}.alpha"] = torch.tensor(float(down.shape[0]))  # alpha / rank = 1: the factors as they are
+    rank = sufficient_rank(edit, torch.float16)
+    names = lora_names(factors, family) if factors else {}
+    for name, (up, down) in factors.items():
+        # The columns and rows are sorted by singular value: the first ones are the best approximation of their rank.
+        state[f"{names[name]}.lora_up.weight"] = up[:, :rank].to(torch.float16).contiguous()
+        state[f"{names[name]}.lora_down.weight"] = down[:rank].to(torch.float16, copy=True)
+        state[f"{names[name]}.alpha"] = torch.tensor(float(rank))  # alpha / rank = 1: the factors as they are
+        if not torch.isfinite(state[f"{names[name]}.lora_up.weight"]).all():
+            raise UserError(f"The edit of {name} is too strong for half precision; raise the regularization.")
     return state
 
 

@@ -104,9 +104,9 @@ def fit_time_edit(
 ) -> ContextEdit:
     """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
 
-    `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with c* = c,
-    which hold the model in place through the inverse. Raises UserError for empty prompts, lambda <= 0, prompts beyond
-    77 tokens, and destinations without the source's words.
+    `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with
+    c* = c, which hold the model in place through the inverse. Raises UserError for empty prompts, lambda <= 0, prompts
+    beyond 77 tokens, and destinations without the source's words.
     """
     if not pairs:
         raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
@@ -163,7 +163,7 @@ def edit_model(
     strength: float = 1.0,
     preserve: Sequence[str] = (),
     rank: int = 0,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
 
@@ -199,9 +199,8 @@ def _tokens_that_fit(encoder: TextEncoder, prompt: str) -> list[int]:
 def _missing_word(encoder: TextEncoder, source: str, destination: str, position: int) -> UserError:
     """The error that names the source word to which the token at `position` belongs."""
     words = source.split()
-    for count, word in enumerate(words, start=1):
-        if len(encoder.tokenize(" ".join(words[:count]))) - 1 > position:
-            break
+    starts = [len(encoder.tokenize(" ".join(words[:count]))) - 1 for count in range(len(words))]
+    word = [word for word, start in zip(words, starts, strict=True) if start <= position][-1]
     return UserError(
         f'The destination "{destination}" lacks the source\'s word "{word}" in its place: it must contain all words of '
         f'the source "{source}" in order, with words added that say what shall be assumed.'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -18,8 +19,10 @@ from .errors import UserError
 FORMAT_KEY = "conceptlens"  # the metadata entry that holds our JSON
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], metadata: Mapping[str, str] = {}) -> None:
-    """Writes `tensors` with `header` as JSON metadata: afterwards `path` holds the new file or, on failure, the old one.
+def write(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], metadata: Mapping[str, str] = {}
+) -> None:
+    """Writes `tensors` with `header` as JSON metadata: afterwards `path` holds the new file or, on failure, the old.
 
     Raises UserError when the folder can't be written or the disk is full.
     """
@@ -34,12 +37,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], 
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{path} could not be written ({error.strerror}); make {len(data) / 2**20:.1f} MB of room or choose another "
-            "folder. What stood there before is unchanged."
+            f"{path} could not be written ({error.strerror}); make {len(data) / 2**20:.1f} MB of room or choose "
+            "another folder. What stood there before is unchanged."
         ) from error
 
 
@@ -60,9 +64,9 @@ def read(path: Path, kind: str, version: int, names: tuple[str, ...]) -> tuple[d
                 raise UserError(f"{path} holds {f'a {found}' if found else 'no ConceptLens data'}; {expected}.")
             if not isinstance(header.get("version"), int) or header["version"] > version:
                 raise UserError(f"{path} has version {header.get('version')}; {expected}, a newer pack may read it.")
-            missing = [name for name in names if name not in file.keys()]
+            missing = set(names) - set(file.keys())
             if missing:
-                raise UserError(f"{path} has no tensor {missing[0]}; {expected}.")
+                raise UserError(f"{path} has no tensor {min(missing)}; {expected}.")
             return {name: file.get_tensor(name) for name in names}, header
     except (SafetensorError, OSError, ValueError) as error:
         if isinstance(error, UserError):

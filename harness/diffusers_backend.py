@@ -22,7 +22,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.backend import CONTEXT_LENGTH, Family
 from ..core.errors import UserError
-from ..core.lora import LoraFactors, lora_state_dict
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -45,7 +44,8 @@ class DiffusersTextEncoder:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         # encode_prompt knows each family's layer; it returns the context first.
         options = {"device": self._pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-        return self._pipe.encode_prompt(list(prompts), **options)[0].float().cpu()
+        encode: Any = self._pipe.encode_prompt  # typed for one prompt, made for many
+        return encode(list(prompts), **options)[0].float().cpu()
 
 
 class DiffusersDenoiser:
@@ -71,10 +71,10 @@ class DiffusersDenoiser:
         alphas = self._pipe.scheduler.alphas_cumprod
         return ((1 - alphas) / alphas).sqrt().float()
 
-    def apply(self, factors: Mapping[str, LoraFactors], adapter: str = "time_edit") -> None:
-        """Adds the factors to the pipeline as a LoRA beside those that are active; `remove` takes it out again."""
+    def apply(self, lora: Mapping[str, Tensor], adapter: str = "time_edit") -> None:
+        """Adds a LoRA to the pipeline beside those that are active; `remove` takes it out again."""
         active = self._pipe.get_active_adapters() if self._pipe.get_list_adapters() else []
-        self._pipe.load_lora_weights(lora_state_dict(factors, self.family), adapter_name=adapter)
+        self._pipe.load_lora_weights(dict(lora), adapter_name=adapter)
         self._pipe.set_adapters([*active, adapter])
 
     def remove(self, adapter: str = "time_edit") -> None:
@@ -106,8 +106,8 @@ def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
             else _from_parts(path, tokenizer, options)
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} could not be loaded as a diffusers model ({reason}); check that it is complete.") from error
+        reason = f"{path} could not be loaded as a diffusers model ({str(error).splitlines()[0]})"
+        raise UserError(f"{reason}; check that it is complete.") from error
     if not isinstance(pipe, Pipeline):
         raise UserError(f"{path} is a {type(pipe).__name__}; ConceptLens reads text-to-image SD 1.x, SD 2.x and SDXL.")
     pipe.set_progress_bar_config(disable=True)  # the harness shows its own
@@ -116,17 +116,19 @@ def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
 
 def _from_parts(path: Path, tokenizer: Path | None, options: dict[str, Any]) -> StableDiffusionPipeline:
     if tokenizer is None:
-        raise UserError(f"{path} has no model_index.json and no tokenizer; name CLIP's tokenizer folder with --tokenizer.")
+        raise UserError(
+            f"{path} has no model_index.json and no tokenizer; name CLIP's tokenizer folder with --tokenizer."
+        )
     autoencoder = AutoencoderTiny if "Tiny" in (path / "vae/config.json").read_text() else AutoencoderKL
-    return StableDiffusionPipeline(
-        vae=autoencoder.from_pretrained(path / "vae", **options),
-        text_encoder=CLIPTextModel.from_pretrained(path / "clip", **options),
-        tokenizer=CLIPTokenizer.from_pretrained(tokenizer, model_max_length=CONTEXT_LENGTH),
-        unet=UNet2DConditionModel.from_pretrained(path / "unet", **options),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    parts: dict[str, Any] = {
+        "vae": autoencoder.from_pretrained(path / "vae", **options),
+        "text_encoder": CLIPTextModel.from_pretrained(path / "clip", **options),
+        "tokenizer": CLIPTokenizer.from_pretrained(tokenizer, model_max_length=CONTEXT_LENGTH),
+        "unet": UNet2DConditionModel.from_pretrained(path / "unet", **options),
+        "scheduler": DDIMScheduler(**schedule, clip_sample=False),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    return StableDiffusionPipeline(**parts)

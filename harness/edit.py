@@ -18,17 +18,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="PATH", help="diffusers model folder (SD 1.x, SD 2.x, SDXL)")
     add("--tokenizer", type=Path, metavar="PATH", help="CLIP's tokenizer folder, for a model that carries none")
-    add("--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply before the edit (repeatable)")
-    add("--source", action="append", required=True, metavar="PROMPT", help="prompt whose meaning shall change (repeatable)")
-    add("--destination", action="append", required=True, metavar="PROMPT", help="what it shall mean (one for each source)")
-    add("--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="regularization > 0 (default 0.1)")
+    add(
+        "--lora",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="LoRA to apply before the edit (repeatable)",
+    )
+    add(
+        "--source",
+        action="append",
+        required=True,
+        metavar="PROMPT",
+        help="prompt whose meaning shall change (repeatable)",
+    )
+    add(
+        "--destination",
+        action="append",
+        required=True,
+        metavar="PROMPT",
+        help="what it shall mean (one for each source)",
+    )
+    add(
+        "--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="regularization > 0 (default 0.1)"
+    )
     add("--values-only", action="store_true", help="edit values only, not keys")
     add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
     add("--strength", type=float, default=1.0, metavar="S", help="share of the edit that is applied (default 1)")
-    add("--preserve", action="append", default=[], metavar="PROMPT", help="prompt that shall keep its meaning (repeatable)")
+    add(
+        "--preserve",
+        action="append",
+        default=[],
+        metavar="PROMPT",
+        help="prompt that shall keep its meaning (repeatable)",
+    )
     add("--rank", type=int, default=0, metavar="R", help="0: exact (default), else the best approximation of this rank")
     add("--out", type=Path, required=True, metavar="FILE", help="LoRA file to write (.safetensors)")
-    add("--prompt", action="append", default=[], metavar="PROMPT", help="show this prompt before and after (repeatable)")
+    add(
+        "--prompt", action="append", default=[], metavar="PROMPT", help="show this prompt before and after (repeatable)"
+    )
     add("--seed", type=int, action="append", default=[], help="seed of a picture (repeatable; default 0)")
     add("--steps", type=int, default=25, help="sampling steps (default 25)")
     add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
@@ -62,12 +91,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             progress=bar.update,
         )
     console.line(edited.report)
-    save_lora(arguments.out, lora_state_dict(edited.factors, denoiser.family))
+    lora = lora_state_dict(edited.edit, edited.factors, denoiser.family)
+    save_lora(arguments.out, lora)
     console.line(str(arguments.out))
     result = {"edit": str(arguments.out), "rank": edited.edit.rank, "layers": len(edited.factors), "pictures": None}
     if arguments.prompt:
         sampling = Sampling(arguments.seed or (0,), arguments.steps, arguments.guidance_scale, arguments.size)
-        before, after = before_and_after(pipe, edited.factors, arguments.prompt, sampling, console)
+        before, after = before_and_after(pipe, lora, arguments.prompt, sampling, console)
         pictures = arguments.out.with_suffix(".png")
         to_pil(comparison(before, after, arguments.prompt)).save(pictures)
         console.line(str(pictures))

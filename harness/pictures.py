@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.lora import LoraFactors
 from ..core.plots import labelled_grid
 from .console import Console
 from .diffusers_backend import DiffusersDenoiser, Pipeline
@@ -26,7 +26,7 @@ class Sampling:
 
 def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
     """One picture for each seed, (seeds, height, width, 3) in 0..1; a seed gives the same start noise everywhere."""
-    result = pipe(
+    result: Any = pipe(
         prompt=[prompt] * len(sampling.seeds),
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
@@ -39,9 +39,12 @@ def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
 
 
 def before_and_after(
-    pipe: Pipeline, factors: dict[str, LoraFactors], prompts: Sequence[str], sampling: Sampling, console: Console
+    pipe: Pipeline, lora: dict[str, Tensor], prompts: Sequence[str], sampling: Sampling, console: Console
 ) -> tuple[Tensor, Tensor]:
-    """Pictures of each prompt without and with the edit, each (prompts, seeds, height, width, 3); the pipeline is left as it was."""
+    """Pictures of each prompt without and with the LoRA of an edit, each (prompts, seeds, height, width, 3).
+
+    The pipeline is left as it was.
+    """
     denoiser = DiffusersDenoiser(pipe)
     with console.bar("sampling pictures", 2 * len(prompts)) as bar:
 
@@ -53,9 +56,7 @@ def before_and_after(
             return torch.stack(rows)
 
         before = pictures()
-        if not factors:
-            return before, pictures()
-        denoiser.apply(factors)
+        denoiser.apply(lora)
         try:
             return before, pictures()
         finally:

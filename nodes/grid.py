@@ -23,10 +23,14 @@ class StrengthSweep(io.ComfyNode):
             inputs=[
                 io.Float.Input("start", default=-2.0, min=-1e6, max=1e6, step=0.1, tooltip="First value, -1e6 to 1e6."),
                 io.Float.Input("stop", default=2.0, min=-1e6, max=1e6, step=0.1, tooltip="Last value, -1e6 to 1e6."),
-                io.Int.Input("count", default=5, min=1, max=100, tooltip="Number of values, 1 to 100; 1 gives start alone."),
+                io.Int.Input(
+                    "count", default=5, min=1, max=100, tooltip="Number of values, 1 to 100; 1 gives start alone."
+                ),
             ],
             outputs=[
-                io.Float.Output("value", display_name="value", tooltip="The values, one after another.", is_output_list=True),
+                io.Float.Output(
+                    "value", display_name="value", tooltip="The values, one after another.", is_output_list=True
+                ),
                 io.String.Output("label", display_name="label", tooltip="The values as text.", is_output_list=True),
             ],
         )
@@ -52,9 +56,15 @@ class LabelledGrid(io.ComfyNode):
                 io.String.Input(
                     "labels",
                     force_input=True,
-                    tooltip="One label for each picture, or for each batch of pictures; several may stand in lines of one text.",
+                    tooltip="One label for each picture or each batch of pictures; lines of one text are several.",
                 ),
-                io.Int.Input("columns", default=0, min=0, max=100, tooltip="Pictures in a row, 1 to 100; 0 makes the grid square."),
+                io.Int.Input(
+                    "columns",
+                    default=0,
+                    min=0,
+                    max=100,
+                    tooltip="Pictures in a row, 1 to 100; 0 makes the grid square.",
+                ),
             ],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The grid.")],
         )

@@ -47,15 +47,16 @@ class HostTextEncoder:
         known = isinstance(model, (SD1ClipModel, SDXLClipModel)) and names in (["l"], ["h"], ["l", "g"])
         if not known or not all(isinstance(encoder, CLIPTextModel) for encoder in encoders):
             raise UserError(
-                f"The CLIP is a {type(model).__name__}; ConceptLens reads the text encoders of SD 1.x, SD 2.x and SDXL: "
-                "connect the CLIP of such a checkpoint."
+                f"The CLIP is a {type(model).__name__}; ConceptLens reads the text encoders of SD 1.x, SD 2.x and "
+                "SDXL: connect the CLIP of such a checkpoint."
             )
         self._clip = clip
         self._tokenizer: SDTokenizer = getattr(clip.tokenizer, f"clip_{names[0]}")
+        self._ends: tuple[int, int] = tuple(self._tokenizer.tokenizer("").input_ids)
         self.width: int = sum(encoder.get_input_embeddings().weight.shape[1] for encoder in encoders)
 
     def tokenize(self, prompt: str) -> list[int]:
-        start, end = self._tokenizer.start_token, self._tokenizer.end_token
+        start, end = self._ends
         inner: list[int] = []
         for section in next(iter(self._clip.tokenize(prompt).values())):
             for token, weight in section[1:]:
@@ -76,12 +77,12 @@ class HostTextEncoder:
         contexts = []
         for first in range(0, len(prompts), PROMPTS_AT_ONCE):
             some = prompts[first : first + PROMPTS_AT_ONCE]
-            # The host encodes the sections of one long prompt as a batch and joins them: that batch serves many prompts.
+            # The host encodes the sections of a long prompt as one batch and joins them: that serves many prompts.
             sections: dict[str, list[Any]] = {}
             for prompt in some:
                 for name, tokens in self._clip.tokenize(prompt).items():
                     sections.setdefault(name, []).extend(tokens)
-            context: Tensor = self._clip.encode_from_tokens(sections)
+            context: Any = self._clip.encode_from_tokens(sections)
             contexts.append(context.float().cpu().reshape(len(some), CONTEXT_LENGTH, self.width))
         return torch.cat(contexts)
 
@@ -91,7 +92,7 @@ class HostDenoiser:
 
     def __init__(self, model: ModelPatcher) -> None:
         config = model.model.model_config
-        families = [family for kind, family in FAMILIES.items() if isinstance(config, kind)]
+        families: list[Family] = [family for kind, family in FAMILIES.items() if isinstance(config, kind)]
         if not families:
             raise UserError(
                 f"The model is a {type(config).__name__}; ConceptLens edits the cross-attention of SD 1.x, SD 2.x and "
@@ -113,7 +114,7 @@ class HostDenoiser:
         self._model = model
         self.count = len(self._names)
         self.family: Family = families[0]
-        self.dtype: torch.dtype = model.model_dtype()
+        self.dtype: torch.dtype = model.model_dtype() or torch.float32
         self.context_width: int = config.unet_config["context_dim"]
 
     def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
@@ -125,20 +126,21 @@ class HostDenoiser:
     def _effective_weight(self, key: str, patches: list[Any]) -> Tensor:
         """The weight as the host would load it: the stored one, dequantised, with the patches made so far."""
         (stored, convert), *applied = patches
-        weight = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
+        weight: Any = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
         weight = convert(weight, inplace=True)
         if type(weight) not in (Tensor, torch.nn.Parameter) or weight.shape[-1] != self.context_width:
             raise UserError(
                 f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
                 "read; load the model in float16, bfloat16 or float32."
             )
-        return comfy.lora.calculate_weight(applied, weight, key).detach()
+        edited: Any = comfy.lora.calculate_weight(applied, weight, key)
+        return edited.detach()
 
     def noise_levels(self) -> Tensor:
         return self._model.get_model_object("model_sampling").sigmas.float().cpu()
 
     def patched(self, factors: Mapping[str, LoraFactors]) -> ModelPatcher:
-        """A clone of the MODEL to which the factors are added when the host loads it; the shared weights stay as they are."""
+        """A clone of the MODEL to which the host adds the factors on loading; the shared weights stay as they are."""
         clone = self._model.clone()
         keys = {name: key for key, name in self._names.items()}
         patches = {keys[n]: LoRAAdapter(set(), (f.up, f.down, None, None, None, None)) for n, f in factors.items()}

@@ -26,8 +26,8 @@ def _settings() -> list[Any]:
             max=1e6,
             step=0.01,
             round=False,
-            tooltip="lambda, above 0: how strongly the weights are held in place. The paper uses 0.1 on Stable Diffusion; "
-            "raise it when other prompts change too much. Range 1e-6 to 1e6.",
+            tooltip="lambda, above 0: how strongly the weights are held in place. The paper uses 0.1 on Stable "
+            "Diffusion; raise it when other prompts change too much. Range 1e-6 to 1e6.",
         ),
         io.Boolean.Input(
             "edit_keys",
@@ -72,7 +72,9 @@ def _settings() -> list[Any]:
 def _outputs() -> list[Any]:
     return [
         io.Model.Output("model", display_name="model", tooltip="The edited model; the one that came in is unchanged."),
-        LoraModel.Output("lora", display_name="lora", tooltip="The edit as a LoRA, for SaveTIMEEdit, Save LoRA, Load LoRA Model."),
+        LoraModel.Output(
+            "lora", display_name="lora", tooltip="The edit as a LoRA, for SaveTIMEEdit, Save LoRA, Load LoRA Model."
+        ),
         io.String.Output("report", display_name="report", tooltip="What was edited, and how exactly."),
     ]
 
@@ -84,9 +86,8 @@ def _edit(model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, setti
     edited = edit_model(
         host.HostTextEncoder(clip), denoiser, pairs, preserve=prompts, progress=lambda: progress.update(1), **settings
     )
-    return io.NodeOutput(
-        denoiser.patched(edited.factors), lora_state_dict(edited.factors, denoiser.family), edited.report
-    )
+    state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
+    return io.NodeOutput(denoiser.patched(edited.factors), state, edited.report)
 
 
 class TIMEEditModel(io.ComfyNode):
@@ -96,11 +97,13 @@ class TIMEEditModel(io.ComfyNode):
             node_id="TIMEEditModel",
             display_name="TIME Edit Model",
             category=CATEGORY,
-            description="Changes what the model assumes about a prompt: after the edit the source means the destination, "
-            "in every prompt that uses it. Closed form, no training; the incoming model stays as it is.",
+            description="Changes what the model assumes about a prompt: after the edit the source means the "
+            "destination, in every prompt that uses it. Closed form, no training; the incoming model stays as it is.",
             search_aliases=["time", "edit concept", "implicit assumption", "unified concept editing", "uce"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."),
+                io.Model.Input(
+                    "model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."
+                ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.String.Input(
                     "source",
@@ -112,7 +115,7 @@ class TIMEEditModel(io.ComfyNode):
                     "destination",
                     default="",
                     placeholder="a pack of blue roses",
-                    tooltip="What it shall mean: all words of the source in order, and what shall be assumed, up to 77 tokens.",
+                    tooltip="What it shall mean: all words of the source in order, and what shall be assumed.",
                 ),
                 *_settings(),
             ],
@@ -143,14 +146,16 @@ class TIMEEditBatch(io.ComfyNode):
             description="Many TIME edits in one solve: each line's source means its destination afterwards.",
             search_aliases=["time", "edit concepts", "implicit assumptions", "debias"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."),
+                io.Model.Input(
+                    "model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."
+                ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.String.Input(
                     "edits",
                     default="",
                     multiline=True,
                     placeholder="a pack of roses => a pack of blue roses",
-                    tooltip="One edit a line, source => destination; each destination contains its source's words in order.",
+                    tooltip="One edit a line, source => destination; the destination has the source's words in order.",
                 ),
                 *_settings(),
             ],
@@ -178,7 +183,7 @@ class SaveTIMEEdit(io.ComfyNode):
             node_id="SaveTIMEEdit",
             display_name="Save TIME Edit",
             category=CATEGORY,
-            description="Saves an edit as an ordinary LoRA file, read by ComfyUI, kohya's tools, A1111/Forge and diffusers.",
+            description="Saves an edit as a LoRA file that ComfyUI, kohya's tools, A1111/Forge and diffusers read.",
             search_aliases=["save lora", "export edit"],
             is_output_node=True,
             inputs=[
@@ -186,13 +191,13 @@ class SaveTIMEEdit(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="time_edit",
-                    tooltip="Name of the file, with subfolders if you like; a number is added and nothing is overwritten.",
+                    tooltip="Name of the file, with subfolders if you like; a number is added, nothing is overwritten.",
                 ),
                 io.Combo.Input(
                     "folder",
                     options=["loras", "output"],
                     default="loras",
-                    tooltip="loras: the host's LoRA folder, where Load LoRA finds it (press R). output: the output folder.",
+                    tooltip="loras: the LoRA folder, where Load LoRA finds it (press R). output: the output folder.",
                 ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="The file that was written.")],

@@ -1,0 +1,134 @@
+"""A real ComfyUI with the pack, started in a subprocess and driven over its HTTP API."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..core.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+Graph = dict[str, dict[str, Any]]  # node id -> {"class_type": …, "inputs": …}, the host's API format
+
+
+def comfyui_folder() -> Path:
+    """ComfyUI's folder: the one that run.py names in the environment, or the one that it has fetched."""
+    if named := os.environ.get("CONCEPTLENS_COMFYUI"):
+        return Path(named)
+    fetched = sorted((ROOT / ".comfyui").glob("ComfyUI-*/main.py"))
+    if not fetched:
+        raise UserError(
+            "There is no ComfyUI yet; python run.py comfyui fetches it, --comfyui PATH names an existing one."
+        )
+    return fetched[-1].parent
+
+
+class GraphError(Exception):
+    """The host refused a graph or stopped it; `details` is its own account."""
+
+    def __init__(self, message: str, details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class HostServer:
+    """`with HostServer(base) as host: host.run(graph)`; `base` holds models, input, output and the log."""
+
+    def __init__(self, base: Path, *host_options: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.base = base
+        self.client = uuid.uuid4().hex
+        self._options = host_options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> HostServer:
+        self.base.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "run.py", "comfyui", "--port", str(self.port), "--base-directory", str(self.base)]
+        command += ["--comfyui", str(comfyui_folder())]
+        command += ["--", "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *self._options]
+        log = (self.base / "host.log").open("wb")
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        for _ in range(600):
+            time.sleep(0.25)
+            if self._process.poll() is not None:
+                break
+            try:
+                self.get("/system_stats")
+                return self
+            except (urllib.error.URLError, ConnectionError):
+                continue
+        self.stop()
+        raise UserError(f"ComfyUI did not start; its last words are in {log.name}: {self.log()[-500:]}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(timeout=60)
+
+    def log(self) -> str:
+        return (self.base / "host.log").read_text(encoding="utf-8", errors="replace")
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.address + path, timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Posts JSON; an answer of 400 is returned like any other."""
+        request = urllib.request.Request(
+            self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                data = answer.read()
+        except urllib.error.HTTPError as error:
+            data = error.read()
+        return json.loads(data) if data else None
+
+    def queue(self, graph: Graph) -> str:
+        """Puts a graph into the host's queue and returns its id; GraphError when the host refuses it."""
+        answer = self.post("/prompt", {"prompt": graph, "client_id": self.client})
+        if answer.get("error") or answer.get("node_errors"):
+            raise GraphError("the host refused the graph", answer)
+        return answer["prompt_id"]
+
+    def wait(self, prompt_id: str, timeout: float = 900) -> dict[str, Any]:
+        """The history of a queued graph once it has ended: its outputs by node id, and its messages."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if history := self.get(f"/history/{prompt_id}").get(prompt_id):
+                return history
+            time.sleep(0.1)
+        raise GraphError(f"the graph did not end within {timeout:.0f} s", self.log()[-2000:])
+
+    def run(self, graph: Graph) -> dict[str, Any]:
+        """Queues a graph, waits for it and returns its history; GraphError when it did not succeed."""
+        history = self.wait(self.queue(graph))
+        if history["status"]["status_str"] != "success":
+            details = [
+                m[1] for m in history["status"]["messages"] if m[0] in ("execution_error", "execution_interrupted")
+            ]
+            raise GraphError(str(details[0].get("exception_message", "interrupted")), details[0])
+        return history
+
+    def executed_nodes(self, history: dict[str, Any], graph: Graph) -> set[str]:
+        """The nodes that a run computed, those taken from the host's cache left out."""
+        cached = [message for name, message in history["status"]["messages"] if name == "execution_cached"]
+        return set(graph) - {node for message in cached for node in message["nodes"]}

@@ -1,0 +1,59 @@
+"""Writing is all or nothing."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conceptlens.core import storage
+from conceptlens.core.errors import UserError
+
+HEADER = {"kind": "test", "version": 1}
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """The system itself refuses to write more: what a full disk looks like to the program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    storage.write(path, {"x": torch.ones(4)}, HEADER)
+    before = path.read_bytes()
+    with files_limited_to(1000), pytest.raises(UserError) as error:
+        storage.write(path, {"x": torch.ones(4000)}, HEADER)
+    assert "could not be written" in str(error.value)
+    assert str(path) in str(error.value)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "occupied").write_text("x")
+    with pytest.raises(UserError, match="occupied"):
+        storage.write(tmp_path / "occupied" / "a.safetensors", {"x": torch.ones(4)}, HEADER)
+
+
+def test_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    plain, ours = tmp_path / "plain", tmp_path / "ours.safetensors"
+    plain.write_text("x")
+    storage.write(ours, {"x": torch.ones(4)}, HEADER)
+    assert ours.stat().st_mode == plain.stat().st_mode
+
+
+def test_metadata_travels(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    storage.write(path, {"x": torch.arange(3)}, {**HEADER, "word": "Röschen"}, {"other": "text"})
+    tensors, header = storage.read(path, "test", 1, ("x",))
+    assert header["word"] == "Röschen"
+    assert torch.equal(tensors["x"], torch.arange(3))

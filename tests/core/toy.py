@@ -1,0 +1,65 @@
+"""A text encoder and a denoiser small enough to check by hand, with the structure of the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from conceptlens.core.backend import CONTEXT_LENGTH, Family
+from torch import Tensor
+
+START, END = 0, 1
+
+
+class ToyEncoder:
+    """Whole words as tokens; causal states of CLIP's size: a slot's state depends on the tokens up to it."""
+
+    def __init__(self, width: int, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.width = width
+        self.vocabulary = {"<start>": START, "<end>": END}
+        self.calls = 0
+        self._tokens, self._positions, self._mixing = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in ((400, width), (CONTEXT_LENGTH, width), (width, width))
+        )
+
+    def tokenize(self, prompt: str) -> list[int]:
+        words = prompt.lower().split()
+        return [START, *(self.vocabulary.setdefault(word, len(self.vocabulary)) for word in words), END]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        words = {token: word for word, token in self.vocabulary.items()}
+        return " ".join(words[token] for token in tokens)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        self.calls += 1
+        ids = [self.tokenize(prompt) for prompt in prompts]
+        padded = torch.tensor([tokens + [END] * (CONTEXT_LENGTH - len(tokens)) for tokens in ids])
+        inputs = self._tokens[padded] + 0.1 * self._positions
+        past = inputs.cumsum(1) / torch.arange(1, CONTEXT_LENGTH + 1)[:, None]
+        states = torch.tanh(inputs + past @ self._mixing / self.width**0.5)
+        return states / states.norm(dim=-1, keepdim=True) * self.width**0.5
+
+
+class ToyDenoiser:
+    """Cross-attention projections of random weights in an SD-like tree."""
+
+    def __init__(self, width: int, outs: Sequence[int] = (32, 48), seed: int = 1, family: Family = "SD 1.x") -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.family: Family = family
+        self.context_width = width
+        self.dtype = torch.float32
+        self.weights = {
+            f"{place}.transformer_blocks.0.attn2.to_{kind}": torch.randn(out, width, generator=generator) * width**-0.5
+            for out, place in zip(outs, ("down_blocks.0.attentions.0", "up_blocks.1.attentions.2"), strict=True)
+            for kind in "kv"
+        }
+
+    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in self.weights.items():
+            if keys or name.endswith("to_v"):
+                yield name, weight.clone()
+
+    def noise_levels(self) -> Tensor:
+        return torch.linspace(0.03, 14.6, 1000)
