@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -41,14 +41,25 @@ class Denoiser(Protocol):
     context_width: int  # input channels of the cross-attention's keys and values
     dtype: torch.dtype  # in which the model keeps its weights
 
-    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """The projections of text to keys (unless `keys` is false) and values, one at a time.
+    def cross_attention_names(self, keys: bool = True) -> list[str]:
+        """Module paths, in diffusers' naming, of the projections of text to values and, if `keys`, to keys."""
+        ...
 
-        Yields (module path in diffusers' naming, weight (out, context_width) in float32 on the CPU), as the model would
-        compute with it now: LoRAs and earlier edits applied. The tensor is the receiver's own.
+    def cross_attention_weight(self, name: str) -> Tensor:
+        """Weight (out, context_width) of a projection as the model would compute with it now: LoRAs and edits applied.
+
+        float32 on the CPU, and the caller's own.
         """
         ...
 
     def noise_levels(self) -> Tensor:
         """sigma of each of the model's training timesteps, ascending, (timesteps,) float32."""
         ...
+
+
+Progress = Callable[[int, int], object]
+"""Called with (steps done, steps in all) during long work; it may raise to stop it."""
+
+
+def unseen(done: int, total: int) -> None:
+    """The `Progress` that nobody watches."""

@@ -7,7 +7,7 @@ layers, and `up` = W L S^1/2. The names are those of kohya's tools, which ComfyU
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import storage
-from .backend import Denoiser, Family, TextEncoder
+from .backend import Denoiser, Family, Progress, TextEncoder, unseen
 from .context_edit import ContextEdit
 from .errors import UserError
 
@@ -58,19 +58,21 @@ def check_match(encoder: TextEncoder, denoiser: Denoiser) -> None:
 
 
 def edit_denoiser(
-    edit: ContextEdit, denoiser: Denoiser, *, keys: bool = True, progress: Callable[[], object] = lambda: None
+    edit: ContextEdit, denoiser: Denoiser, *, keys: bool = True, progress: Progress = unseen
 ) -> dict[str, LoraFactors]:
     """The edit as factors for each projection of text to keys and values (or to values only) of `denoiser`.
 
     In float32 for a float32 model; in float16 for smaller ones, which round the edited weight to their own precision
-    anyway; of the rank that this precision can tell from a higher one. All layers share one `down` tensor. `progress`
-    is called after each. Raises UserError for weights that are not finite and for factors that float16 can't hold.
+    anyway; of the rank that this precision can tell from a higher one. All layers share one `down` tensor. Raises
+    UserError for weights that are not finite and for factors that float16 can't hold.
     """
     dtype = torch.float32 if denoiser.dtype in (torch.float32, torch.float64) else torch.float16
     edit, _ = edit.truncated(sufficient_rank(edit, dtype))
     factors: dict[str, LoraFactors] = {}
     shared_down: Tensor | None = None
-    for name, weight in denoiser.cross_attention_weights(keys):
+    names = denoiser.cross_attention_names(keys)
+    for done, name in enumerate(names, start=1):
+        weight = denoiser.cross_attention_weight(name)
         if not torch.isfinite(weight).all():
             raise UserError(f"The model's weight {name} holds values that are not finite numbers; load an intact one.")
         up, down = (factor.to(dtype) for factor in lora_factors(edit, weight))
@@ -78,7 +80,7 @@ def edit_denoiser(
             raise UserError(f"The edit of {name} is too strong for half precision; raise the regularization.")
         shared_down = down if shared_down is None else shared_down
         factors[name] = LoraFactors(up, shared_down)
-        progress()
+        progress(done, len(names))
     return factors
 
 

@@ -16,13 +16,13 @@ slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .backend import CONTEXT_LENGTH, Denoiser, TextEncoder
+from .backend import CONTEXT_LENGTH, Denoiser, Progress, TextEncoder, unseen
 from .context_edit import ContextEdit
 from .errors import UserError
 from .lora import LoraFactors, check_match, edit_denoiser
@@ -163,12 +163,12 @@ def edit_model(
     strength: float = 1.0,
     preserve: Sequence[str] = (),
     rank: int = 0,
-    progress: Callable[[], object] = lambda: None,
+    progress: Progress = unseen,
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
 
-    `strength` scales the edit; `rank` = 0 keeps it exact, another value its best approximation of that rank. `progress`
-    is called after each weight. The model itself is not touched.
+    `strength` scales the edit; `rank` = 0 keeps it exact, another value its best approximation of that rank. The model
+    itself is not touched.
     """
     check_match(encoder, denoiser)
     edit = fit_time_edit(encoder, pairs, regularization=regularization, augment=augment, preserve=preserve)

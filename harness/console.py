@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
 import transformers
 from tqdm import tqdm
+
+from ..core.backend import Progress
 
 
 class Console:
@@ -21,11 +25,19 @@ class Console:
     def line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
 
-    def bar(self, what: str, total: int) -> tqdm:
-        """A progress bar with remaining time; in a pipe, a plain line instead."""
-        if not self._stream.isatty():
-            self.line(f"{what} ({total})")
-        return tqdm(total=total, desc=what, file=self._stream, disable=not self._stream.isatty(), leave=False)
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """A callback that shows steps done and time left; in a pipe, one plain line with the number of steps."""
+        on_terminal = self._stream.isatty()
+        with tqdm(desc=what, file=self._stream, disable=not on_terminal, leave=False) as bar:
+
+            def show(done: int, total: int) -> None:
+                if done == 1 and not on_terminal:
+                    self.line(f"{what} ({total})")
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield show
 
     def result(self, values: dict[str, Any]) -> None:
         """The command's outcome, for machines."""

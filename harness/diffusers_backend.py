@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,18 @@ class DiffusersDenoiser:
         self.family: Family = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 2.x" if width == 1024 else "SD 1.x"
         self.context_width: int = width
         self.dtype: torch.dtype = pipe.unet.dtype
-        self._modules = {n: m for n, m in pipe.unet.named_modules() if re.search(r"\.attn2\.to_[kv]$", n)}
-        self.count = len(self._modules)
 
-    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
-        for name, module in self._modules.items():
-            if keys or name.endswith("to_v"):
-                yield name, _effective_weight(module)
+    def cross_attention_names(self, keys: bool = True) -> list[str]:
+        wanted = re.compile(r"\.attn2\.to_[kv]$" if keys else r"\.attn2\.to_v$")
+        return [name for name, _ in self._pipe.unet.named_modules() if wanted.search(name)]
+
+    def cross_attention_weight(self, name: str) -> Tensor:
+        module: Any = self._pipe.unet.get_submodule(name)
+        weight: Tensor = module.weight.detach().to("cpu", torch.float32, copy=True)
+        for adapter in getattr(module, "active_adapters", ()):  # peft has wrapped LoRAs around the layer
+            if adapter in module.lora_A and adapter not in module.merged_adapters:
+                weight += module.get_delta_weight(adapter).detach().to("cpu", torch.float32)
+        return weight
 
     def noise_levels(self) -> Tensor:
         alphas = self._pipe.scheduler.alphas_cumprod
@@ -81,15 +86,6 @@ class DiffusersDenoiser:
         self._pipe.delete_adapters(adapter)
 
 
-def _effective_weight(module: Any) -> Tensor:
-    """The weight (out, in) of a linear layer with the LoRAs that peft has wrapped around it."""
-    weight: Tensor = module.weight.detach().to("cpu", torch.float32, copy=True)
-    for adapter in getattr(module, "active_adapters", ()):
-        if adapter in module.lora_A and adapter not in module.merged_adapters:
-            weight += module.get_delta_weight(adapter).detach().to("cpu", torch.float32)
-    return weight
-
-
 def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
     """The pipeline in the diffusers folder `path`, on the GPU where there is one.
 
@@ -98,7 +94,7 @@ def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give a diffusers model folder of SD 1.x, SD 2.x or SDXL.")
-    options = {"torch_dtype": torch.float16 if torch.cuda.is_available() else torch.float32, "local_files_only": True}
+    options = {"dtype": torch.float16 if torch.cuda.is_available() else torch.float32, "local_files_only": True}
     try:
         pipe = (
             DiffusionPipeline.from_pretrained(path, **options)

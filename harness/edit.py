@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             raise UserError(f"--lora {file} does not exist; give a LoRA file.")
         pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=file.stem.replace(".", "_"))
     denoiser = DiffusersDenoiser(pipe)
-    with console.bar("editing weights", denoiser.count) as bar:
+    with console.progress("editing weights") as progress:
         edited = edit_model(
             DiffusersTextEncoder(pipe),
             denoiser,
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             strength=arguments.strength,
             preserve=arguments.preserve,
             rank=arguments.rank,
-            progress=bar.update,
+            progress=progress,
         )
     console.line(edited.report)
     lora = lora_state_dict(edited.edit, edited.factors, denoiser.family)

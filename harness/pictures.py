@@ -46,19 +46,20 @@ def before_and_after(
     The pipeline is left as it was.
     """
     denoiser = DiffusersDenoiser(pipe)
-    with console.bar("sampling pictures", 2 * len(prompts)) as bar:
+    total = 2 * len(prompts)
+    with console.progress("sampling pictures") as progress:
 
-        def pictures() -> Tensor:
+        def pictures(first: int) -> Tensor:
             rows = []
-            for prompt in prompts:
+            for number, prompt in enumerate(prompts, start=first):
                 rows.append(sample(pipe, prompt, sampling))
-                bar.update()
+                progress(number, total)
             return torch.stack(rows)
 
-        before = pictures()
+        before = pictures(1)
         denoiser.apply(lora)
         try:
-            return before, pictures()
+            return before, pictures(1 + len(prompts))
         finally:
             denoiser.remove()
 

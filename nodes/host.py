@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from comfy.sdxl_clip import SDXLClipModel
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
-from ..core.backend import CONTEXT_LENGTH, Family
+from ..core.backend import CONTEXT_LENGTH, Family, Progress
 from ..core.errors import UserError
 from ..core.lora import LoraFactors
 
@@ -33,8 +33,6 @@ FAMILIES: dict[type, Family] = {
     comfy.supported_models.SDXL: "SDXL",
 }
 PROMPTS_AT_ONCE = 128  # bounds the memory of one pass through the text encoder
-
-Progress = comfy.utils.ProgressBar  # its update also raises when the user has pressed Cancel
 
 
 class HostTextEncoder:
@@ -101,40 +99,39 @@ class HostDenoiser:
         diffusers_names = {v: k for k, v in comfy.utils.unet_to_diffusers(config.unet_config).items()}
         pattern = re.compile(r"diffusion_model\.(.*\.attn2\.to_[kv]\.weight)$")
         matches = [match for key in model.model_state_dict() if (match := pattern.match(key))]
-        self._names: dict[str, str] = {
-            match[0]: diffusers_names[match[1]].removesuffix(".weight")
+        self._keys: dict[str, str] = {
+            diffusers_names[match[1]].removesuffix(".weight"): match[0]
             for match in matches
             if match[1] in diffusers_names
         }
-        if not matches or len(self._names) < len(matches):
+        if not matches or len(self._keys) < len(matches):
             raise UserError(
-                f"The {families[0]} model does not show the weights of its cross-attention ({len(self._names)} found); "
+                f"The {families[0]} model does not show the weights of its cross-attention ({len(self._keys)} found); "
                 "connect it before nodes that compile, quantise or replace it."
             )
         self._model = model
-        self.count = len(self._names)
+        self._patches = model.get_key_patches("diffusion_model.")
         self.family: Family = families[0]
         self.dtype: torch.dtype = model.model_dtype() or torch.float32
         self.context_width: int = config.unet_config["context_dim"]
 
-    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
-        patches = self._model.get_key_patches("diffusion_model.")
-        for key, name in self._names.items():
-            if keys or name.endswith("to_v"):
-                yield name, self._effective_weight(key, patches[key])
+    def cross_attention_names(self, keys: bool = True) -> list[str]:
+        return [name for name in self._keys if keys or name.endswith("to_v")]
 
-    def _effective_weight(self, key: str, patches: list[Any]) -> Tensor:
+    def cross_attention_weight(self, name: str) -> Tensor:
         """The weight as the host would load it: the stored one, dequantised, with the patches made so far."""
-        (stored, convert), *applied = patches
+        key = self._keys[name]
+        (stored, convert), *applied = self._patches[key]
         weight: Any = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
         weight = convert(weight, inplace=True)
-        if type(weight) not in (Tensor, torch.nn.Parameter) or weight.shape[-1] != self.context_width:
+        readable = stored.is_floating_point() and type(weight) in (Tensor, torch.nn.Parameter)
+        if not readable or weight.shape[-1] != self.context_width:
             raise UserError(
                 f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
                 "read; load the model in float16, bfloat16 or float32."
             )
-        edited: Any = comfy.lora.calculate_weight(applied, weight, key)
-        return edited.detach()
+        calculate_weight: Any = comfy.lora.calculate_weight
+        return calculate_weight(applied, weight, key).detach()
 
     def noise_levels(self) -> Tensor:
         return self._model.get_model_object("model_sampling").sigmas.float().cpu()
@@ -142,10 +139,16 @@ class HostDenoiser:
     def patched(self, factors: Mapping[str, LoraFactors]) -> ModelPatcher:
         """A clone of the MODEL to which the host adds the factors on loading; the shared weights stay as they are."""
         clone = self._model.clone()
-        keys = {name: key for key, name in self._names.items()}
-        patches = {keys[n]: LoRAAdapter(set(), (f.up, f.down, None, None, None, None)) for n, f in factors.items()}
-        clone.add_patches(patches)
+        adapters = {
+            name: LoRAAdapter(set(), (up, down, None, None, None, None)) for name, (up, down) in factors.items()
+        }
+        clone.add_patches({self._keys[name]: adapter for name, adapter in adapters.items()})
         return clone
+
+
+def progress() -> Progress:
+    """The bar of the node that is being executed; it raises when the user has pressed Cancel."""
+    return comfy.utils.ProgressBar(1).update_absolute
 
 
 def check_inside(prefix: str, folder: str) -> str:

@@ -80,12 +80,9 @@ def _outputs() -> list[Any]:
 
 
 def _edit(model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, settings: dict[str, Any]) -> io.NodeOutput:
-    denoiser = host.HostDenoiser(model)
+    encoder, denoiser = host.HostTextEncoder(clip), host.HostDenoiser(model)
     prompts = [line for line in preserve.splitlines() if line.strip()]
-    progress = host.Progress(denoiser.count)
-    edited = edit_model(
-        host.HostTextEncoder(clip), denoiser, pairs, preserve=prompts, progress=lambda: progress.update(1), **settings
-    )
+    edited = edit_model(encoder, denoiser, pairs, preserve=prompts, progress=host.progress(), **settings)
     state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
     return io.NodeOutput(denoiser.patched(edited.factors), state, edited.report)
 

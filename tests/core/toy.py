@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from conceptlens.core.backend import CONTEXT_LENGTH, Family
@@ -56,10 +56,11 @@ class ToyDenoiser:
             for kind in "kv"
         }
 
-    def cross_attention_weights(self, keys: bool = True) -> Iterator[tuple[str, Tensor]]:
-        for name, weight in self.weights.items():
-            if keys or name.endswith("to_v"):
-                yield name, weight.clone()
+    def cross_attention_names(self, keys: bool = True) -> list[str]:
+        return [name for name in self.weights if keys or name.endswith("to_v")]
+
+    def cross_attention_weight(self, name: str) -> Tensor:
+        return self.weights[name].clone()
 
     def noise_levels(self) -> Tensor:
         return torch.linspace(0.03, 14.6, 1000)

@@ -1,0 +1,193 @@
+"""What the nodes read from the host's objects is what the harness reads from the same weights in diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from conceptlens.core.backend import Family
+from conceptlens.core.errors import UserError
+from conceptlens.core.lora import lora_names, lora_state_dict
+from conceptlens.core.model_edit import EditPair, edit_model
+from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder
+from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
+
+if TYPE_CHECKING:
+    from conceptlens.nodes.host import HostDenoiser, HostTextEncoder
+
+ROSES = [EditPair("a pack of roses", "a pack of blue roses")]
+PROMPTS = ["a pack of roses", "A rosemary bush, painted", ""]
+
+pytestmark = pytest.mark.usefixtures("host_modules")
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(family: Family, comfyui: Path) -> Any:
+    return tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")
+
+
+@pytest.fixture(params=["inference tensors", "normal tensors"])
+def model(pipe: Any, family: Family, request: pytest.FixtureRequest) -> Any:
+    """Weights that a loader node made are inference tensors; a test must hold for both kinds."""
+    from conceptlens.tests.host.twin import twin_model
+
+    with torch.inference_mode(request.param == "inference tensors"):
+        return twin_model(pipe, family)
+
+
+@pytest.fixture
+def clip(pipe: Any, family: Family) -> Any:
+    from conceptlens.tests.host.twin import twin_clip
+
+    return twin_clip(pipe, family)
+
+
+@pytest.fixture
+def denoiser(model: Any) -> HostDenoiser:
+    from conceptlens.nodes.host import HostDenoiser
+
+    return HostDenoiser(model)
+
+
+@pytest.fixture
+def encoder(clip: Any) -> HostTextEncoder:
+    from conceptlens.nodes.host import HostTextEncoder
+
+    return HostTextEncoder(clip)
+
+
+def test_contexts_agree(encoder: HostTextEncoder, pipe: Any) -> None:
+    found, expected = encoder.encode(PROMPTS), DiffusersTextEncoder(pipe).encode(PROMPTS)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    one_by_one = torch.cat([encoder.encode([prompt]) for prompt in PROMPTS])
+    torch.testing.assert_close(found, one_by_one, rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_agree(encoder: HostTextEncoder, pipe: Any) -> None:
+    reference = DiffusersTextEncoder(pipe)
+    for prompt in (*PROMPTS, "rose " * 100, r"a rose \(flower\)"):
+        plain = prompt.replace("\\", "")
+        assert encoder.tokenize(prompt) == reference.tokenize(plain)
+    assert encoder.decode(encoder.tokenize("a rose")[1:-1]) == "a rose"
+
+
+def test_noise_levels_agree(denoiser: HostDenoiser, pipe: Any) -> None:
+    torch.testing.assert_close(denoiser.noise_levels(), DiffusersDenoiser(pipe).noise_levels(), rtol=1e-4, atol=1e-6)
+
+
+def test_factors_agree(encoder: HostTextEncoder, denoiser: HostDenoiser, pipe: Any, family: Family) -> None:
+    reference = DiffusersDenoiser(pipe)
+    assert denoiser.family == reference.family == family
+    assert denoiser.context_width == reference.context_width
+    found = edit_model(encoder, denoiser, ROSES)
+    expected = edit_model(DiffusersTextEncoder(pipe), reference, ROSES)
+    assert sorted(found.factors) == sorted(expected.factors)
+    for name, (up, down) in expected.factors.items():
+        # Singular vectors are free in their signs, the change of the weight is not.
+        change = found.factors[name].up @ found.factors[name].down
+        assert (change - up @ down).norm() <= 1e-5 * (up @ down).norm()
+
+
+def test_factors_are_those_of_the_weights_with_earlier_patches(
+    encoder: HostTextEncoder, denoiser: HostDenoiser, family: Family
+) -> None:
+    from conceptlens.nodes.host import HostDenoiser
+
+    first = edit_model(encoder, denoiser, [EditPair("a house", "a burning house")])
+    chained = HostDenoiser(denoiser.patched(first.factors))
+    second = edit_model(encoder, chained, ROSES)
+    for name in denoiser.cross_attention_names():
+        weight = denoiser.cross_attention_weight(name)
+        edited = weight + first.factors[name].up @ first.factors[name].down
+        torch.testing.assert_close(chained.cross_attention_weight(name), edited, rtol=1e-5, atol=1e-6)
+        change = edited.double() @ (second.edit.left * second.edit.singular_values @ second.edit.right)
+        found = second.factors[name].up @ second.factors[name].down
+        assert (found - change).norm() <= 1e-5 * change.norm()
+    assert family == denoiser.family
+
+
+def test_patches_leave_the_shared_weights_alone(encoder: HostTextEncoder, denoiser: HostDenoiser, model: Any) -> None:
+    before = {key: tensor.clone() for key, tensor in model.model_state_dict().items()}
+    denoiser.patched(edit_model(encoder, denoiser, ROSES).factors)
+    assert not model.patches
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.model_state_dict().items())
+
+
+def test_patched_model_and_lora_loader_agree(encoder: HostTextEncoder, denoiser: HostDenoiser, model: Any) -> None:
+    """The live edit and the stock loader reach the same weights; every key of the file is understood."""
+    import comfy.sd
+    from conceptlens.nodes.host import HostDenoiser
+
+    edited = edit_model(encoder, denoiser, ROSES)
+    state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
+    loaded, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)
+    live, stock = HostDenoiser(denoiser.patched(edited.factors)), HostDenoiser(loaded)
+    assert len(loaded.patches) == len(edited.factors)
+    for name, (up, down) in edited.factors.items():
+        difference = live.cross_attention_weight(name) - stock.cross_attention_weight(name)
+        assert difference.norm() <= 2**-9 * (up @ down).norm()
+
+
+def test_sdxl_names_are_the_original_ones(comfyui: Path) -> None:
+    import comfy.utils
+    from conceptlens.harness.random_checkpoint import UNETS
+
+    assert comfyui
+    names = {k: v for k, v in comfy.utils.unet_to_diffusers(UNETS["sdxl"]).items() if "attn2.to_k" in k}
+    found = lora_names([name.removesuffix(".weight") for name in names], "SDXL")
+    assert len(found) == 70
+    for diffusers, original in names.items():
+        expected = "lora_unet_" + original.removesuffix(".weight").replace(".", "_")
+        assert found[diffusers.removesuffix(".weight")] == expected
+
+
+@pytest.mark.parametrize("prompt", ["a (rose:1.3)", "a (rose)", "a [rose"])
+def test_prompt_weights_are_refused(encoder: HostTextEncoder, prompt: str) -> None:
+    if "[" in prompt:
+        assert encoder.tokenize(prompt)
+        return
+    with pytest.raises(UserError, match="contains a weight or an embedding"):
+        encoder.tokenize(prompt)
+
+
+def test_other_architectures_are_named() -> None:
+    import comfy.supported_models
+    from conceptlens.nodes.host import HostDenoiser, HostTextEncoder
+
+    flux: Any = SimpleNamespace(model=SimpleNamespace(model_config=comfy.supported_models.Flux({})))
+    with pytest.raises(UserError, match=r"The model is a Flux; .* SD 1\.x, SD 2\.x and SDXL"):
+        HostDenoiser(flux)
+    t5: Any = SimpleNamespace(cond_stage_model=torch.nn.Linear(1, 1))
+    with pytest.raises(UserError, match=r"The CLIP is a Linear; .* SD 1\.x, SD 2\.x and SDXL"):
+        HostTextEncoder(t5)
+
+
+def test_weights_that_are_hidden_or_quantised_are_named(model: Any, denoiser: HostDenoiser) -> None:
+    from conceptlens.nodes.host import HostDenoiser
+
+    name = denoiser.cross_attention_names()[0]
+    layer = model.model.diffusion_model.get_submodule(denoiser._keys[name].removesuffix(".weight")[16:])
+    layer.weight = torch.nn.Parameter((layer.weight * 100).to(torch.int8), requires_grad=False)
+    with pytest.raises(UserError, match=r"quantised as Parameter of torch\.int8"):
+        HostDenoiser(model).cross_attention_weight(name)
+    model.model.diffusion_model = torch.nn.Identity()
+    with pytest.raises(UserError, match=r"does not show the weights of its cross-attention \(0 found\)"):
+        HostDenoiser(model)
+
+
+def test_float8_weights_are_read(model: Any, denoiser: HostDenoiser) -> None:
+    from conceptlens.nodes.host import HostDenoiser
+
+    name = denoiser.cross_attention_names()[0]
+    layer = model.model.diffusion_model.get_submodule(denoiser._keys[name].removesuffix(".weight")[16:])
+    small = layer.weight.detach().to(torch.float8_e4m3fn)
+    layer.weight = torch.nn.Parameter(small, requires_grad=False)
+    assert torch.equal(HostDenoiser(model).cross_attention_weight(name), small.float())
