@@ -56,7 +56,8 @@ class DiffusersDenoiser:
         if not isinstance(width, int):
             raise UserError(f"The UNet's cross-attention widths are {width}; one width for all levels is supported.")
         self._pipe = pipe
-        self.family: Family = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 2.x" if width == 1024 else "SD 1.x"
+        linear = pipe.unet.config.use_linear_projection  # the mark of SD 2.x, which the host goes by too
+        self.family: Family = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 2.x" if linear else "SD 1.x"
         self.context_width: int = width
         self.dtype: torch.dtype = pipe.unet.dtype
 

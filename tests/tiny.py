@@ -17,7 +17,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 FAMILIES: list[Family] = ["SD 1.x", "SD 2.x", "SDXL"]
-WIDTHS: dict[Family, list[int]] = {"SD 1.x": [64], "SD 2.x": [1024], "SDXL": [64, 96]}
+WIDTHS: dict[Family, list[int]] = {"SD 1.x": [64], "SD 2.x": [80], "SDXL": [64, 96]}
 LAYERS = 3  # of each text encoder
 
 
