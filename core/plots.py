@@ -41,15 +41,18 @@ def labelled_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int 
     captions = [_wrapped(label, font, width) for label in labels]
     head = line * max(caption.count("\n") + 1 for caption in captions) + gap
     rows = math.ceil(len(images) / columns)
-    grid = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + head + gap) + gap), "white")
-    draw = ImageDraw.Draw(grid)
-    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        left = gap + index % columns * (width + gap)
-        top = gap + index // columns * (height + head + gap)
+    canvas = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + head + gap) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    corners = [
+        (gap + i % columns * (width + gap), gap + i // columns * (height + head + gap)) for i in range(len(images))
+    ]
+    for (left, top), caption in zip(corners, captions, strict=True):
         draw.multiline_text((left + width / 2, top + head / 2), caption, "black", font, "mm", 0, "center")
-        place = (left + (width - image.shape[1]) // 2, top + head + (height - image.shape[0]) // 2)
-        grid.paste(to_pil(image), place)
-    return from_pil(grid)
+    grid = from_pil(canvas)
+    for (left, top), image in zip(corners, images, strict=True):  # as they are: pillow would round them to 8 bits
+        top, left = top + head + (height - image.shape[0]) // 2, left + (width - image.shape[1]) // 2
+        grid[top : top + image.shape[0], left : left + image.shape[1]] = image[..., :3]
+    return grid
 
 
 def _wrapped(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -40,5 +40,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
     """A real host with the pack and a small checkpoint, on the CPU."""
     base = tmp_path_factory.mktemp("host")
     write_checkpoint("sd1-small", base)
-    with HostServer(base) as host:
+    # The classic cache keeps the last graph's results only: a graph that ran before another one is computed anew.
+    with HostServer(base, "--cache-classic") as host:
         yield host

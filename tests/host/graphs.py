@@ -1,0 +1,62 @@
+"""Graphs in the host's API format, and the latents that they save."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from conceptlens.harness.host_server import Graph, HostServer
+from safetensors.torch import load_file
+from torch import Tensor
+
+Link = list[Any]
+CHECKPOINT = "sd1-small.safetensors"
+EDIT: dict[str, Any] = {
+    "source": "a pack of roses",
+    "destination": "a pack of blue roses",
+    "regularization": 0.1,
+    "edit_keys": True,
+    "augment": True,
+    "strength": 1.0,
+    "preserve": "",
+    "rank": 0,
+}
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def sampling_graph(
+    extra: Graph | None = None, model: Link | None = None, seed: int = 1, steps: int = 3, checkpoint: str = CHECKPOINT
+) -> Graph:
+    """Stock nodes from checkpoint to a saved latent; `extra` nodes may stand before the sampler's `model`."""
+    sampler = {"seed": seed, "steps": steps, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    links = {"model": model or ["loader", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
+    return {
+        "loader": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
+        "positive": node("CLIPTextEncode", clip=["loader", 1], text="a pack of roses"),
+        "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
+        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "sampler": node("KSampler", latent_image=["latent", 0], **links, **sampler),
+        "save": node("SaveLatent", samples=["sampler", 0], filename_prefix="latent"),
+        **(extra or {}),
+    }
+
+
+def edit_node(model: Link | None = None, **changes: Any) -> dict[str, Any]:
+    return node("TIMEEditModel", model=model or ["loader", 0], clip=["loader", 1], **{**EDIT, **changes})
+
+
+def edited_graph(seed: int = 1, steps: int = 3, checkpoint: str = CHECKPOINT, **changes: Any) -> Graph:
+    return sampling_graph({"edit": edit_node(**changes)}, ["edit", 0], seed, steps, checkpoint)
+
+
+def run_to_latent(server: HostServer, graph: Graph) -> Tensor:
+    """The latent that the graph's sampler computed anew: a result from the host's cache would prove nothing."""
+    history = server.run(graph)
+    assert "sampler" in server.executed_nodes(history, graph)
+    saved = history["outputs"]["save"]["latents"][0]
+    latent = load_file(server.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+    assert torch.isfinite(latent).all()
+    return latent
