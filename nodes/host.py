@@ -121,11 +121,11 @@ class HostDenoiser:
     def cross_attention_weight(self, name: str) -> Tensor:
         """The weight as the host would load it: the stored one, dequantised, with the patches made so far."""
         key = self._keys[name]
-        (stored, convert), *applied = self._patches[key]
-        weight: Any = comfy.model_management.cast_to_device(stored, torch.device("cpu"), torch.float32, copy=True)
-        weight = convert(weight, inplace=True)
-        readable = stored.is_floating_point() and type(weight) in (Tensor, torch.nn.Parameter)
-        if not readable or weight.shape[-1] != self.context_width:
+        patches: Any = self._patches[key]
+        (stored, convert), *applied = patches
+        cast: Any = comfy.model_management.cast_to_device
+        weight = convert(cast(stored, torch.device("cpu"), torch.float32, copy=True), inplace=True)
+        if not stored.is_floating_point() or type(weight) is not Tensor or weight.shape[-1] != self.context_width:
             raise UserError(
                 f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
                 "read; load the model in float16, bfloat16 or float32."
@@ -134,7 +134,8 @@ class HostDenoiser:
         return calculate_weight(applied, weight, key).detach()
 
     def noise_levels(self) -> Tensor:
-        return self._model.get_model_object("model_sampling").sigmas.float().cpu()
+        model_sampling: Any = self._model.get_model_object("model_sampling")
+        return model_sampling.sigmas.float().cpu()
 
     def patched(self, factors: Mapping[str, LoraFactors]) -> ModelPatcher:
         """A clone of the MODEL to which the host adds the factors on loading; the shared weights stay as they are."""

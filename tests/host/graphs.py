@@ -44,7 +44,7 @@ def sampling_graph(
     }
 
 
-def edit_node(model: Link | None = None, **changes: Any) -> dict[str, Any]:
+def edit_node(model: Link | None = None, /, **changes: Any) -> dict[str, Any]:
     return node("TIMEEditModel", model=model or ["loader", 0], clip=["loader", 1], **{**EDIT, **changes})
 
 

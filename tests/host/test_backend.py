@@ -128,7 +128,8 @@ def test_patched_model_and_lora_loader_agree(encoder: HostTextEncoder, denoiser:
 
     edited = edit_model(encoder, denoiser, ROSES)
     state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
-    loaded, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)
+    load: Any = comfy.sd.load_lora_for_models
+    loaded, _ = load(model, None, state, 1.0, 0.0)
     live, stock = HostDenoiser(denoiser.patched(edited.factors)), HostDenoiser(loaded)
     assert len(loaded.patches) == len(edited.factors)
     for name, (up, down) in edited.factors.items():

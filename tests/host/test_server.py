@@ -35,7 +35,7 @@ def refresh(server: HostServer) -> None:
 
 
 async def watch(server: HostServer, graph: Graph, interrupt_at: str | None = None) -> list[dict[str, Any]]:
-    """Queues a graph and returns the host's websocket messages; presses Cancel in node `interrupt_at` after two steps."""
+    """Queues a graph and returns the host's websocket messages; presses Cancel in `interrupt_at` after two steps."""
     messages: list[dict[str, Any]] = []
     address = f"{server.address}/ws?clientId={server.client}"
     async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:

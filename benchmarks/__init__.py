@@ -1,0 +1,1 @@
+"""What the performance table in the README is made from: `python run.py bench`."""

@@ -1,0 +1,61 @@
+"""Measures of one command: against their targets, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TARGETS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "targets.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure: the median of `n` values between the ends of `interval`; None when it can't be taken (`reason`)."""
+
+    name: str
+    value: float | None
+    unit: str
+    n: int
+    interval: tuple[float, float] | None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[float], unit: str) -> Measure:
+        return cls(name, statistics.median(values), unit, len(values), (min(values), max(values)))
+
+    def row(self) -> dict[str, Any]:
+        """The measure with its target and whether it is reached (None without a value or a target)."""
+        target = TARGETS.get(self.name, {"target": None, "better": None})
+        ok = None
+        if self.value is not None and target["target"] is not None:
+            higher = target["better"] == "higher"
+            ok = self.value >= target["target"] if higher else self.value <= target["target"]
+        return {**asdict(self), **target, "ok": ok}
+
+
+def machine() -> str:
+    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"{kind}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def report(command: str, settings: Mapping[str, Any], measures: Sequence[Measure], file: Path | None) -> None:
+    """Prints the table, and writes the same as JSON when `file` is given."""
+    rows = [measure.row() for measure in measures]
+    print(f"{command} ({machine()})")
+    for row in rows:
+        value = row["reason"] if row["value"] is None else f"{row['value']:.4g} {row['unit']}"
+        sign = {"higher": ">=", "lower": "<=", None: ""}[row["better"]]
+        verdict = {True: "ok", False: "not reached", None: ""}[row["ok"]]
+        target = "" if row["target"] is None else f"target {sign} {row['target']}: {verdict}"
+        print(f"  {row['name']:<75} {value:<16} {target}".rstrip())
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        result = {"command": command, "settings": dict(settings), "machine": machine(), "measures": rows}
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
