@@ -17,6 +17,7 @@ slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import NamedTuple
 
 import torch
@@ -190,8 +191,8 @@ def _tokens_that_fit(encoder: TextEncoder, prompt: str) -> list[int]:
     if len(tokens) > CONTEXT_LENGTH:
         cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
         raise UserError(
-            f'The prompt "{prompt}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: "{cut}" would be cut off; '
-            "shorten it."
+            f'The prompt "{shorten(prompt, 80)}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: "{shorten(cut, 80)}" '
+            "would be cut off; write less."
         )
     return tokens
 

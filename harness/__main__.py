@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     edit.add_arguments(command)
     command.set_defaults(run=edit.run)
     parsed = parser.parse_args(arguments)
-    quiet_libraries()
     try:
+        quiet_libraries()
         parsed.run(parsed, Console(parsed.json))
     except UserError as error:
         sys.stderr.write(f"{error}\n")

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import diffusers
-import transformers
 from tqdm import tqdm
 
 from ..core.backend import Progress
@@ -47,6 +45,9 @@ class Console:
 
 def quiet_libraries() -> None:
     """Keeps the libraries' hints and bars out of our output; their errors still come."""
+    import diffusers
+    import transformers
+
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()

@@ -10,8 +10,6 @@ from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model
 from ..core.plots import to_pil
 from .console import Console
-from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_pipeline
-from .pictures import Sampling, before_and_after, comparison
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_pipeline
+    from .pictures import Sampling, before_and_after, comparison
+
     if len(arguments.source) != len(arguments.destination):
         raise UserError(
             f"{len(arguments.source)} --source came with {len(arguments.destination)} --destination; give one for each."

@@ -152,17 +152,27 @@ def progress() -> Progress:
     return comfy.utils.ProgressBar(1).update_absolute
 
 
+FOLDERS = ("loras", "output")
+
+
 def check_inside(prefix: str, folder: str) -> str:
-    """The host's `loras` or `output` folder; UserError when a file named `prefix` would lie outside of it."""
+    """The path of the host's `folder`; UserError when a file named `prefix` would lie outside of it."""
+    if folder not in FOLDERS:
+        raise UserError(f'The folder "{folder}" is none of {" and ".join(FOLDERS)}; choose one of them.')
     root = folder_paths.get_folder_paths("loras")[0] if folder == "loras" else folder_paths.get_output_directory()
-    if not Path(prefix).name.strip(". ") or not folder_paths.is_within_directory(root, str(Path(root, prefix).parent)):
+    usable = prefix.isprintable() and Path(prefix).name.strip(". ")
+    if not usable or not folder_paths.is_within_directory(root, str(Path(root, prefix).parent)):
         raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')
     return root
 
 
 def numbered_path(prefix: str, folder: str) -> Path:
-    """The next free `<prefix>_00001_.safetensors` in the host's `loras` or `output` folder."""
-    place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, check_inside(prefix, folder))
+    """The next free `<prefix>_00001_.safetensors` in one of the host's FOLDERS, never outside of it."""
+    root = check_inside(prefix, folder)
+    try:
+        place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
+    except OSError as error:
+        raise UserError(f'No file "{prefix}" can be made in {root} ({error.strerror}); choose another name.') from error
     return Path(place) / f"{name}_{counter:05}_.safetensors"
 
 

@@ -192,7 +192,7 @@ class SaveTIMEEdit(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "folder",
-                    options=["loras", "output"],
+                    options=list(host.FOLDERS),
                     default="loras",
                     tooltip="loras: the LoRA folder, where Load LoRA finds it (press R). output: the output folder.",
                 ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.host.graphs import EDIT, edit_node, edited_graph, node, run_to_latent, sampling_graph
 from PIL import Image
 from safetensors import safe_open
@@ -232,13 +235,25 @@ def test_bad_input_is_one_sentence(server: HostServer, changes: dict[str, Any], 
     assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("name", ["../../escaped", "/somewhere/else", "a/../../b", "", ".."])
+@pytest.mark.parametrize("name", ["../../escaped", "/somewhere/else", "a/../../b", "", "..", "a\0b", "a\nb"])
 def test_file_names_stay_inside_the_folder(server: HostServer, name: str) -> None:
     before = set(server.base.parent.rglob("*.safetensors"))
     for folder in ("loras", "output"):
         save = node("SaveTIMEEdit", lora=["edit", 1], filename_prefix=name, folder=folder)
         assert "is empty or leaves the folder" in told(server, {**edited_graph(), "file": save})
     assert set(server.base.parent.rglob("*.safetensors")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"folder": "checkpoints"}, "is none of loras and output"),
+        ({"filename_prefix": "x" * 400}, "File name too long"),
+    ],
+)
+def test_places_that_can_not_be_written_are_explained(server: HostServer, changes: dict[str, Any], says: str) -> None:
+    options = {"filename_prefix": "edit", "folder": "loras", **changes}
+    assert says in told(server, {**edited_graph(), "file": node("SaveTIMEEdit", lora=["edit", 1], **options)})
 
 
 def test_saving_an_edit_of_strength_zero_is_explained(server: HostServer) -> None:
@@ -254,3 +269,34 @@ def test_wrong_number_of_labels_is_explained(server: HostServer) -> None:
         "image": node("PreviewImage", images=["grid", 0]),
     }
     assert "2 labels came with 3 pictures" in told(server, graph)
+
+
+def test_example_graphs_are_offered_with_a_picture(server: HostServer) -> None:
+    names = [path.stem for path in (ROOT / "workflows").glob("*.json")]
+    assert server.get("/workflow_templates")["conceptlens"] == names
+    for name in names:
+        assert Image.open(ROOT / "workflows" / f"{name}.jpg").width >= 300
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_example_graph_fits_the_nodes(server: HostServer, path: Path) -> None:
+    """Every node exists, and its widgets' values stand in the order of its inputs."""
+    information = server.get("/object_info")
+    for item in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+        if item["type"] == "MarkdownNote":  # the frontend's own
+            continue
+        info = information[item["type"]]
+        assert [output["name"] for output in item["outputs"]] == info["output_name"]
+        if item["type"] in CONTRACT:
+            names = [name for name, default in CONTRACT[item["type"]][0].items() if default is not None]
+            assert len(item["widgets_values"]) == len(names)
+            for name, value in zip(names, item["widgets_values"], strict=True):
+                assert type(value) is type(CONTRACT[item["type"]][0][name]), name
+
+
+@pytest.mark.parametrize("kind", CONTRACT)
+def test_every_node_has_a_help_page(server: HostServer, kind: str) -> None:
+    with urllib.request.urlopen(f"{server.address}/extensions/conceptlens/docs/{kind}.md") as answer:
+        page = answer.read().decode()
+    for name in CONTRACT[kind][0]:
+        assert kind == "TIMEEditBatch" or name in page, name

