@@ -133,8 +133,8 @@ def fetch_host() -> Path:
             members = [m for m in tar.getmembers() if "/vendor/ComfyUI/" in m.name]
             for member in members:
                 member.name = member.name.split("/vendor/ComfyUI/", 1)[1]
-            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in the first 3.10 releases
-            tar.extractall(part, members=members, **safely)
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in the first 3.10 releases
+            tar.extractall(part, members=members)
     except OSError as error:
         fail(f"ComfyUI could not be unpacked into {part} ({error}); make room there and run the same command again.")
     part.rename(host)

@@ -191,8 +191,8 @@ def _tokens_that_fit(encoder: TextEncoder, prompt: str) -> list[int]:
     if len(tokens) > CONTEXT_LENGTH:
         cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
         raise UserError(
-            f'The prompt "{shorten(prompt, 80)}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: "{shorten(cut, 80)}" '
-            "would be cut off; write less."
+            f'The prompt "{shorten(prompt, 80)}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: '
+            f'"{shorten(cut, 80)}" would be cut off; write less.'
         )
     return tokens
 
