@@ -26,7 +26,7 @@ SMALL_MODEL = ROOT.parent / "shared/emoji_world_start"
 
 
 def picture(model: Path, out: Path, console: Console) -> Path:
-    """Roses turned blue: the edited prompt, two related and two unrelated ones, the same seeds before and after."""
+    """Roses turned blue: the edited prompt, a related one, two preserved and two unrelated ones, before and after."""
     pipe = load_pipeline(model, comfyui_folder() / "comfy/sd1_tokenizer")
     denoiser = DiffusersDenoiser(pipe)
     small = denoiser.context_width < 512
@@ -34,11 +34,12 @@ def picture(model: Path, out: Path, console: Console) -> Path:
     # large lambda holds it; Stable Diffusion's widths leave most dimensions free.
     regularization = 1000.0 if small else 0.1
     pair = EditPair("a rose", "a blue rose")
-    prompts = [pair.source, f"a photo of {pair.source}", "a tulip", "an apple", "a cat"]
+    preserve = ["a tulip", "an apple"]
+    prompts = [pair.source, f"a photo of {pair.source}", *preserve, "a car", "a cat"]
     with console.progress("editing weights") as progress:
-        edited = edit_model(
-            DiffusersTextEncoder(pipe), denoiser, [pair], regularization=regularization, progress=progress
-        )
+        encoder = DiffusersTextEncoder(pipe)
+        settings = {"regularization": regularization, "preserve": preserve}
+        edited = edit_model(encoder, denoiser, [pair], **settings, progress=progress)
     console.line(edited.report)
     lora = lora_state_dict(edited.edit, edited.factors, denoiser.family)
     sampling = Sampling(seeds=(1, 2), steps=25, guidance_scale=4.0 if small else 7.5)
