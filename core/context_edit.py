@@ -66,14 +66,19 @@ class ContextEdit:
         left = self.left if strength > 0 else -self.left
         return ContextEdit(left, self.singular_values * abs(strength), self.right, made_by)
 
-    def truncated(self, rank: int) -> tuple[ContextEdit, float]:
-        """The best edit of at most `rank`, and the share of E's energy (squared Frobenius norm) that it keeps."""
-        energy = self.singular_values.square()
-        kept = float(energy[:rank].sum() / energy.sum()) if self.rank else 1.0
-        edit = ContextEdit(
-            self.left[:, :rank], self.singular_values[:rank], self.right[:rank], {**self.made_by, "energy_kept": kept}
-        )
-        return edit, kept
+    def truncated(self, rank: int, states: Tensor | None = None) -> tuple[ContextEdit, float]:
+        """The edit of at most `rank` that is best on `states` (n, width), and the share of its energy that this keeps.
+
+        Best in the squared norm of what the edit adds to the states; without states, in E's own squared norm. E's
+        largest singular values need not be those that act on real contexts, which fill few directions.
+        """
+        if rank >= self.rank:
+            return self, 1.0
+        weighted = self.singular_values[:, None] * self.right
+        basis, values, _ = torch.linalg.svd(weighted if states is None else weighted @ states.double().T)
+        kept = float(values[:rank].square().sum() / values.square().sum())
+        basis = basis[:, :rank]
+        return ContextEdit.from_factors(self.left @ basis, basis.T @ weighted, self.made_by), kept
 
     def save(self, path: Path) -> None:
         """Writes the edit; UserError when that fails, and then an older file at `path` is unchanged."""

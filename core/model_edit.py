@@ -102,12 +102,14 @@ def fit_time_edit(
     regularization: float = 0.1,
     augment: bool = True,
     preserve: Sequence[str] = (),
+    rank: int = 0,
 ) -> ContextEdit:
     """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
 
     `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with
-    c* = c, which hold the model in place through the inverse. Raises UserError for empty prompts, lambda <= 0, prompts
-    beyond 77 tokens, and destinations without the source's words.
+    c* = c, which hold the model in place through the inverse. `rank` = 0 keeps the edit exact, another value its best
+    approximation of that rank on the prompts' states; `made_by["energy_kept"]` says how good that is. Raises UserError
+    for empty prompts, lambda <= 0, prompts beyond 77 tokens, and destinations without the source's words.
     """
     if not pairs:
         raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
@@ -135,12 +137,14 @@ def fit_time_edit(
     columns = torch.cat([*(states[source] for source in sources), *kept])
     targets = [states[destination][slots] for destination, slots in zip(destinations, alignments, strict=True)]
     edit = time_edit(columns, torch.cat([*targets, *kept]), regularization)
+    edit, energy = edit.truncated(rank or edit.rank, columns)
     made_by = {
         "method": "TIME",
         "pairs": [list(pair) for pair in pairs],
         "regularization": regularization,
         "augment": augment,
         "preserve": list(preserve),
+        "energy_kept": energy,
     }
     return ContextEdit(edit.left, edit.singular_values, edit.right, made_by)
 
@@ -168,18 +172,19 @@ def edit_model(
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
 
-    `strength` scales the edit; `rank` = 0 keeps it exact, another value its best approximation of that rank. The model
-    itself is not touched.
+    `strength` scales the edit. The model itself is not touched.
     """
     check_match(encoder, denoiser)
-    edit = fit_time_edit(encoder, pairs, regularization=regularization, augment=augment, preserve=preserve)
-    edit, energy = edit.scaled(strength).truncated(rank or edit.rank)
+    edit = fit_time_edit(
+        encoder, pairs, regularization=regularization, augment=augment, preserve=preserve, rank=rank
+    ).scaled(strength)
     factors = edit_denoiser(edit, denoiser, keys=edit_keys, progress=progress) if edit.rank else {}
     lines = [f"{pair.source} => {pair.destination}" for pair in pairs]
     if factors:
         lines.append(
             f"{len(factors)} projections of {denoiser.family} edited at rank {edit.rank} of {edit.width}, "
-            f"{energy:.2%} of the edit's energy kept, lambda {regularization:g}, strength {strength:g}"
+            f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
+            f"lambda {regularization:g}, strength {strength:g}"
         )
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")

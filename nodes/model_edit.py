@@ -62,8 +62,8 @@ def _settings() -> list[Any]:
             default=0,
             min=0,
             max=2048,
-            tooltip="0: exact. Otherwise the edit's best approximation of this rank, 1 to 2048; the report says what "
-            "share of its energy is kept.",
+            tooltip="0: exact. Otherwise the approximation of this rank, 1 to 2048, that is best on the prompts; the "
+            "report says what share of the edit's energy there is kept.",
             advanced=True,
         ),
     ]

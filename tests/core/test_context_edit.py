@@ -61,14 +61,27 @@ def test_scaling(strength: float) -> None:
     assert (edit.scaled(strength).singular_values > 0).all()
 
 
-@given(st.integers(0, 8), st.integers(0, 99))
-def test_truncation_is_the_best_and_reports_the_energy(rank: int, seed: int) -> None:
+@given(st.integers(0, 8), st.integers(0, 99), st.sampled_from([None, 5, 40]))
+def test_truncation_is_the_best_and_reports_the_energy(rank: int, seed: int, count: int | None) -> None:
+    """No map of that rank comes closer (Eckart and Young): the error is the norm of the dropped singular values."""
     edit, change = random_edit(12, 6, seed)
-    left, values, right = torch.linalg.svd(change)
-    best = left[:, :rank] * values[:rank] @ right[:rank]
-    small, energy = edit.truncated(rank)
-    torch.testing.assert_close(matrix(small), best)
-    assert energy == pytest.approx(float(best.square().sum() / change.square().sum()))
+    generator = torch.Generator().manual_seed(seed)
+    states = None
+    if count is not None:
+        stretched = torch.randn(12, 12, generator=generator, dtype=torch.float64).matrix_exp()
+        states = torch.randn(count, 12, generator=generator, dtype=torch.float64) @ stretched
+    small, energy = edit.truncated(rank, states)
+    assert small.rank <= rank
+    where = torch.eye(12, dtype=torch.float64) if states is None else states.T
+    values = torch.linalg.svdvals(change @ where)
+    error = ((matrix(small) - change) @ where).norm()
+    torch.testing.assert_close(error, values[rank:].norm(), rtol=1e-6, atol=1e-8 * float(values[0]))
+    assert energy == pytest.approx(float(values[:rank].square().sum() / values.square().sum()))
+
+
+def test_truncation_to_the_full_rank_is_the_edit_itself() -> None:
+    edit, _ = random_edit(12, 6, 1)
+    assert edit.truncated(6, torch.zeros(1, 12)) == (edit, 1.0)
 
 
 def test_saved_edit_comes_back_bit_by_bit(tmp_path: Path) -> None:

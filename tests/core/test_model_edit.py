@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conceptlens.core.context_edit import ContextEdit
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import lora_factors
 from conceptlens.core.model_edit import (
@@ -241,4 +240,7 @@ def test_strength_and_rank_reach_the_factors() -> None:
         assert few.factors[name].down.shape[0] == 3
     assert "rank 3 of 192" in few.report
     assert "100.00% of the edit's energy" in whole.report
-    assert isinstance(few.edit, ContextEdit)
+    states, _ = book_columns(encoder, [ROSES], [])
+    moved = [float((edit(states) - states).square().sum()) for edit in (few.edit, whole.edit)]
+    assert few.edit.made_by["energy_kept"] == pytest.approx(moved[0] / moved[1])
+    assert few.edit.made_by["energy_kept"] < 1.0
