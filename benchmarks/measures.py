@@ -7,6 +7,7 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -57,5 +58,6 @@ def report(command: str, settings: Mapping[str, Any], measures: Sequence[Measure
         print(f"  {row['name']:<75} {value:<16} {target}".rstrip())
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        result = {"command": command, "settings": dict(settings), "machine": machine(), "measures": rows}
+        result = {"command": command, "date": date.today().isoformat(), "settings": dict(settings)}
+        result |= {"machine": machine(), "measures": rows}
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -121,6 +121,23 @@ def test_patches_leave_the_shared_weights_alone(encoder: HostTextEncoder, denois
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.model_state_dict().items())
 
 
+def test_cancel_inside_the_edit_leaves_the_model_alone(
+    encoder: HostTextEncoder, denoiser: HostDenoiser, model: Any
+) -> None:
+    from comfy.model_management import InterruptProcessingException
+
+    before = {key: tensor.clone() for key, tensor in model.model_state_dict().items()}
+
+    def cancel(done: int, total: int) -> None:
+        if done == total // 2:
+            raise InterruptProcessingException
+
+    with pytest.raises(InterruptProcessingException):
+        edit_model(encoder, denoiser, ROSES, progress=cancel)
+    assert not model.patches
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.model_state_dict().items())
+
+
 def test_patched_model_and_lora_loader_agree(encoder: HostTextEncoder, denoiser: HostDenoiser, model: Any) -> None:
     """The live edit and the stock loader reach the same weights; every key of the file is understood."""
     import comfy.sd
