@@ -17,6 +17,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -109,6 +111,21 @@ def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
         raise UserError(f"{path} is a {type(pipe).__name__}; ConceptLens reads text-to-image SD 1.x, SD 2.x and SDXL.")
     pipe.set_progress_bar_config(disable=True)  # the harness shows its own
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_loras(pipe: Pipeline, files: Sequence[Path]) -> None:
+    """Applies LoRA files to the pipeline, all of them at strength 1."""
+    names = [f"lora_{number}" for number in range(len(files))]
+    for name, file in zip(names, files, strict=True):
+        if not file.is_file():
+            raise UserError(f"{file} does not exist; give a LoRA file.")
+        try:
+            pipe.load_lora_weights(load_file(file), adapter_name=name)
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = f"{file} could not be loaded as a LoRA of this model ({str(error).splitlines()[0]})"
+            raise UserError(f"{reason}; give a safetensors file made for it.") from error
+    if names:
+        pipe.set_adapters(names)  # loading one would leave only that one active
 
 
 def _from_parts(path: Path, tokenizer: Path | None, options: dict[str, Any]) -> StableDiffusionPipeline:

@@ -14,48 +14,21 @@ from .console import Console
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    repeated = {"action": "append", "default": [], "metavar": "PROMPT"}
+    required = {"action": "append", "required": True, "metavar": "PROMPT"}
     add("--model", type=Path, required=True, metavar="PATH", help="diffusers model folder (SD 1.x, SD 2.x, SDXL)")
     add("--tokenizer", type=Path, metavar="PATH", help="CLIP's tokenizer folder, for a model that carries none")
-    add(
-        "--lora",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="LoRA to apply before the edit (repeatable)",
-    )
-    add(
-        "--source",
-        action="append",
-        required=True,
-        metavar="PROMPT",
-        help="prompt whose meaning shall change (repeatable)",
-    )
-    add(
-        "--destination",
-        action="append",
-        required=True,
-        metavar="PROMPT",
-        help="what it shall mean (one for each source)",
-    )
-    add(
-        "--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="regularization > 0 (default 0.1)"
-    )
+    add("--lora", **{**repeated, "metavar": "FILE"}, type=Path, help="LoRA to apply before the edit (repeatable)")
+    add("--source", **required, help="prompt whose meaning shall change (repeatable)")
+    add("--destination", **required, help="what it shall mean (one for each source)")
+    add("--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="above 0 (default 0.1)")
     add("--values-only", action="store_true", help="edit values only, not keys")
     add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
     add("--strength", type=float, default=1.0, metavar="S", help="share of the edit that is applied (default 1)")
-    add(
-        "--preserve",
-        action="append",
-        default=[],
-        metavar="PROMPT",
-        help="prompt that shall keep its meaning (repeatable)",
-    )
+    add("--preserve", **repeated, help="prompt that shall keep its meaning (repeatable)")
     add("--rank", type=int, default=0, metavar="R", help="0: exact (default), else the best approximation of this rank")
     add("--out", type=Path, required=True, metavar="FILE", help="LoRA file to write (.safetensors)")
-    add(
-        "--prompt", action="append", default=[], metavar="PROMPT", help="show this prompt before and after (repeatable)"
-    )
+    add("--prompt", **repeated, help="show this prompt before and after (repeatable)")
     add("--seed", type=int, action="append", default=[], help="seed of a picture (repeatable; default 0)")
     add("--steps", type=int, default=25, help="sampling steps (default 25)")
     add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
@@ -64,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
-    from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_pipeline
+    from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_loras, load_pipeline
     from .pictures import Sampling, before_and_after, comparison
 
     if len(arguments.source) != len(arguments.destination):
@@ -74,10 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.rank < 0:
         raise UserError(f"--rank is {arguments.rank}; give 0 for the exact edit or a rank above it.")
     pipe = load_pipeline(arguments.model, arguments.tokenizer)
-    for file in arguments.lora:
-        if not file.is_file():
-            raise UserError(f"--lora {file} does not exist; give a LoRA file.")
-        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=file.stem.replace(".", "_"))
+    load_loras(pipe, arguments.lora)
     denoiser = DiffusersDenoiser(pipe)
     with console.progress("editing weights") as progress:
         edited = edit_model(

@@ -50,6 +50,11 @@ class HostTextEncoder:
             )
         self._clip = clip
         self._tokenizer: SDTokenizer = getattr(clip.tokenizer, f"clip_{names[0]}")
+        if self._tokenizer.max_length != CONTEXT_LENGTH:
+            raise UserError(
+                f"The CLIP reads {self._tokenizer.max_length} tokens; ConceptLens reads encoders of {CONTEXT_LENGTH}: "
+                "connect the CLIP of an SD 1.x, SD 2.x or SDXL checkpoint."
+            )
         self._ends: tuple[int, int] = tuple(self._tokenizer.tokenizer("").input_ids)
         self.width: int = sum(encoder.get_input_embeddings().weight.shape[1] for encoder in encoders)
 

@@ -64,7 +64,8 @@ def test_edit_on_top_of_a_lora_differs(model: Path, tmp_path: Path, capsys: pyte
         ((*EDIT, "--rank", "-1"), "--rank is -1"),
         ((*EDIT, "--strength", "0"), "changes nothing"),
         ((*EDIT, "--source", "a cat"), "2 --source came with 1 --destination"),
-        ((*EDIT, "--lora", "missing.safetensors"), "--lora missing.safetensors does not exist"),
+        ((*EDIT, "--lora", "missing.safetensors"), "missing.safetensors does not exist"),
+        ((*EDIT, "--lora", str(ROOT / "README.md")), "README.md could not be loaded as a LoRA"),
         ((*EDIT, "--model", "nowhere"), "nowhere is not a folder"),
     ],
 )

@@ -11,7 +11,7 @@ from conceptlens.core.backend import Family
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import lora_state_dict, save_lora
 from conceptlens.core.model_edit import EditPair, edit_model
-from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_pipeline
+from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_loras, load_pipeline
 from conceptlens.harness.pictures import Sampling, sample
 from conceptlens.tests.tiny import FAMILIES, WIDTHS, tiny_pipeline
 from torch import Tensor
@@ -91,6 +91,21 @@ def test_edit_is_relative_to_a_lora_that_came_before(pipe: Any, family: Family, 
         found = on_style.factors[name].up @ on_style.factors[name].down
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         assert not torch.allclose(found, plain.factors[name].up @ plain.factors[name].down, rtol=1e-3, atol=1e-4)
+
+
+def test_several_loras_count_together(pipe: Any, family: Family, tmp_path: Path) -> None:
+    encoder, denoiser = DiffusersTextEncoder(pipe), DiffusersDenoiser(pipe)
+    before = weights(denoiser)
+    files, changes = [], []
+    for word in ("burning", "yellow"):
+        edited = edit_model(encoder, denoiser, [EditPair("a house", f"a {word} house")])
+        files.append(tmp_path / f"{word}.safetensors")
+        save_lora(files[-1], lora_state_dict(edited.edit, edited.factors, family))
+        changes.append({name: up @ down for name, (up, down) in edited.factors.items()})
+    load_loras(pipe, files)
+    for name, weight in weights(denoiser).items():
+        expected = changes[0][name] + changes[1][name]
+        assert (weight - before[name] - expected).norm() <= 2**-8 * expected.norm()
 
 
 def test_pictures_change_with_the_edit_and_come_back_without(pipe: Any, family: Family) -> None:

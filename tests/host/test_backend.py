@@ -188,6 +188,16 @@ def test_other_architectures_are_named() -> None:
         HostTextEncoder(t5)
 
 
+def test_longer_encoders_are_named(clip: Any) -> None:
+    from conceptlens.nodes.host import HostTextEncoder
+
+    for tokenizer in vars(clip.tokenizer).values():
+        if hasattr(tokenizer, "max_length"):
+            tokenizer.max_length = 248
+    with pytest.raises(UserError, match="The CLIP reads 248 tokens"):
+        HostTextEncoder(clip)
+
+
 def test_weights_that_are_hidden_or_quantised_are_named(model: Any, denoiser: HostDenoiser) -> None:
     from conceptlens.nodes.host import HostDenoiser
 
