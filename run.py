@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_STORE = ROOT / ".comfyui"
-REQUIREMENT_FILES = (ROOT / "requirements.txt", ROOT / "harness/requirements.txt", ROOT / "tests/requirements.txt")
+REQUIREMENT_FILES = tuple(ROOT / part / "requirements.txt" for part in ("", "harness", "world", "tests"))
 
 # ComfyUI is not on the package index under its own name; this archive carries it, unchanged, under vendor/ComfyUI.
 HOST_VERSION = "0.30.0"

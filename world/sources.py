@@ -1,0 +1,123 @@
+"""The packages that EmojiWorld is made from: pinned, checked, fetched by npm, unpacked once."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from ..core.errors import UserError
+
+Style = Literal["3d", "flat"]
+SIZE = 128  # pixels of a picture's side
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the npm registry, with the checksum that the registry lists for it."""
+
+    name: str
+    version: str
+    sha512: str  # base64
+
+
+PACKAGES = {
+    "3d": Package(
+        "@lobehub/fluent-emoji-3d",
+        "1.1.0",
+        "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+    ),
+    "flat": Package(
+        "@lobehub/fluent-emoji-flat",
+        "1.1.0",
+        "lPYCg8+N56MIj+iOgeBeH6AF0tneXxJCvgi41rOTjAWpA5rU2WUcmU1fiIXouEe8GrSTarWCYLY2ML+rdLRHsg==",
+    ),
+    "names": Package(
+        "unicode-emoji-json",
+        "0.9.0",
+        "HdrQW/7SdbXUsTd8uTATv7LvQJkCSgbAgRCDCtOhQ6xn3EAx+xZHQtRniOXWJK3ywIqPegkNhP4U4EbuFsiQng==",
+    ),
+    "keywords": Package(
+        "emojilib",
+        "4.0.3",
+        "KbWiYre9aRSaPbHrHZIz9zmoM+21LAsK1VFJtnTh1VCtWE/rNMDviGhQTmselFl95dhqtGlY22iH0leG5BuW0g==",
+    ),
+}
+
+
+def fetch(package: Package, folder: Path) -> Path:
+    """The package's files, unpacked in `folder`; downloaded with npm unless they are there already.
+
+    Raises UserError without npm, when the download fails, and when it is not the pinned one.
+    """
+    place = folder / f"{package.name.rpartition('/')[2]}-{package.version}"
+    if place.is_dir():
+        return place / "package"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(f"npm was not found, and {package.name} is fetched with it; install Node.js with npm.")
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = f"{package.name}@{package.version}"
+    command = [npm, "pack", wanted, "--json", "--pack-destination", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"npm could not fetch {wanted} into {folder} ({reason}); check the network and try again.")
+    archive = folder / Path(json.loads(result.stdout)[0]["filename"]).name
+    data = archive.read_bytes()
+    archive.unlink()
+    found = base64.b64encode(hashlib.sha512(data).digest()).decode()
+    if found != package.sha512:
+        raise UserError(f"{wanted} has the checksum {found}, expected {package.sha512}; do not use this download.")
+    part = place.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in the first 3.10 releases
+        tar.extractall(part)
+    part.rename(place)
+    return place / "package"
+
+
+class Sources:
+    """The unpacked packages in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._places = {key: fetch(package, folder) for key, package in PACKAGES.items()}
+
+    @cache  # noqa: B019  (one object lives as long as the program that builds the world)
+    def names(self) -> dict[str, str]:
+        """Unicode's name of an emoji -> its characters."""
+        data: dict[str, Any] = json.loads((self._places["names"] / "data-by-emoji.json").read_text(encoding="utf-8"))
+        return {information["name"]: characters for characters, information in data.items()}
+
+    @cache  # noqa: B019
+    def keywords(self) -> dict[str, list[str]]:
+        """Characters of an emoji -> its keywords."""
+        return json.loads((self._places["keywords"] / "dist/emoji-en-US.json").read_text(encoding="utf-8"))
+
+    def has_picture(self, characters: str, style: Style) -> bool:
+        return self._file(characters, style).is_file()
+
+    def picture(self, characters: str, style: Style) -> Image.Image:
+        """The emoji as RGBA, SIZE x SIZE."""
+        file = self._file(characters, style)
+        if style == "3d":
+            return Image.open(file).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        import resvg_py
+
+        drawn = resvg_py.svg_to_bytes(svg_string=file.read_text(encoding="utf-8"), width=SIZE, height=SIZE)
+        return Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+
+    def _file(self, characters: str, style: Style) -> Path:
+        code = "-".join(f"{ord(character):04x}" for character in characters)
+        return self._places[style] / "assets" / f"{code}.{'webp' if style == '3d' else 'svg'}"
