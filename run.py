@@ -69,8 +69,8 @@ def has_gpu() -> bool:
     """Whether torch can use an accelerator here: an NVIDIA card with its driver, or Apple silicon."""
     if sys.platform == "darwin":
         return os.uname().machine == "arm64"
-    if shutil.which("nvidia-smi") is None:
-        return False
+    if sys.platform != "linux" or shutil.which("nvidia-smi") is None:
+        return False  # for Windows the package index has the CPU build of torch only
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
 
 
@@ -166,25 +166,28 @@ def install_torch(gpu: bool) -> None:
 
 def prepare(comfyui: Path | None) -> Path:
     """Makes the environment and the host ready, doing only what is missing; returns the host's folder."""
-    if not VENV_PYTHON.exists():
-        needed = CUDA_FREE_BYTES if has_gpu() else CPU_FREE_BYTES
+    gpu = has_gpu()
+    stamp = VENV / "conceptlens.json"
+    made = read_stamp(stamp)
+    # An interrupted venv has no pip; another kind of torch, or another Python, needs a new one.
+    if made.get("gpu", gpu) != gpu or not environment_works():
+        needed = CUDA_FREE_BYTES if gpu else CPU_FREE_BYTES
         if shutil.disk_usage(ROOT).free < needed:
             fail(f"{ROOT} has {_free(ROOT)} free and the first run needs {needed / 2**30:.0f} GB; make room there.")
         say(f"making {VENV}")
         try:
-            subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
         except subprocess.CalledProcessError:
             fail(f"{sys.executable} -m venv failed; install Python's venv module (python3-venv on Debian and Ubuntu).")
+        made = {}
     host = existing_host(comfyui) if comfyui else fetch_host()
     host_requirements = host / "requirements.txt"
-    gpu = has_gpu()
     state = {
         "gpu": gpu,
         "host": str(host),
         "files": [hashlib.sha256(f.read_bytes()).hexdigest() for f in (*REQUIREMENT_FILES, host_requirements)],
     }
-    stamp = VENV / "conceptlens.json"
-    if not stamp.exists() or json.loads(stamp.read_text(encoding="utf-8")) != state:
+    if made != state:
         say("installing the packages of the host, the harness and the tests (once; some minutes)")
         install_torch(gpu)
         without_torch = VENV / "host-requirements.txt"
@@ -197,14 +200,36 @@ def prepare(comfyui: Path | None) -> Path:
         query = "import sysconfig; print(sysconfig.get_path('purelib'))"
         site_packages = subprocess.run([str(VENV_PYTHON), "-c", query], capture_output=True, text=True, check=True)
         (Path(site_packages.stdout.strip()) / "conceptlens_src.pth").write_text(str(VENV / "src"), encoding="utf-8")
-        stamp.write_text(json.dumps(state), encoding="utf-8")
+        part = stamp.with_suffix(".part")
+        part.write_text(json.dumps(state), encoding="utf-8")
+        part.replace(stamp)
     return host
+
+
+def read_stamp(stamp: Path) -> dict[str, object]:
+    """What the environment was made for; nothing when that is unknown, which makes it anew."""
+    try:
+        return dict(json.loads(stamp.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def environment_works() -> bool:
+    try:
+        return subprocess.run([str(VENV_PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def python(*arguments: str, host: Path) -> int:
     """Runs the environment's Python from the repository root; the host's place travels in the environment."""
     environment = {**os.environ, "CONCEPTLENS_COMFYUI": str(host), "PYTHONUTF8": "1"}
     return subprocess.run([str(VENV_PYTHON), *arguments], cwd=ROOT, env=environment).returncode
+
+
+def absolute(path: Path) -> str:
+    """The path as the user meant it, from where he called: the programs run in the repository."""
+    return str(path.expanduser().resolve())
 
 
 def comfyui(arguments: argparse.Namespace) -> int:
@@ -221,9 +246,9 @@ def comfyui(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
-    command = ["-m", "conceptlens.harness.demo", "--out", str(arguments.out)]
+    command = ["-m", "conceptlens.harness.demo", "--out", absolute(arguments.out)]
     if arguments.model:
-        command += ["--model", str(arguments.model)]
+        command += ["--model", absolute(arguments.model)]
     return python(*command, *(["--open"] if arguments.open else []), host=host)
 
 
@@ -236,9 +261,8 @@ def test(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
-    return python(
-        "-m", "conceptlens.benchmarks", *(["--json", str(arguments.json)] if arguments.json else []), host=host
-    )
+    options = ["--json", absolute(arguments.json)] if arguments.json else []
+    return python("-m", "conceptlens.benchmarks", *options, host=host)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -279,7 +303,7 @@ def main() -> int:
         return arguments.run(arguments)
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
+    except (OSError, subprocess.CalledProcessError) as error:
         fail(f"{error}; {_free(ROOT)} are free at {ROOT}.")
         return 1
 

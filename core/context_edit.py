@@ -75,7 +75,8 @@ class ContextEdit:
         if rank >= self.rank:
             return self, 1.0
         weighted = self.singular_values[:, None] * self.right
-        basis, values, _ = torch.linalg.svd(weighted if states is None else weighted @ states.double().T)
+        effect = weighted if states is None else weighted @ states.double().T
+        basis, values, _ = torch.linalg.svd(effect, full_matrices=False)
         kept = float(values[:rank].square().sum() / values.square().sum())
         basis = basis[:, :rank]
         return ContextEdit.from_factors(self.left @ basis, basis.T @ weighted, self.made_by), kept
@@ -90,12 +91,11 @@ class ContextEdit:
         """Reads an edit that `save` wrote; UserError for every other file."""
         tensors, header = storage.read(path, "context edit", 1, ("left", "singular_values", "right"))
         left, values, right = (tensors[name] for name in ("left", "singular_values", "right"))
-        rank = values.numel()
-        if left.shape != (header.get("width"), rank) or right.shape != left.T.shape:
+        if values.ndim != 1 or left.shape != (header.get("width"), len(values)) or right.shape != left.T.shape:
             raise UserError(
                 f"{path} holds tensors of shapes {tuple(left.shape)}, {tuple(values.shape)} and {tuple(right.shape)}, "
                 f"expected those of a context edit of width {header.get('width')}; save the edit again."
             )
         if not all(torch.isfinite(tensor).all() for tensor in (left, values, right)):
             raise UserError(f"{path} holds values that are not finite numbers; save the edit again.")
-        return cls(left, values, right, header["made_by"])
+        return cls(left, values, right, header.get("made_by", {}))

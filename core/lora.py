@@ -128,9 +128,11 @@ def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], famil
 
 def save_lora(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
     """Writes a LoRA file with the metadata by which other tools recognise it; the old file survives a failure."""
-    downs = [tensor for name, tensor in state.items() if name.endswith(".lora_down.weight")]
-    if not downs:
+    if not state:
         raise UserError("This edit changes nothing, so there is no LoRA to save; give it a strength other than 0.")
+    downs = [tensor for name, tensor in state.items() if name.endswith(".lora_down.weight") and tensor.ndim == 2]
+    if 3 * len(downs) != len(state):
+        raise UserError("This LoRA is not one of a TIME edit; save it with the node that belongs to what made it.")
     rank, width = downs[0].shape
     family: Family = "SDXL" if any("_input_blocks_" in n for n in state) else "SD 2.x" if width == 1024 else "SD 1.x"
     header = {"kind": "TIME LoRA", "version": 1, "rank": rank, "width": width}

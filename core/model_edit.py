@@ -16,6 +16,7 @@ slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from .context_edit import ContextEdit
 from .errors import UserError
 from .lora import LoraFactors, check_match, edit_denoiser
 
+MARKS = ("<|startoftext|>", "<|endoftext|>")  # CLIP's own; as text they would cut a prompt short
 PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
 
 
@@ -60,6 +62,8 @@ def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> C
             gram = states @ states.T + regularization * torch.eye(n, dtype=torch.float64)
             return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(gram, states)[moved])
         covariance = states.T @ states + regularization * torch.eye(width, dtype=torch.float64)
+        if moved.sum() < width:
+            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(covariance, states[moved].T).T)
         product = difference[moved].T @ states[moved]
         return ContextEdit.from_factors(torch.linalg.solve(covariance, product, left=False), torch.eye(width))
     except torch.linalg.LinAlgError as error:
@@ -113,11 +117,15 @@ def fit_time_edit(
     """
     if not pairs:
         raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
-    if not regularization > 0:
-        raise UserError(f"regularization is {regularization:g}; it must be above 0, the paper uses 0.1.")
+    if not (regularization > 0 and math.isfinite(regularization)):
+        raise UserError(f"regularization is {regularization:g}; it must be above 0 and finite, the paper uses 0.1.")
+    if rank < 0:
+        raise UserError(f"rank is {rank}; give 0 for the exact edit or a rank above it.")
     for prompt in (*(prompt for pair in pairs for prompt in pair), *preserve):
-        if not prompt.strip():
+        if len(encoder.tokenize(prompt)) <= 2:
             raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
+        if any(mark in prompt for mark in MARKS):
+            raise UserError(f'The prompt "{shorten(prompt, 80)}" contains {" or ".join(MARKS)}; write plain words.')
     sources, destinations, alignments = [], [], []
     articles = {encoder.tokenize("an")[1]: encoder.tokenize("a")[1]}
     for pair in pairs:
@@ -175,14 +183,17 @@ def edit_model(
     `strength` scales the edit. The model itself is not touched.
     """
     check_match(encoder, denoiser)
+    if not math.isfinite(strength):
+        raise UserError(f"strength is {strength:g}; it must be a finite number, 1 applies the edit as fitted.")
     edit = fit_time_edit(
         encoder, pairs, regularization=regularization, augment=augment, preserve=preserve, rank=rank
     ).scaled(strength)
     factors = edit_denoiser(edit, denoiser, keys=edit_keys, progress=progress) if edit.rank else {}
     lines = [f"{pair.source} => {pair.destination}" for pair in pairs]
     if factors:
+        kept = next(iter(factors.values())).down.shape[0]
         lines.append(
-            f"{len(factors)} projections of {denoiser.family} edited at rank {edit.rank} of {edit.width}, "
+            f"{len(factors)} projections of {denoiser.family} edited at rank {kept} of {edit.width}, "
             f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
             f"lambda {regularization:g}, strength {strength:g}"
         )
@@ -197,7 +208,7 @@ def _tokens_that_fit(encoder: TextEncoder, prompt: str) -> list[int]:
         cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
         raise UserError(
             f'The prompt "{shorten(prompt, 80)}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: '
-            f'"{shorten(cut, 80)}" would be cut off; write less.'
+            f'"{shorten(cut, 80)}" would be cut off; write less (start, end and augmentation count).'
         )
     return tokens
 

@@ -31,6 +31,8 @@ def labelled_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int 
     """
     if not images:
         raise UserError("There are no pictures to put into a grid; connect at least one.")
+    if columns < 0:
+        raise UserError(f"columns is {columns}; give 0 for a square grid or the number of pictures in a row.")
     if len(labels) != len(images):
         raise UserError(f"{len(labels)} labels came with {len(images)} pictures; give one label for each picture.")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
@@ -56,9 +58,16 @@ def labelled_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int 
 
 
 def _wrapped(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The label broken between words so that its lines fit into `width` pixels where they can."""
-    lines = [""]
+    """The label broken into lines that fit into `width` pixels: between words, and inside a word that is too long."""
+    words = []
     for word in label.split():
+        while font.getlength(word) > width and len(word) > 1:
+            fitting = max((n for n in range(1, len(word)) if font.getlength(word[:n]) <= width), default=1)
+            words.append(word[:fitting])
+            word = word[fitting:]
+        words.append(word)
+    lines = [""]
+    for word in words:
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)
@@ -77,3 +86,15 @@ def label_each(batches: Sequence[Tensor], labels: Sequence[str]) -> tuple[list[T
     if len(lines) == len(batches):
         lines = [line for line, batch in zip(lines, batches, strict=True) for _ in batch]
     return [picture for batch in batches for picture in batch], lines
+
+
+def sweep(start: float, stop: float, count: int) -> tuple[list[float], list[str]]:
+    """`count` evenly spaced values from `start` to `stop`, and their texts, with as few digits as tell them apart."""
+    if count < 1 or not (math.isfinite(start) and math.isfinite(stop)):
+        raise UserError(
+            f"A sweep of {count} values from {start:g} to {stop:g} is none; give numbers and a count above 0."
+        )
+    step = (stop - start) / max(1, count - 1)
+    values = [round(start + number * step, 12) for number in range(count)]  # 0.1 steps meet 0, not 1e-17
+    texts = ([f"{value:.{digits}g}" for value in values] for digits in range(3, 18))
+    return values, next((text for text in texts if len(set(text)) == len(set(values))), [str(v) for v in values])

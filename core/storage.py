@@ -30,6 +30,8 @@ def write(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         {**metadata, FORMAT_KEY: json.dumps(header, ensure_ascii=False)},
     )
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not an ordinary file; choose another name.")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,11 +16,10 @@ from pathlib import Path
 from ..core.errors import UserError
 from ..core.lora import lora_state_dict
 from ..core.model_edit import EditPair, edit_model
-from ..core.plots import to_pil
 from .console import Console, quiet_libraries
 from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_pipeline
-from .host_server import ROOT, Graph, HostServer, comfyui_folder
-from .pictures import Sampling, before_and_after, comparison
+from .host_server import ROOT, Graph, GraphError, HostServer, comfyui_folder
+from .pictures import Sampling, before_and_after, comparison, save_picture
 
 SMALL_MODEL = ROOT.parent / "shared/emoji_world_start"
 
@@ -44,9 +43,8 @@ def picture(model: Path, out: Path, console: Console) -> Path:
     lora = lora_state_dict(edited.edit, edited.factors, denoiser.family)
     sampling = Sampling(seeds=(1, 2), steps=25, guidance_scale=4.0 if small else 7.5)
     before, after = before_and_after(pipe, lora, prompts, sampling, console)
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "time_edit.png"
-    to_pil(comparison(before, after, prompts)).save(path)
+    save_picture(comparison(before, after, prompts), path)
     return path
 
 
@@ -101,7 +99,7 @@ def main() -> int:
         else:
             console.line("No trained model is at hand, so no picture is made; name one with --model PATH.")
         run_in_host(arguments.out / "host", console)
-    except UserError as error:
+    except (UserError, GraphError, OSError, subprocess.CalledProcessError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

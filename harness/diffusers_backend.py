@@ -92,7 +92,7 @@ class DiffusersDenoiser:
 def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
     """The pipeline in the diffusers folder `path`, on the GPU where there is one.
 
-    A folder of bare parts (`clip` or `text_encoder`, `unet`, `vae`) without a model_index.json is put together as an
+    A folder of bare parts (`clip`, `unet`, `vae`) without a model_index.json is put together as an
     SD 1.x pipeline; `tokenizer` is the folder of CLIP's tokenizer when the model has none of its own.
     """
     if not path.is_dir():
@@ -104,7 +104,7 @@ def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
             if (path / "model_index.json").is_file()
             else _from_parts(path, tokenizer, options)
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         reason = f"{path} could not be loaded as a diffusers model ({str(error).splitlines()[0]})"
         raise UserError(f"{reason}; check that it is complete.") from error
     if not isinstance(pipe, Pipeline):
@@ -121,11 +121,10 @@ def load_loras(pipe: Pipeline, files: Sequence[Path]) -> None:
             raise UserError(f"{file} does not exist; give a LoRA file.")
         try:
             pipe.load_lora_weights(load_file(file), adapter_name=name)
+            pipe.set_adapters(names[: names.index(name) + 1])  # loading one would leave only that one active
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             reason = f"{file} could not be loaded as a LoRA of this model ({str(error).splitlines()[0]})"
             raise UserError(f"{reason}; give a safetensors file made for it.") from error
-    if names:
-        pipe.set_adapters(names)  # loading one would leave only that one active
 
 
 def _from_parts(path: Path, tokenizer: Path | None, options: dict[str, Any]) -> StableDiffusionPipeline:

@@ -8,7 +8,6 @@ from pathlib import Path
 from ..core.errors import UserError
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model
-from ..core.plots import to_pil
 from .console import Console
 
 
@@ -38,14 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
     from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_loras, load_pipeline
-    from .pictures import Sampling, before_and_after, comparison
+    from .pictures import Sampling, before_and_after, comparison, save_picture
 
     if len(arguments.source) != len(arguments.destination):
         raise UserError(
             f"{len(arguments.source)} --source came with {len(arguments.destination)} --destination; give one for each."
         )
-    if arguments.rank < 0:
-        raise UserError(f"--rank is {arguments.rank}; give 0 for the exact edit or a rank above it.")
+    if arguments.out.suffix != ".safetensors":
+        raise UserError(f"--out is {arguments.out}; its name must end in .safetensors, pictures go beside it.")
+    sampling = Sampling(arguments.seed or (0,), arguments.steps, arguments.guidance_scale, arguments.size)
     pipe = load_pipeline(arguments.model, arguments.tokenizer)
     load_loras(pipe, arguments.lora)
     denoiser = DiffusersDenoiser(pipe)
@@ -68,10 +68,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.line(str(arguments.out))
     result = {"edit": str(arguments.out), "rank": edited.edit.rank, "layers": len(edited.factors), "pictures": None}
     if arguments.prompt:
-        sampling = Sampling(arguments.seed or (0,), arguments.steps, arguments.guidance_scale, arguments.size)
         before, after = before_and_after(pipe, lora, arguments.prompt, sampling, console)
         pictures = arguments.out.with_suffix(".png")
-        to_pil(comparison(before, after, arguments.prompt)).save(pictures)
+        save_picture(comparison(before, after, arguments.prompt), pictures)
         console.line(str(pictures))
         result["pictures"] = str(pictures)
     console.result(result)

@@ -80,6 +80,8 @@ class HostServer:
 
     def stop(self) -> None:
         if self._process and self._process.poll() is None:
+            if os.name == "nt":  # there run.py waits for the host instead of becoming it
+                subprocess.run(["taskkill", "/T", "/F", "/PID", str(self._process.pid)], check=False)
             self._process.terminate()
             self._process.wait(timeout=60)
 

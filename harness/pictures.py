@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.plots import labelled_grid
+from ..core.errors import UserError
+from ..core.plots import labelled_grid, to_pil
 from .console import Console
 from .diffusers_backend import DiffusersDenoiser, Pipeline
 
@@ -22,6 +24,14 @@ class Sampling:
     steps: int = 25
     guidance_scale: float = 7.5
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"{self.steps} sampling steps make no picture; give at least 1.")
+        if self.size is not None and (self.size < 64 or self.size % 64):
+            raise UserError(f"A size of {self.size} pixels does not suit the model; give a multiple of 64.")
+        if not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise UserError(f"The seeds {list(self.seeds)} are not all between 0 and 2^63; give others.")
 
 
 def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
@@ -76,3 +86,12 @@ def comparison(before: Tensor, after: Tensor, prompts: Sequence[str], least_widt
             images += [row[seed].repeat_interleave(factor, 0).repeat_interleave(factor, 1) for row in rows]
             labels += [f"{prompt} ({name})" for prompt in prompts]
     return labelled_grid(images, labels, columns=len(prompts))
+
+
+def save_picture(picture: Tensor, path: Path) -> None:
+    """Writes a picture (height, width, 3) as a PNG file; UserError when that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_pil(picture).save(path)
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror}); choose another place.") from error

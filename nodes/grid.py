@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..core.plots import label_each, labelled_grid
+from ..core.plots import label_each, labelled_grid, sweep
 
 CATEGORY = "ConceptLens/Helpers"
 
@@ -37,8 +36,7 @@ class StrengthSweep(io.ComfyNode):
 
     @classmethod
     def execute(cls, start: float, stop: float, count: int) -> io.NodeOutput:
-        values: list[float] = torch.linspace(start, stop, count, dtype=torch.float64).tolist()
-        return io.NodeOutput(values, [f"{value:.4g}" for value in values])
+        return io.NodeOutput(*sweep(start, stop, count))
 
 
 class LabelledGrid(io.ComfyNode):

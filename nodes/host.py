@@ -60,13 +60,15 @@ class HostTextEncoder:
 
     def tokenize(self, prompt: str) -> list[int]:
         start, end = self._ends
+        if "embedding:" in prompt:  # the host drops one that it does not find
+            raise UserError(f'The prompt "{prompt}" names an embedding, which has no meaning here; write plain words.')
         inner: list[int] = []
         for section in next(iter(self._clip.tokenize(prompt).values())):
             for token, weight in section[1:]:
                 if not isinstance(token, int) or weight != 1.0:
                     raise UserError(
-                        f'The prompt "{prompt}" contains a weight or an embedding, which have no meaning here; write '
-                        r"plain words, and \( \) for parentheses."
+                        f'The prompt "{prompt}" contains a weight, which has no meaning here; write plain words, '
+                        r"and \( \) for parentheses."
                     )
                 if token == end:
                     break

@@ -55,7 +55,7 @@ def _settings() -> list[Any]:
             default="",
             multiline=True,
             placeholder="one prompt a line that shall keep its meaning",
-            tooltip="Prompts that shall keep their meaning, one a line (up to 77 tokens each). Empty for none.",
+            tooltip="Prompts that shall keep their meaning, one a line (up to 75 tokens each). Empty for none.",
         ),
         io.Int.Input(
             "rank",
@@ -106,7 +106,7 @@ class TIMEEditModel(io.ComfyNode):
                     "source",
                     default="",
                     placeholder="a pack of roses",
-                    tooltip="The prompt whose meaning shall change, up to 77 tokens.",
+                    tooltip="The prompt whose meaning shall change, up to 75 tokens (about 70 with augmentation).",
                 ),
                 io.String.Input(
                     "destination",

@@ -99,6 +99,35 @@ def test_full_disk_is_said_before_anything_is_installed(
         run.prepare(None)
 
 
+def test_half_made_environment_is_made_anew(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run.environment_works()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "half")], check=True)
+    monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / "half/bin/python")
+    assert not run.environment_works()
+    monkeypatch.setattr(run, "VENV_PYTHON", tmp_path / "nothing/bin/python")
+    assert not run.environment_works()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", None])
+def test_damaged_stamp_counts_as_none(run: ModuleType, tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "stamp.json").write_text(content)
+    assert run.read_stamp(tmp_path / "stamp.json") == {}
+
+
+def test_paths_are_those_of_the_caller(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr(run, "prepare", lambda _: tmp_path)
+    monkeypatch.setattr(run, "python", lambda *arguments, host: seen.append(arguments) or 0)
+    for words in (["demo", "--out", "pictures", "--model", "model"], ["bench", "--json", "results.json"]):
+        arguments = run.parse(words)
+        assert arguments.run(arguments) == 0
+    assert {str(tmp_path / name) for name in ("pictures", "model", "results.json")} <= {
+        a for call in seen for a in call
+    }
+
+
 def test_package_imports_without_the_host() -> None:
     code = "import conceptlens, sys; assert 'comfy_api' not in sys.modules; print(conceptlens.WEB_DIRECTORY)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -109,6 +109,13 @@ def test_file_says_what_it_is(tmp_path: Path, family: str, width: int, architect
     assert metadata["a"] == "b"
 
 
+def test_other_loras_are_not_called_empty(tmp_path: Path) -> None:
+    for other in ({"a.lora_A.weight": torch.zeros(2, 3)}, {"a.lora_down.weight": torch.zeros(2, 3, 1, 1)}):
+        with pytest.raises(UserError, match="not one of a TIME edit"):
+            save_lora(tmp_path / "other.safetensors", other)
+    assert not list(tmp_path.iterdir())
+
+
 def test_empty_edit_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="changes nothing"):
         save_lora(tmp_path / "nothing.safetensors", {})

@@ -133,6 +133,24 @@ def test_regularization_is_the_papers() -> None:
     assert relative_error(weak(states), states) < 1e-3
 
 
+def test_rank_is_bounded_with_more_columns_than_dimensions() -> None:
+    encoder = ToyEncoder(192)
+    preserve = [f"prompt number {number}" for number in range(3)]
+    states, targets = book_columns(encoder, [ROSES], [])
+    differing = int(((states - targets).abs().amax(1) > 0).sum())
+    edit = fit_time_edit(
+        encoder, [EditPair("a pack of roses", "a pack of roses blue")], augment=False, preserve=preserve
+    )
+    assert 4 * 77 > 192
+    assert edit.rank <= 77 - 5 < differing
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_strength_must_be_a_number(strength: float) -> None:
+    with pytest.raises(UserError, match="strength is"):
+        edit_model(ToyEncoder(64), ToyDenoiser(64), [ROSES], strength=strength)
+
+
 def test_preserved_prompts_move_less() -> None:
     encoder = ToyEncoder(768)
     tulip = encoder.encode(["a tulip in a vase"])[0]
@@ -195,6 +213,9 @@ def test_augmentation_is_the_papers() -> None:
         ([EditPair("a rose garden", "a garden rose")], {}, 'lacks the source\'s word "garden"'),
         ([EditPair("a " * 75 + "rose", "a " * 75 + "blue rose")], {}, '78 tokens and 77 fit: "rose" would be cut off'),
         ([ROSES], {"preserve": ["word " * 80]}, "82 tokens and 77 fit"),
+        ([ROSES], {"regularization": float("inf")}, "regularization is inf"),
+        ([ROSES], {"rank": -1}, "rank is -1"),
+        ([EditPair("a <|endoftext|> rose", "a <|endoftext|> blue rose")], {}, "contains <|startoftext|> or"),
     ],
 )
 def test_bad_input_is_one_sentence(pairs: list[EditPair], options: dict[str, object], says: str) -> None:

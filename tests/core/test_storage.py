@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("x")
     with pytest.raises(UserError, match="occupied"):
         storage.write(tmp_path / "occupied" / "a.safetensors", {"x": torch.ones(4)}, HEADER)
+
+
+def test_only_ordinary_files_are_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(UserError, match="not an ordinary file"):
+            storage.write(target, {"x": torch.ones(4)}, HEADER)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_written_file_has_the_usual_permissions(tmp_path: Path) -> None:

@@ -61,7 +61,12 @@ def test_edit_on_top_of_a_lora_differs(model: Path, tmp_path: Path, capsys: pyte
     [
         (("--source", "a pack of roses", "--destination", "blue roses"), 'lacks the source\'s word "a"'),
         ((*EDIT, "--lambda", "0"), "regularization is 0"),
-        ((*EDIT, "--rank", "-1"), "--rank is -1"),
+        ((*EDIT, "--rank", "-1"), "rank is -1"),
+        ((*EDIT, "--strength", "nan"), "strength is nan"),
+        ((*EDIT, "--out", "edit.png"), "must end in .safetensors"),
+        ((*EDIT, "--prompt", "a rose", "--size", "100"), "multiple of 64"),
+        ((*EDIT, "--prompt", "a rose", "--steps", "0"), "0 sampling steps"),
+        ((*EDIT, "--prompt", "a rose", "--seed", str(2**70)), "not all between 0 and 2^63"),
         ((*EDIT, "--strength", "0"), "changes nothing"),
         ((*EDIT, "--source", "a cat"), "2 --source came with 1 --destination"),
         ((*EDIT, "--lora", "missing.safetensors"), "missing.safetensors does not exist"),
@@ -72,7 +77,7 @@ def test_edit_on_top_of_a_lora_differs(model: Path, tmp_path: Path, capsys: pyte
 def test_unusable_input_is_one_line_and_exit_code_1(
     model: Path, tmp_path: Path, options: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["edit", "--model", str(model), *options, "--out", str(tmp_path / "edit.safetensors")]) == 1
+    assert main(["edit", "--model", str(model), "--out", str(tmp_path / "edit.safetensors"), *options]) == 1
     told = capsys.readouterr().err
     assert says in told
     assert len(told.strip().splitlines()) == 1

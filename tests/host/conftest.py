@@ -41,5 +41,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
     base = tmp_path_factory.mktemp("host")
     write_checkpoint("sd1-small", base)
     # The classic cache keeps the last graph's results only: a graph that ran before another one is computed anew.
-    with HostServer(base, "--cache-classic") as host:
+    with HostServer(base, "--cpu", "--cache-classic") as host:
         yield host

@@ -167,12 +167,18 @@ def test_sdxl_names_are_the_original_ones(comfyui: Path) -> None:
         assert found[diffusers.removesuffix(".weight")] == expected
 
 
+@pytest.mark.parametrize("prompt", ["embedding:unknown", "a embedding:unknown rose"])
+def test_embeddings_are_refused_found_or_not(encoder: HostTextEncoder, prompt: str) -> None:
+    with pytest.raises(UserError, match="names an embedding"):
+        encoder.tokenize(prompt)
+
+
 @pytest.mark.parametrize("prompt", ["a (rose:1.3)", "a (rose)", "a [rose"])
 def test_prompt_weights_are_refused(encoder: HostTextEncoder, prompt: str) -> None:
     if "[" in prompt:
         assert encoder.tokenize(prompt)
         return
-    with pytest.raises(UserError, match="contains a weight or an embedding"):
+    with pytest.raises(UserError, match="contains a weight"):
         encoder.tokenize(prompt)
 
 

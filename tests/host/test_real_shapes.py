@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_sd1_is_edited_and_sampled(tmp_path: Path) -> None:
     checkpoint = write_checkpoint("sd1", tmp_path)
-    with HostServer(tmp_path, "--cache-classic") as server:
+    with HostServer(tmp_path, "--cpu", "--cache-classic") as server:
         plain = run_to_latent(server, sampling_graph(steps=2, checkpoint=checkpoint))
         edited = run_to_latent(server, edited_graph(steps=2, checkpoint=checkpoint))
         undone = run_to_latent(server, sampling_graph(steps=2, checkpoint=checkpoint))
@@ -43,7 +43,7 @@ def test_larger_families_are_loaded_and_edited(
         "report": node("PreviewAny", source=["edit", 2]),
     }
     loading = {name: graph.pop(name) for name in ("load",)}
-    with HostServer(tmp_path) as server:
+    with HostServer(tmp_path, "--cpu") as server:
         history = server.run(graph)
         # Loaded by the host's own node; a second edit on top shows that the weights can be read after that.
         again = {"second": edit_node(["load", 0]), "shown": node("PreviewAny", source=["second", 2])}

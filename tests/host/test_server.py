@@ -215,7 +215,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"regularization": 0.0}, "Value 0.0 smaller than min"),
     ({"rank": -1}, "Value -1 smaller than min"),
     ({"destination": "a bouquet of blue roses"}, 'lacks the source\'s word "pack"'),
-    ({"source": "a (rose:1.2)", "destination": "a blue (rose:1.2)"}, "contains a weight or an embedding"),
+    ({"source": "a (rose:1.2)", "destination": "a blue (rose:1.2)"}, "contains a weight"),
     ({"source": "rose " * 80, "destination": "rose " * 80 + "blue"}, "82 tokens and 77 fit"),
 ]
 
