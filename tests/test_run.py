@@ -119,7 +119,7 @@ def test_paths_are_those_of_the_caller(run: ModuleType, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     seen: list[tuple[str, ...]] = []
     monkeypatch.setattr(run, "prepare", lambda _: tmp_path)
-    monkeypatch.setattr(run, "python", lambda *arguments, host: seen.append(arguments) or 0)
+    monkeypatch.setattr(run, "python", lambda *arguments, **_: seen.append(arguments) or 0)
     for words in (["demo", "--out", "pictures", "--model", "model"], ["bench", "--json", "results.json"]):
         arguments = run.parse(words)
         assert arguments.run(arguments) == 0
