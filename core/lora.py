@@ -33,10 +33,15 @@ class LoraFactors(NamedTuple):
     down: Tensor
 
 
-def lora_factors(edit: ContextEdit, weight: Tensor) -> LoraFactors:
-    """The factors that turn `weight` (out, width) into weight (I + E), in the precision of `weight`."""
+def balanced_factors(edit: ContextEdit, dtype: torch.dtype) -> LoraFactors:
+    """E itself as up (width, rank) @ down (rank, width), both of the same size: the factors for the weight I."""
     root = edit.singular_values.sqrt()
-    return LoraFactors(weight @ (edit.left * root).to(weight), (root[:, None] * edit.right).to(weight))
+    return LoraFactors((edit.left * root).to(dtype), (root[:, None] * edit.right).to(dtype))
+
+
+def lora_factors(balanced: LoraFactors, weight: Tensor) -> LoraFactors:
+    """The factors that turn `weight` (out, width) into weight (I + E), from those of E; `down` is the same tensor."""
+    return LoraFactors(weight @ balanced.up, balanced.down)
 
 
 def sufficient_rank(edit: ContextEdit, dtype: torch.dtype) -> int:
@@ -68,17 +73,17 @@ def edit_denoiser(
     """
     dtype = torch.float32 if denoiser.dtype in (torch.float32, torch.float64) else torch.float16
     edit, _ = edit.truncated(sufficient_rank(edit, dtype))
+    balanced = balanced_factors(edit, torch.float32)
+    shared_down = balanced.down.to(dtype)
     factors: dict[str, LoraFactors] = {}
-    shared_down: Tensor | None = None
     names = denoiser.cross_attention_names(keys)
     for done, name in enumerate(names, start=1):
         weight = denoiser.cross_attention_weight(name)
         if not torch.isfinite(weight).all():
             raise UserError(f"The model's weight {name} holds values that are not finite numbers; load an intact one.")
-        up, down = (factor.to(dtype) for factor in lora_factors(edit, weight))
-        if not (torch.isfinite(up).all() and torch.isfinite(down).all()):
+        up = lora_factors(balanced, weight).up.to(dtype)
+        if not (torch.isfinite(up).all() and torch.isfinite(shared_down).all()):
             raise UserError(f"The edit of {name} is too strong for half precision; raise the regularization.")
-        shared_down = down if shared_down is None else shared_down
         factors[name] = LoraFactors(up, shared_down)
         progress(done, len(names))
     return factors

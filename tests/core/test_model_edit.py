@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.core.lora import lora_factors
+from conceptlens.core.lora import balanced_factors, lora_factors
 from conceptlens.core.model_edit import (
     EditPair,
     align_tokens,
@@ -77,7 +77,7 @@ def test_low_rank_path_is_the_formula(width: int, out: int, example: str) -> Non
     weight = torch.randn(out, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * width**-0.5
     edit = fit_time_edit(encoder, pairs, regularization=0.1, preserve=preserve)
     expected = by_the_book(weight, *book_columns(encoder, pairs, preserve), 0.1)
-    up, down = lora_factors(edit, weight)
+    up, down = lora_factors(balanced_factors(edit, torch.float64), weight)
     assert relative_error(weight + up @ down, expected) <= 1e-9
     assert relative_error(up @ down, expected - weight) <= 1e-9
 
@@ -103,7 +103,7 @@ def test_accumulated_edits_start_from_the_weights_as_they_arrive() -> None:
     name, weight = next(iter(denoiser.weights.items()))
     after_first = by_the_book(weight.double(), *book_columns(encoder, [ROSES], []), 0.1)
     after_both = by_the_book(after_first, *book_columns(encoder, MANY[1:], []), 0.1)
-    up, down = lora_factors(first.then(second), weight.double())
+    up, down = lora_factors(balanced_factors(first.then(second), torch.float64), weight.double())
     assert relative_error(weight.double() + up @ down, after_both) <= 1e-9
     denoiser.weights[name] = after_first.float()
     up, down = edit_model(encoder, denoiser, MANY[1:]).factors[name]
