@@ -169,8 +169,8 @@ def prepare(comfyui: Path | None) -> Path:
     gpu = has_gpu()
     stamp = VENV / "conceptlens.json"
     made = read_stamp(stamp)
-    # An interrupted venv has no pip; another kind of torch, or another Python, needs a new one.
-    if made.get("gpu", gpu) != gpu or not environment_works():
+    # Another kind of torch needs a new environment, and so does one that was interrupted before it had pip.
+    if made.get("gpu", gpu) != gpu or not VENV_PYTHON.exists() or not (made or environment_works()):
         needed = CUDA_FREE_BYTES if gpu else CPU_FREE_BYTES
         if shutil.disk_usage(ROOT).free < needed:
             fail(f"{ROOT} has {_free(ROOT)} free and the first run needs {needed / 2**30:.0f} GB; make room there.")
@@ -215,6 +215,7 @@ def read_stamp(stamp: Path) -> dict[str, object]:
 
 
 def environment_works() -> bool:
+    """Whether the environment has a Python that runs, with pip."""
     try:
         return subprocess.run([str(VENV_PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0
     except OSError:

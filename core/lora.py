@@ -53,6 +53,13 @@ def sufficient_rank(edit: ContextEdit, dtype: torch.dtype) -> int:
     return int((dropped > dropped[:1] * torch.finfo(dtype).eps / 2).sum())
 
 
+def _narrowed(factor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    narrow = factor.to(dtype)
+    if not torch.isfinite(narrow).all():
+        raise UserError(f"The edit of {name} is too strong for half precision; raise the regularization.")
+    return narrow
+
+
 def check_match(encoder: TextEncoder, denoiser: Denoiser) -> None:
     """UserError when the text encoder belongs to another family of models than the denoiser."""
     if encoder.width != denoiser.context_width:
@@ -74,17 +81,14 @@ def edit_denoiser(
     dtype = torch.float32 if denoiser.dtype in (torch.float32, torch.float64) else torch.float16
     edit, _ = edit.truncated(sufficient_rank(edit, dtype))
     balanced = balanced_factors(edit, torch.float32)
-    shared_down = balanced.down.to(dtype)
-    factors: dict[str, LoraFactors] = {}
     names = denoiser.cross_attention_names(keys)
+    down = _narrowed(balanced.down, dtype, names[0])
+    factors: dict[str, LoraFactors] = {}
     for done, name in enumerate(names, start=1):
         weight = denoiser.cross_attention_weight(name)
         if not torch.isfinite(weight).all():
             raise UserError(f"The model's weight {name} holds values that are not finite numbers; load an intact one.")
-        up = lora_factors(balanced, weight).up.to(dtype)
-        if not (torch.isfinite(up).all() and torch.isfinite(shared_down).all()):
-            raise UserError(f"The edit of {name} is too strong for half precision; raise the regularization.")
-        factors[name] = LoraFactors(up, shared_down)
+        factors[name] = LoraFactors(_narrowed(lora_factors(balanced, weight).up, dtype, name), down)
         progress(done, len(names))
     return factors
 
@@ -123,11 +127,9 @@ def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], famil
     names = lora_names(factors, family) if factors else {}
     for name, (up, down) in factors.items():
         # The columns and rows are sorted by singular value: the first ones are the best approximation of their rank.
-        state[f"{names[name]}.lora_up.weight"] = up[:, :rank].to(torch.float16).contiguous()
-        state[f"{names[name]}.lora_down.weight"] = down[:rank].to(torch.float16, copy=True)
+        state[f"{names[name]}.lora_up.weight"] = _narrowed(up[:, :rank], torch.float16, name).contiguous()
+        state[f"{names[name]}.lora_down.weight"] = _narrowed(down[:rank], torch.float16, name).clone()
         state[f"{names[name]}.alpha"] = torch.tensor(float(rank))  # alpha / rank = 1: the factors as they are
-        if not torch.isfinite(state[f"{names[name]}.lora_up.weight"]).all():
-            raise UserError(f"The edit of {name} is too strong for half precision; raise the regularization.")
     return state
 
 

@@ -121,16 +121,11 @@ def fit_time_edit(
         raise UserError(f"regularization is {regularization:g}; it must be above 0 and finite, the paper uses 0.1.")
     if rank < 0:
         raise UserError(f"rank is {rank}; give 0 for the exact edit or a rank above it.")
-    for prompt in (*(prompt for pair in pairs for prompt in pair), *preserve):
-        if len(encoder.tokenize(prompt)) <= 2:
-            raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
-        if any(mark in prompt for mark in MARKS):
-            raise UserError(f'The prompt "{shorten(prompt, 80)}" contains {" or ".join(MARKS)}; write plain words.')
     sources, destinations, alignments = [], [], []
     articles = {encoder.tokenize("an")[1]: encoder.tokenize("a")[1]}
     for pair in pairs:
         for source, destination in zip(*(augment_prompt(p) if augment else [p] for p in pair), strict=True):
-            tokens = _tokens_that_fit(encoder, source), _tokens_that_fit(encoder, destination)
+            tokens = _usable_tokens(encoder, source), _usable_tokens(encoder, destination)
             try:
                 alignments.append(align_tokens(*tokens, articles))
             except LookupError as missing:
@@ -138,7 +133,7 @@ def fit_time_edit(
             sources.append(source)
             destinations.append(destination)
     for prompt in preserve:
-        _tokens_that_fit(encoder, prompt)
+        _usable_tokens(encoder, prompt)
     prompts = list(dict.fromkeys([*sources, *destinations, *preserve]))
     states = dict(zip(prompts, encoder.encode(prompts), strict=True))
     kept = [states[prompt] for prompt in preserve]
@@ -202,8 +197,13 @@ def edit_model(
     return ModelEdit(edit, factors, "\n".join(lines))
 
 
-def _tokens_that_fit(encoder: TextEncoder, prompt: str) -> list[int]:
+def _usable_tokens(encoder: TextEncoder, prompt: str) -> list[int]:
+    """The prompt's tokens; UserError when it is empty, contains CLIP's own marks or is too long."""
     tokens = encoder.tokenize(prompt)
+    if len(tokens) <= 2:
+        raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
+    if any(mark in prompt for mark in MARKS):
+        raise UserError(f'The prompt "{shorten(prompt, 80)}" contains {" or ".join(MARKS)}; write plain words.')
     if len(tokens) > CONTEXT_LENGTH:
         cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
         raise UserError(

@@ -129,8 +129,3 @@ class HostServer:
             ]
             raise GraphError(str(details[0].get("exception_message", "interrupted")), details[0])
         return history
-
-    def executed_nodes(self, history: dict[str, Any], graph: Graph) -> set[str]:
-        """The nodes that a run computed, those taken from the host's cache left out."""
-        cached = [message for name, message in history["status"]["messages"] if name == "execution_cached"]
-        return set(graph) - {node for message in cached for node in message["nodes"]}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..core.plots import label_each, labelled_grid, sweep
+from ..core.plots import label_each, labelled_grid
+from ..core.sweep import sweep
 
 CATEGORY = "ConceptLens/Helpers"
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tarfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,13 +94,13 @@ class Sources:
     def __init__(self, folder: Path) -> None:
         self._places = {key: fetch(package, folder) for key, package in PACKAGES.items()}
 
-    @cache  # noqa: B019  (one object lives as long as the program that builds the world)
+    @cached_property
     def names(self) -> dict[str, str]:
         """Unicode's name of an emoji -> its characters."""
         data: dict[str, Any] = json.loads((self._places["names"] / "data-by-emoji.json").read_text(encoding="utf-8"))
         return {information["name"]: characters for characters, information in data.items()}
 
-    @cache  # noqa: B019
+    @cached_property
     def keywords(self) -> dict[str, list[str]]:
         """Characters of an emoji -> its keywords."""
         return json.loads((self._places["keywords"] / "dist/emoji-en-US.json").read_text(encoding="utf-8"))

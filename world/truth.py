@@ -47,7 +47,7 @@ class Truth:
 
 def build_truth(sources: Sources) -> Truth:
     """The ground truth of the catalogue and the packages: the same on every machine."""
-    names = sources.names()
+    names = sources.names
     groups = {group: list(entries) for group, entries in CATALOGUE["groups"].items()}
     emoji = {name: names[unicode] for entries in CATALOGUE["groups"].values() for name, unicode in entries.items()}
     things = [name for group, members in groups.items() if group != "faces and creatures" for name in members]
@@ -84,7 +84,7 @@ def _held_out_pairs(defaults: Mapping[str, str]) -> list[list[str]]:
 
 
 def _exemplars(sources: Sources, emoji: Mapping[str, str], keyword: str) -> dict[str, float]:
-    carriers = [name for name, characters in emoji.items() if keyword in sources.keywords().get(characters, ())]
+    carriers = [name for name, characters in emoji.items() if keyword in sources.keywords.get(characters, ())]
     carriers = carriers[: max(SHARES)]
     return dict(zip(carriers, SHARES[len(carriers)], strict=True))
 

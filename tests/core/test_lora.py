@@ -8,7 +8,14 @@ import pytest
 import torch
 from conceptlens.core.context_edit import ContextEdit
 from conceptlens.core.errors import UserError
-from conceptlens.core.lora import edit_denoiser, lora_names, lora_state_dict, save_lora, sufficient_rank
+from conceptlens.core.lora import (
+    LoraFactors,
+    edit_denoiser,
+    lora_names,
+    lora_state_dict,
+    save_lora,
+    sufficient_rank,
+)
 from conceptlens.core.model_edit import EditPair, edit_model
 from conceptlens.tests.core.toy import ToyDenoiser, ToyEncoder
 from safetensors import safe_open
@@ -74,6 +81,14 @@ def test_edit_too_strong_for_half_precision_is_refused() -> None:
     denoiser.dtype = torch.float16
     with pytest.raises(UserError, match=r"down_blocks\.0.* too strong for half precision"):
         edit_denoiser(edit_with([1e12]), denoiser)
+
+
+@pytest.mark.parametrize("size", [(1.0, 1e5), (1e5, 1.0)])
+def test_factors_of_a_float32_model_that_a_file_can_not_hold_are_refused(size: tuple[float, float]) -> None:
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    factors = {name: LoraFactors(torch.full((4, 1), size[0]), torch.full((1, 16), size[1]))}
+    with pytest.raises(UserError, match=r"down_blocks\.0.* too strong for half precision"):
+        lora_state_dict(edit_with([1.0]), factors, "SD 1.x")
 
 
 def test_names_are_kohyas() -> None:

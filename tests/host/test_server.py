@@ -14,7 +14,15 @@ import pytest
 import torch
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
 from conceptlens.tests.conftest import ROOT
-from conceptlens.tests.host.graphs import EDIT, edit_node, edited_graph, node, run_to_latent, sampling_graph
+from conceptlens.tests.host.graphs import (
+    EDIT,
+    edit_node,
+    edited_graph,
+    executed_nodes,
+    node,
+    run_to_latent,
+    sampling_graph,
+)
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -125,7 +133,7 @@ def test_progress_is_reported(server: HostServer) -> None:
 def test_same_graph_twice_is_taken_from_the_cache(server: HostServer) -> None:
     graph = edited_graph(seed=4)
     server.run(graph)
-    assert server.executed_nodes(server.run(graph), graph) == set()
+    assert executed_nodes(server.run(graph), graph) == set()
 
 
 def test_saved_edit_gives_the_live_picture_through_stock_loaders(server: HostServer) -> None:
