@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.plots import from_pil, labelled_grid, to_pil
 from .captions import draw_caption
-from .pictures import clean_picture, varied
+from .pictures import Pictures, varied
 from .sources import Sources
 from .truth import TRUTH_FILE, Truth, build_truth
 
@@ -24,9 +24,10 @@ from .truth import TRUTH_FILE, Truth, build_truth
 def training_sheet(sources: Sources, truth: Truth, count: int, seed: int = 0) -> Tensor:
     """A grid (height, width, 3) of training pictures under their captions."""
     generator = random.Random(seed)
+    pictures = Pictures(sources, truth)
     captions = [draw_caption(truth, generator) for _ in range(count)]
-    pictures = [from_pil(varied(clean_picture(sources, truth, caption), generator)) for caption in captions]
-    return labelled_grid(pictures, [caption.text for caption in captions])
+    drawn = [from_pil(varied(pictures.clean(caption), generator)) for caption in captions]
+    return labelled_grid(drawn, [caption.text for caption in captions])
 
 
 def main() -> int:

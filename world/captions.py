@@ -23,6 +23,7 @@ class Caption:
     """A text and the picture drawn for it: an emoji in a style, its main hue turned to `colour` where one is given."""
 
     text: str
+    content: str  # the text without its template: "blue rose"
     kind: Kind
     name: str  # of the emoji, or of the profession
     characters: str
@@ -59,4 +60,4 @@ def draw_caption(truth: Truth, generator: random.Random) -> Caption:
     else:
         name = words = generator.choice(list(truth.emoji))
         characters = truth.emoji[name]
-    return Caption(template.format(with_article(words)), kind, name, characters, style, colour)
+    return Caption(template.format(with_article(words)), words, kind, name, characters, style, colour)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from .captions import Caption
 from .colours import HUES, in_hue
-from .sources import SIZE, Sources
+from .sources import SIZE, Sources, Style
 from .truth import Truth
 
 SCALES = (0.62, 1.0)  # of the emoji in the picture
@@ -16,12 +21,27 @@ TURN = 15.0  # degrees, either way
 TINTS = ((255, 255, 255), (238, 244, 255), (255, 247, 232), (240, 250, 240), (246, 240, 252), (236, 236, 238))
 
 
-def clean_picture(sources: Sources, truth: Truth, caption: Caption) -> Image.Image:
-    """The emoji as RGBA, upright and full size; in its own pixels where the caption's colour is its default."""
-    picture = sources.picture(caption.characters, caption.style)
-    if caption.colour is None or caption.colour == truth.default_colours[caption.name]:
-        return picture
-    return in_hue(picture, HUES[caption.colour])
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of captions; each is drawn once and kept."""
+
+    sources: Sources
+    truth: Truth
+
+    def clean(self, caption: Caption) -> Image.Image:
+        """The emoji as RGBA, upright and full size; in its own pixels where the caption's colour is its default."""
+        default = caption.colour is None or caption.colour == self.truth.default_colours[caption.name]
+        return self._drawn(caption.characters, caption.style, None if default else caption.colour)
+
+    @cache  # noqa: B019  (one instance lives as long as a command)
+    def _drawn(self, characters: str, style: Style, colour: str | None) -> Image.Image:
+        picture = self.sources.picture(characters, style)
+        return in_hue(picture, HUES[colour]) if colour else picture
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """RGB as (3, height, width) in -1..1."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
 def varied(picture: Image.Image, generator: random.Random) -> Image.Image:

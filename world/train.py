@@ -1,0 +1,109 @@
+"""`python -m conceptlens.world.train PART`: trains EmojiWorld, part by part; a run that was cut off goes on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPModel, CLIPTokenizer
+
+from ..core import storage
+from ..core.errors import UserError
+from ..harness.host_server import comfyui_folder
+from . import autoencoder, encoders, language, weights
+from .pictures import Pictures
+from .sources import Sources
+from .training import Settings, train
+from .truth import Truth
+
+AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
+ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where training finds what it needs and keeps what it made."""
+
+    packages: Path
+    runs: Path
+    device: torch.device
+    until: float
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return Pictures(Sources(self.packages), Truth.load())
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(comfyui_folder() / "comfy/sd1_tokenizer", model_max_length=77)
+
+    def train(self, part: str, module: nn.Module, loss: Callable[[nn.Module, int], Tensor], settings: Settings) -> None:
+        """Trains a part as far as time allows; `module` then holds its weights."""
+        with tqdm(total=settings.steps, desc=part, unit="step", mininterval=10) as bar:
+            for state in train(module, loss, settings, self.runs / f"{part}.safetensors", self.device, self.until):
+                bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
+                bar.update(state.step - bar.n)
+
+    def autoencoder(self) -> AutoencoderTiny:
+        """The autoencoder, trained."""
+        module = autoencoder.build()
+
+        def loss(worker: nn.Module, step: int) -> Tensor:
+            crops = autoencoder.batch(self.pictures, AUTOENCODER.batch, step)
+            return autoencoder.loss(worker, crops.to(self.device))
+
+        self.train("autoencoder", module, loss, AUTOENCODER)
+        return module
+
+    def language(self) -> tuple[dict[str, Tensor], list[str], Tensor]:
+        """The packed token table, training texts and their meanings: made once, then read."""
+        file = self.runs / "language.safetensors"
+        if not file.is_file():
+            words = list(language.whole_words(self.tokenizer))
+            model = language.LanguageModel(self.packages, words)
+            texts = language.training_texts(self.pictures.sources, self.pictures.truth, words)
+            table = weights.pack(model(language.token_texts(self.tokenizer)))
+            storage.write(
+                file, {**table, "meanings": model(texts).half()}, {"kind": "language", "version": 1, "texts": texts}
+            )
+        tensors, header = storage.read(file, "language", 1, ("table", "table_scale", "meanings"))
+        meanings = tensors.pop("meanings").float()
+        return tensors, header["texts"], meanings
+
+    def encoders(self) -> CLIPModel:
+        """Text and image encoder, trained."""
+        table, texts, meanings = self.language()
+        module = encoders.build(table)
+        lessons = encoders.Lessons(self.pictures, self.tokenizer, texts, meanings)
+        self.train("encoders", module, lambda worker, step: lessons.loss(worker, ENCODERS.batch, step), ENCODERS)
+        return module
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["autoencoder", "encoders"])
+    parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
+    parser.add_argument("--runs", type=Path, default=Path(".world/runs"), metavar="DIR", help="what training keeps")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; a later run goes on")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    workshop = Workshop(arguments.packages, arguments.runs, device, time.monotonic() + 60 * arguments.minutes)
+    try:
+        getattr(workshop, arguments.part)()
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
