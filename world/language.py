@@ -28,7 +28,7 @@ JOINTS = ("{} {}", "{} and {}", "{} with {}", "{}, {}", "{} {} {}", "{}, {}, {}"
 
 
 class LanguageModel:
-    """Sentence embeddings (texts, 384), of length 1, relative to the mean word's: what texts have in common is left out."""
+    """Sentence embeddings (texts, 384), of length 1, relative to the mean word's, which says nothing."""
 
     def __init__(self, folder: Path, words: Sequence[str]) -> None:
         place = _fetch(folder)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
@@ -19,14 +21,18 @@ from transformers import CLIPModel, CLIPTokenizer
 from ..core import storage
 from ..core.errors import UserError
 from ..harness.host_server import comfyui_folder
-from . import autoencoder, encoders, language, weights
+from . import autoencoder, denoiser, encoders, language, weights
 from .pictures import Pictures
 from .sources import Sources
-from .training import Settings, train
+from .training import Settings, computing_dtype, train
 from .truth import Truth
 
 AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
 ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
+
+
+UNET = Settings(steps=12_000, batch=64, learning_rate=1e-3, average=0.9995)
+LATENTS = 40_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Workshop:
 
     packages: Path
     runs: Path
+    weights: Path
     device: torch.device
     until: float
 
@@ -53,6 +60,11 @@ class Workshop:
                 bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
                 bar.update(state.step - bar.n)
 
+    def export(self, part: weights.Part, module: nn.Module, settings: Settings) -> None:
+        """Keeps the weights of a part in float16; `module` then holds what was kept."""
+        weights.save(part, module.state_dict(), {"settings": asdict(settings)}, self.weights)
+        module.load_state_dict(weights.load(part, self.weights))
+
     def autoencoder(self) -> AutoencoderTiny:
         """The autoencoder, trained."""
         module = autoencoder.build()
@@ -62,6 +74,7 @@ class Workshop:
             return autoencoder.loss(worker, crops.to(self.device))
 
         self.train("autoencoder", module, loss, AUTOENCODER)
+        self.export("autoencoder", module, AUTOENCODER)
         return module
 
     def language(self) -> tuple[dict[str, Tensor], list[str], Tensor]:
@@ -85,18 +98,44 @@ class Workshop:
         module = encoders.build(table)
         lessons = encoders.Lessons(self.pictures, self.tokenizer, texts, meanings)
         self.train("encoders", module, lambda worker, step: lessons.loss(worker, ENCODERS.batch, step), ENCODERS)
+        self.export("encoders", module, ENCODERS)
+        return module
+
+    def latents(self) -> dict[str, Tensor]:
+        """Latents of training pictures: made once, then read."""
+        file = self.runs / "latents.safetensors"
+        if not file.is_file():
+            model = self.autoencoder().to(self.device, computing_dtype(self.device), memory_format=torch.channels_last)
+            latents = denoiser.encode_pictures(model, self.pictures, LATENTS)
+            names = list(latents)
+            tensors = {str(number): latents[name] for number, name in enumerate(names)}
+            storage.write(file, tensors, {"kind": "latents", "version": 1, "names": names})
+        with safe_open(file, "pt") as tensors:
+            names = json.loads(tensors.metadata()[storage.FORMAT_KEY])["names"]
+            return {name: tensors.get_tensor(str(number)) for number, name in enumerate(names)}
+
+    def unet(self) -> UNet2DConditionModel:
+        """The UNet, trained."""
+        module = denoiser.build()
+        text_encoder = self.encoders().text_model.to(self.device)
+        lessons = denoiser.Lessons(self.pictures.truth, self.latents(), self.tokenizer, text_encoder)
+        self.train("unet", module, lambda worker, step: lessons.loss(worker, UNET.batch, step), UNET)
+        self.export("unet", module, UNET)
         return module
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["autoencoder", "encoders"])
+    parser.add_argument("part", choices=["autoencoder", "encoders", "unet"])
     parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     parser.add_argument("--runs", type=Path, default=Path(".world/runs"), metavar="DIR", help="what training keeps")
+    parser.add_argument("--weights", type=Path, default=weights.FOLDER, metavar="DIR", help="where the weights go")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; a later run goes on")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    workshop = Workshop(arguments.packages, arguments.runs, device, time.monotonic() + 60 * arguments.minutes)
+    workshop = Workshop(
+        arguments.packages, arguments.runs, arguments.weights, device, time.monotonic() + 60 * arguments.minutes
+    )
     try:
         getattr(workshop, arguments.part)()
     except UserError as error:

@@ -105,7 +105,7 @@ def train(
 
 
 def _optimizers(weights: list[nn.Parameter], settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for matrices, AdamW for vectors: networks without normalisation, as the autoencoder, hardly learn with Adam."""
+    """Muon for matrices, AdamW for vectors: the autoencoder, which has no normalisation, hardly learns with Adam."""
     options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     matrices, vectors = ([w for w in weights if (w.ndim > 1) == wide] for wide in (True, False))
     return [

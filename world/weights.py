@@ -1,12 +1,60 @@
-"""EmojiWorld's token table: 49,408 embeddings in four bits an entry."""
+"""EmojiWorld's weights: one file for each part, in float16, with the token table in four bits an entry."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
 import torch
+from safetensors.torch import load as load_bytes
 from torch import Tensor
 
+from ..core import storage
+from ..core.errors import UserError
+
+Part = Literal["encoders", "autoencoder", "unet"]
+FOLDER = Path(__file__).parent / "weights"
+CHECKSUMS = "checksums.json"
+EMBEDDING = "text_model.embeddings.token_embedding.weight"
 LEVELS = 7  # -7..7 in four bits
 CLIPPING = (1.0, 0.9, 0.8, 0.7, 0.6)  # shares of a row's largest entry that are tried as the largest level
+
+
+def save(part: Part, state: Mapping[str, Tensor], made: Mapping[str, Any], folder: Path = FOLDER) -> None:
+    """Writes the weights of a part in float16 and notes their checksum; `made` says how they were made."""
+    tensors = {name: tensor.half() for name, tensor in state.items() if name != EMBEDDING}
+    if EMBEDDING in state:
+        tensors |= pack(state[EMBEDDING])
+    file = folder / f"{part}.safetensors"
+    storage.write(file, tensors, {"kind": f"EmojiWorld {part}", **made})
+    checksums = folder / CHECKSUMS
+    known = json.loads(checksums.read_text(encoding="utf-8")) if checksums.is_file() else {}
+    known[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    checksums.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load(part: Part, folder: Path = FOLDER) -> dict[str, Tensor]:
+    """The weights of a part, named as diffusers and transformers name them; float16.
+
+    Raises UserError that names the file, the checksum found and the one expected, and how to restore it.
+    """
+    file = folder / f"{part}.safetensors"
+    restore = f"restore it with: git -C {folder.parent.parent} checkout -- {folder.parent.name}/{folder.name}"
+    try:
+        expected = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))[file.name]
+        data = file.read_bytes()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file} or its checksum can't be read ({error}); {restore}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise UserError(f"{file} ({len(data)} bytes) has the checksum {found}, expected {expected}; {restore}")
+    tensors = load_bytes(data)
+    if "table" in tensors:
+        tensors[EMBEDDING] = unpack(tensors.pop("table"), tensors.pop("table_scale"))
+    return tensors
 
 
 def pack(table: Tensor) -> dict[str, Tensor]:
@@ -29,6 +77,6 @@ def pack(table: Tensor) -> dict[str, Tensor]:
 
 
 def unpack(table: Tensor, table_scale: Tensor) -> Tensor:
-    """The table (rows, columns) in float32 that `pack` stored: exactly, wherever it is unpacked."""
+    """The table (rows, columns) in float16 that `pack` stored: exactly the same wherever it is unpacked."""
     nibbles = torch.stack([table // 16, table % 16], -1).flatten(1)
-    return (nibbles.float() - LEVELS) * table_scale[:, None].float()
+    return ((nibbles.float() - LEVELS) * table_scale[:, None].float()).half()

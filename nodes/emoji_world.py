@@ -1,0 +1,35 @@
+"""EmojiWorld in the graph: a small trained model whose truth is known."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from . import host
+
+
+class EmojiWorldLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EmojiWorldLoader",
+            display_name="EmojiWorld Loader",
+            category="ConceptLens",
+            description="Loads EmojiWorld, a small Stable Diffusion 1.x-type model that comes with ConceptLens: 128 x "
+            "128 pixels, made in a second or two on a CPU, and it is known what every word means in it.",
+            search_aliases=["emoji", "example model", "tiny model", "checkpoint"],
+            inputs=[],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip="The UNet, for 128 x 128 pixels."),
+                io.Clip.Output("clip", display_name="clip", tooltip="The text encoder: 384 wide, CLIP's tokens."),
+                io.Vae.Output("vae", display_name="vae", tooltip="The autoencoder, of TAESD's architecture."),
+                io.ClipVision.Output(
+                    "clip_vision",
+                    display_name="clip_vision",
+                    tooltip="The image encoder, in one space with the texts.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*host.emoji_world())
