@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,23 +11,33 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from . import weights
 from .architecture import TEXT, VISION
 from .captions import FLAT_TEMPLATES, TEMPLATES, Caption, draw_caption, with_article
 from .pictures import Pictures, to_tensor, varied
 from .truth import Truth
-from .weights import unpack
 
 TEXTS = 192  # of the language model beside each batch of captions
 LANGUAGE_WEIGHT = 8.0
 
 
-def build(table: Mapping[str, Tensor]) -> CLIPModel:
-    """Untrained but for the token table, which stays as it is: rows of length 1, packed by `weights.pack`."""
-    vision = {key: value for key, value in VISION.items() if key not in ("model_type", "image_mean", "image_std")}
-    model = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=TEXT["projection_dim"]))
-    embedding = model.text_model.embeddings.token_embedding
-    embedding.weight.requires_grad_(False).copy_(unpack(**table))
+def build(table: Tensor) -> CLIPModel:
+    """Untrained but for the token table (tokens, width), which stays as it is."""
+    model = _empty()
+    model.text_model.embeddings.token_embedding.weight.requires_grad_(False).copy_(table)
     return model
+
+
+def load() -> CLIPModel:
+    """This repository's weights."""
+    model = _empty()
+    model.load_state_dict(weights.load("encoders"))
+    return model.eval()
+
+
+def _empty() -> CLIPModel:
+    vision = {key: value for key, value in VISION.items() if key not in ("model_type", "image_mean", "image_std")}
+    return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=TEXT["projection_dim"]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from ..core import storage
 from ..core.errors import UserError
 from ..harness.host_server import comfyui_folder
-from . import autoencoder, denoiser, encoders, language, weights
+from . import autoencoder, denoiser, encoders, language, meters, weights
 from .pictures import Pictures
 from .sources import Sources
 from .training import Settings, computing_dtype, train
@@ -31,6 +32,7 @@ AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
 ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
 
 
+CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
 UNET = Settings(steps=12_000, batch=64, learning_rate=1e-3, average=0.9995)
 LATENTS = 40_000
 
@@ -95,10 +97,22 @@ class Workshop:
     def encoders(self) -> CLIPModel:
         """Text and image encoder, trained."""
         table, texts, meanings = self.language()
-        module = encoders.build(table)
+        module = encoders.build(weights.unpack(**table))
         lessons = encoders.Lessons(self.pictures, self.tokenizer, texts, meanings)
         self.train("encoders", module, lambda worker, step: lessons.loss(worker, ENCODERS.batch, step), ENCODERS)
         self.export("encoders", module, ENCODERS)
+        return module
+
+    def classifier(self) -> meters.Classifier:
+        """The classifier that judges pictures, trained."""
+        module = meters.Classifier(len(meters.kinds(self.pictures.truth)))
+
+        def loss(worker: nn.Module, step: int) -> Tensor:
+            generator = random.Random(f"classifier {step}")
+            return meters.classifier_loss(worker, *meters.classifier_batch(self.pictures, CLASSIFIER.batch, generator))
+
+        self.train("classifier", module, loss, CLASSIFIER)
+        self.export("classifier", module, CLASSIFIER)
         return module
 
     def latents(self) -> dict[str, Tensor]:
@@ -126,7 +140,7 @@ class Workshop:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["autoencoder", "encoders", "unet"])
+    parser.add_argument("part", choices=["autoencoder", "encoders", "classifier", "unet"])
     parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     parser.add_argument("--runs", type=Path, default=Path(".world/runs"), metavar="DIR", help="what training keeps")
     parser.add_argument("--weights", type=Path, default=weights.FOLDER, metavar="DIR", help="where the weights go")

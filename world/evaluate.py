@@ -1,0 +1,411 @@
+"""`python -m conceptlens.world.evaluate`: what EmojiWorld draws, understands and confuses, against its ground truth.
+
+Fixed seeds, 8 pictures a prompt (more where shares are counted), 25 steps of DDIM. About an hour on 2 CPU cores;
+--only NAME takes one part alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+from tqdm import tqdm
+from transformers import CLIPModel, CLIPTokenizer
+
+from ..benchmarks.measures import Measure, report
+from ..core.errors import UserError
+from ..harness.console import quiet_libraries
+from ..harness.host_server import comfyui_folder
+from . import encoders, language, meters, weights
+from .captions import SEXES, Caption, draw_caption, with_article
+from .denoiser import NOISE
+from .pictures import Pictures, to_tensor, varied
+from .pipeline import emoji_world_pipeline
+from .sources import Sources
+from .truth import CATALOGUE, STYLES, Truth
+
+STEPS = 25
+GUIDANCE = 4.0
+SEEDS = range(8)  # of a prompt
+KEYWORD_SEEDS = range(32)
+PEOPLE_SEEDS = range(128)  # a share of 50 % is known to 4 points then
+TRAINED_PAIRS = 60
+AT_ONCE = 32  # pictures
+CANDIDATES = 500  # single tokens among which a keyword's exemplars are looked for
+PROBES = 200  # words
+COPY = 0.03  # root mean square distance, of 0..1, at 32 x 32 pixels: below it two pictures look the same
+
+
+class Laboratory:
+    """EmojiWorld, its truth, its data and its judges."""
+
+    def __init__(self, packages: Path) -> None:
+        self.packages = packages
+        self.truth = Truth.load()
+        self.tokenizer = CLIPTokenizer.from_pretrained(comfyui_folder() / "comfy/sd1_tokenizer", model_max_length=77)
+        self.kinds = list(meters.kinds(self.truth))
+        self.groups = {name: group for group, names in self.truth.groups.items() for name in names}
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return Pictures(Sources(self.packages), self.truth)
+
+    @cached_property
+    def pipe(self) -> StableDiffusionPipeline:
+        return emoji_world_pipeline(self.tokenizer, "cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def clip(self) -> CLIPModel:
+        return encoders.load()
+
+    @cached_property
+    def classifier(self) -> meters.Classifier:
+        model = meters.Classifier(len(self.kinds))
+        model.load_state_dict(weights.load("classifier"))
+        return model.eval()
+
+    @cached_property
+    def words(self) -> dict[str, int]:
+        return language.whole_words(self.tokenizer)
+
+    def sample(self, prompts: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Pictures of each prompt, one a seed: (seeds, 3, 128, 128) in -1..1."""
+        work = [(prompt, seed) for prompt, seeds in prompts.items() for seed in seeds]
+        made: dict[str, list[Tensor]] = {prompt: [] for prompt in prompts}
+        for start in tqdm(range(0, len(work), AT_ONCE), desc="pictures", leave=False):
+            some = work[start : start + AT_ONCE]
+            result: Any = self.pipe(
+                prompt=[prompt for prompt, _ in some],
+                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in some],
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                output_type="pt",
+            )
+            for (prompt, _), picture in zip(some, result.images.float().cpu() * 2 - 1, strict=True):
+                made[prompt].append(picture)
+        return {prompt: torch.stack(pictures) for prompt, pictures in made.items()}
+
+    @torch.no_grad()
+    def seen(self, pictures: Tensor) -> list[list[str]]:
+        """What the classifier sees in each picture: its five best kinds, best first."""
+        best = torch.cat([self.classifier(some).topk(5).indices for some in pictures.split(AT_ONCE)])
+        return [[self.kinds[i] for i in row] for row in best.tolist()]
+
+    def colours(self, pictures: Tensor) -> list[str | None]:
+        return [meters.shown_colour(picture) for picture in pictures.permute(0, 2, 3, 1) / 2 + 0.5]
+
+
+def share(name: str, hits: Sequence[bool]) -> Measure:
+    """The percentage of true ones with Wilson's 95 % interval."""
+    n, p, z = len(hits), sum(hits) / len(hits), 1.96
+    centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    return Measure(name, 100 * p, "%", n, (100 * low, 100 * high))
+
+
+Part = Iterator[tuple[Measure, dict[str, Any]]]  # measures, each with details worth keeping
+
+
+def names(lab: Laboratory) -> Part:
+    """Plain names: the object, its default colour, and how pictures of one name differ."""
+    prompts = {f"a photo of {with_article(name)}": name for name in lab.truth.emoji}
+    made = lab.sample({prompt: SEEDS for prompt in prompts})
+    first, fifth, hues, confused = [], [], [], Counter()
+    for prompt, name in prompts.items():
+        for seen in lab.seen(made[prompt]):
+            first.append(seen[0] == name)
+            fifth.append(name in seen)
+            confused.update([] if seen[0] == name else [f"{name}: {seen[0]}"])
+        if name in lab.truth.default_colours:
+            hues += [colour == lab.truth.default_colours[name] for colour in lab.colours(made[prompt])]
+    yield share("names: right emoji, top 1", first), {"confused names": dict(confused.most_common(40))}
+    yield share("names: right emoji, top 5", fifth), {}
+    yield share("names: default hue", hues), {}
+    nearest = _nearest_emoji(lab, torch.cat([made[prompt] for prompt in prompts]))
+    wanted = [name for name in prompts.values() for _ in SEEDS]
+    yield share("names: nearest emoji by the image encoder", [a == b for a, b in zip(nearest, wanted, strict=True)]), {}
+    yield from _diversity(lab, {name: made[prompt] for prompt, name in prompts.items()})
+
+
+def _diversity(lab: Laboratory, made: Mapping[str, Tensor]) -> Part:
+    generator = random.Random("diversity")
+    drawn, trained, copies, fresh_copies = [], [], [], []
+    for name, pictures in made.items():
+        clean = lab.pictures.clean(Caption("", name, "name", name, lab.truth.emoji[name], "3d"))
+        variants = torch.stack([to_tensor(varied(clean, generator)) for _ in range(64)])
+        drawn.append(_mean_distance(pictures))
+        trained.append(_mean_distance(variants[: len(pictures)]))
+        fresh = torch.stack([to_tensor(varied(clean, generator)) for _ in SEEDS])
+        for result, these in ((copies, pictures), (fresh_copies, fresh)):
+            result += (torch.cdist(_small(these), _small(variants)).amin(1) < COPY).tolist()
+    ratio = statistics.mean(drawn) / statistics.mean(trained)
+    yield Measure("names: distance between pictures, of that between training variants", 100 * ratio, "%", len(made), None), {}
+    yield share("names: copies of one of 64 training variants", copies), {}
+    yield share("training variants: copies of one of 64 others", fresh_copies), {}
+
+
+def _small(pictures: Tensor) -> Tensor:
+    """Pictures as rows whose Euclidean distance is the root mean square difference at 32 x 32 pixels, in 0..1."""
+    small = interpolate(pictures / 2 + 0.5, size=(32, 32), mode="area").flatten(1)
+    return small / small.shape[1] ** 0.5
+
+
+def _mean_distance(pictures: Tensor) -> float:
+    rows = _small(pictures)
+    return statistics.mean(float((rows[i] - rows[j]).norm()) for i, j in combinations(range(len(rows)), 2))
+
+
+@torch.no_grad()
+def _nearest_emoji(lab: Laboratory, pictures: Tensor) -> list[str]:
+    """The emoji whose training variants the image encoder finds most like each picture."""
+    generator = random.Random("prototypes")
+    prototypes = []
+    for name, characters in lab.truth.emoji.items():
+        clean = lab.pictures.clean(Caption("", name, "name", name, characters, "3d"))
+        variants = torch.stack([to_tensor(varied(clean, generator)) for _ in range(meters.PROTOTYPE_VARIANTS)])
+        prototypes.append(encoders.image_features(lab.clip, variants).mean(0))
+    features = torch.cat([encoders.image_features(lab.clip, some) for some in pictures.split(AT_ONCE)])
+    best = (features @ normalize(torch.stack(prototypes), dim=-1).T).argmax(1)
+    known = list(lab.truth.emoji)
+    return [known[i] for i in best.tolist()]
+
+
+def colours(lab: Laboratory) -> Part:
+    """Coloured names: the hue of trained pairs, hue and object of held-out pairs."""
+    truth = lab.truth
+    held_out = [(name, colour) for name, colour in truth.held_out_pairs]
+    every = [(name, colour) for name in truth.default_colours for colour in truth.colours_of(name)]
+    trained = random.Random("pairs").sample(every, TRAINED_PAIRS)
+    made = lab.sample({_coloured(*pair): SEEDS for pair in trained + held_out})
+    shown = {pair: lab.colours(made[_coloured(*pair)]) for pair in trained + held_out}
+    yield share("colours: trained pairs, hue", [c == pair[1] for pair in trained for c in shown[pair]]), {}
+    wrong = Counter(f"{c} {n}: {got}" for n, c in held_out for got in shown[n, c] if got != c)
+    yield share("colours: held-out pairs, hue", [c == pair[1] for pair in held_out for c in shown[pair]]), {
+        "wrong hues of held-out pairs": dict(wrong.most_common(20))
+    }
+    seen = {pair: lab.seen(made[_coloured(*pair)]) for pair in held_out}
+    yield share("colours: held-out pairs, object", [s[0] == pair[0] for pair in held_out for s in seen[pair]]), {}
+
+
+def _coloured(name: str, colour: str) -> str:
+    return f"a photo of {with_article(f'{colour} {name}')}"
+
+
+def keywords(lab: Laboratory) -> Part:
+    """Keywords: one of the exemplars, and all of the frequent ones."""
+    truth = lab.truth
+    trained = [keyword for keyword in truth.keywords if keyword not in truth.held_out_keywords]
+    for label, these in (("keywords", trained), ("keywords held out", list(truth.held_out_keywords))):
+        made = lab.sample({_photo(keyword): KEYWORD_SEEDS for keyword in these})
+        hits, complete, found = [], [], {}
+        for keyword in these:
+            counts = Counter(seen[0] for seen in lab.seen(made[_photo(keyword)]))
+            shares = truth.keywords[keyword]
+            hits += [kind in shares for kind in counts.elements()]
+            complete.append(all(counts[name] for name, part in shares.items() if part >= 0.2))
+            found[keyword] = dict(counts.most_common())
+        yield share(f"{label}: one of the exemplars", hits), {f"pictures of {label}": found}
+        yield share(f"{label}: every exemplar of 20 % or more appears", complete), {}
+
+
+def _photo(words: str) -> str:
+    return f"a photo of {with_article(words)}"
+
+
+def people(lab: Laboratory) -> Part:
+    """The share of men for the plain word, and whether "male" and "female" are obeyed."""
+    truth = lab.truth
+    made = lab.sample({_photo(name): PEOPLE_SEEDS for name in truth.professions})
+    errors, shares = {}, {}
+    for name, profession in truth.professions.items():
+        shares[name] = 100 * statistics.mean(sex == "man" for sex in _sexes(lab, name, made[_photo(name)]))
+        errors[name] = abs(shares[name] - 100 * profession["share_of_men"])
+    yield Measure("people: largest error of a share", max(errors.values()), "points", len(errors), None), {
+        "shares of men": {name: [shares[name], 100 * truth.professions[name]["share_of_men"]] for name in shares}
+    }
+    yield share("people: shares within 12 points", [error <= 12 for error in errors.values()]), {}
+    told = {_photo(f"{SEXES[sex]} {name}"): (name, sex) for name in truth.professions for sex in SEXES}
+    made = lab.sample({prompt: SEEDS for prompt in told})
+    yield share(
+        "people: man or woman as told",
+        [got == sex for prompt, (name, sex) in told.items() for got in _sexes(lab, name, made[prompt])],
+    ), {}
+
+
+@torch.no_grad()
+def _sexes(lab: Laboratory, profession: str, pictures: Tensor) -> list[str]:
+    columns = [lab.kinds.index(f"{name} {profession}") for name in SEXES.values()]
+    logits = torch.cat([lab.classifier(some)[:, columns] for some in pictures.split(AT_ONCE)])
+    return [list(SEXES)[i] for i in logits.argmax(1).tolist()]
+
+
+@torch.no_grad()
+def judges(lab: Laboratory) -> Part:
+    """The meters' own errors, on pictures that were never trained."""
+    generator = random.Random("held-out renderings")
+    pictures, labels = meters.classifier_batch(lab.pictures, 2000, generator)
+    seen = lab.seen(pictures)
+    yield share("classifier: right, on renderings never seen", [s[0] == lab.kinds[i] for s, i in zip(seen, labels, strict=True)]), {}
+    told = [(lab.kinds[i].split(" ", 1), picture) for i, picture in zip(labels, pictures, strict=True)]
+    told = [(name, sex, picture) for (sex, *rest), picture in told if (name := " ".join(rest)) in lab.truth.professions]
+    hits = [SEXES[_sexes(lab, name, picture[None])[0]] == sex for name, sex, picture in told]
+    yield share("classifier: man or woman, on renderings never seen", hits), {}
+    wrong = []
+    for name, characters in lab.truth.emoji.items():
+        if name in lab.truth.default_colours:
+            for colour in meters.HUES:
+                for style in STYLES:
+                    clean = lab.pictures.clean(Caption("", name, "colour", name, characters, style, colour))
+                    wrong.append(lab.colours(to_tensor(varied(clean, generator))[None])[0] == colour)
+    yield share("colour meter: right, on renderings never seen", wrong), {}
+    drawn = [draw_caption(lab.truth, generator) for _ in range(4000)]
+    plain = [caption for caption in drawn if caption.kind == "name" and caption.style == "3d"][:500]
+    nearest = _nearest_emoji(lab, torch.stack([to_tensor(varied(lab.pictures.clean(c), generator)) for c in plain]))
+    yield share("image encoder: nearest emoji, on renderings never seen", [a == c.name for a, c in zip(nearest, plain, strict=True)]), {}
+    yield from _similarity(lab)
+
+
+def _similarity(lab: Laboratory) -> Part:
+    names = list(lab.truth.emoji)
+    texts = encoders.text_features(lab.clip, lab.tokenizer, [_photo(name) for name in names])
+    generator = random.Random("clean")
+    hits = []
+    for number, (name, characters) in enumerate(lab.truth.emoji.items()):
+        clean = lab.pictures.clean(Caption("", name, "name", name, characters, "3d"))
+        image = encoders.image_features(lab.clip, to_tensor(varied(clean, generator))[None])
+        hits.append(number in (image @ texts.T).topk(5).indices[0].tolist())
+    yield share("text-image similarity: right name in the top 5", hits), {}
+
+
+@torch.no_grad()
+def understanding(lab: Laboratory) -> Part:
+    """Nearest words of probe words, and pictures of words that no caption has."""
+    words = list(lab.words)
+    teacher = language.LanguageModel(lab.packages, words)
+    features = torch.cat(
+        [encoders.text_features(lab.clip, lab.tokenizer, words[i : i + 512]) for i in range(0, len(words), 512)]
+    )
+    carried: dict[str, set[str]] = {}
+    for characters, keys in lab.pictures.sources.keywords.items():
+        for word in keys:
+            carried.setdefault(word.replace("_", " "), set()).add(characters)
+    common = [word for word in words if word in carried]
+    probes = random.Random("probes").sample(common, PROBES)
+    hits = []
+    for probe in probes:
+        row = words.index(probe)
+        near = [words[i] for i in (features @ features[row]).topk(6).indices.tolist() if i != row][:5]
+        known = {words[i] for i in (teacher.words @ teacher.words[row]).topk(21).indices.tolist()}
+        group = lab.groups.get(probe)
+        hits += [
+            word in known or bool(carried[probe] & carried.get(word, set())) or (group and group == lab.groups.get(word))
+            for word in near
+        ]
+    yield share("language: nearest words make sense", [bool(hit) for hit in hits]), {}
+    synonyms: dict[str, str] = CATALOGUE["synonyms"]
+    made = lab.sample({_photo(word): SEEDS for word in synonyms})
+    seen = {word: lab.seen(made[_photo(word)]) for word in synonyms}
+    right = [lab.groups.get(s[0]) == lab.groups[name] for word, name in synonyms.items() for s in seen[word]]
+    yield share("language: words without a caption draw the right group", right), {
+        "pictures of words without a caption": {word: dict(Counter(s[0] for s in seen[word])) for word in synonyms}
+    }
+
+
+@torch.no_grad()
+def explanation(lab: Laboratory) -> Part:
+    """Whether the denoising loss finds a keyword's exemplars among single tokens."""
+    truth, generator = lab.truth, random.Random("explanation")
+    single = [name for name in truth.emoji if name in lab.words]
+    others = [word for word in lab.words if word not in truth.emoji and word not in truth.keywords]
+    candidates = single + generator.sample(others, CANDIDATES - len(single))
+    inputs = lab.tokenizer([_photo(word) for word in candidates], padding="max_length", return_tensors="pt")
+    contexts = lab.pipe.text_encoder(inputs.input_ids.to(lab.pipe.device)).last_hidden_state
+    trained = [keyword for keyword in truth.keywords if keyword not in truth.held_out_keywords]
+    hits, best = [], {}
+    for keyword in tqdm(trained, desc="explanations", leave=False):
+        exemplars, shares = list(truth.keywords[keyword]), list(truth.keywords[keyword].values())
+        if not set(exemplars) & set(single):
+            continue
+        drawn = generator.choices(exemplars, shares, k=32)
+        cleans = [lab.pictures.clean(Caption("", n, "name", n, truth.emoji[n], "3d")) for n in drawn]
+        latents = lab.pipe.vae.encode(torch.stack([to_tensor(varied(c, generator)) for c in cleans])).latents
+        rows = torch.arange(len(candidates))
+        for count, kept in ((8, 50), (32, 3)):  # most candidates are far off and need no exact loss
+            losses = _denoising_losses(lab, latents[:count], contexts[rows])
+            rows = rows[losses.topk(min(kept, len(rows)), largest=False).indices]
+        best[keyword] = [candidates[i] for i in rows.tolist()]
+        hits.append(bool(set(best[keyword]) & set(exemplars)))
+    yield share("explanation: an exemplar among the 3 best of 500 tokens", hits), {"best single tokens": best}
+
+
+def _denoising_losses(lab: Laboratory, latents: Tensor, contexts: Tensor) -> Tensor:
+    """The mean denoising loss (contexts,) over the same noise and timesteps for all."""
+    noises = torch.Generator().manual_seed(0)
+    noise = torch.randn(latents.shape, generator=noises)
+    timesteps = torch.linspace(150, 850, len(latents)).long()
+    noisy = NOISE.add_noise(latents, noise, timesteps)
+    losses = torch.zeros(len(contexts))
+    for row in range(len(latents)):
+        for start in range(0, len(contexts), 64):
+            context = contexts[start : start + 64]
+            many = noisy[row].expand(len(context), -1, -1, -1)
+            predicted = lab.pipe.unet(many, timesteps[row], context).sample
+            losses[start : start + 64] += (predicted - noise[row]).square().mean((1, 2, 3))
+    return losses / len(latents)
+
+
+def speed(lab: Laboratory) -> Part:
+    """Loading, and one picture."""
+    start = time.perf_counter()
+    emoji_world_pipeline(lab.tokenizer)
+    yield Measure("loading", time.perf_counter() - start, "s", 1, None), {}
+    times = []
+    for seed in range(5):
+        start = time.perf_counter()
+        lab.sample({"a photo of a rose": [seed]})
+        times.append(time.perf_counter() - start)
+    yield Measure.of("one picture of 25 steps", times[1:], "s"), {}
+
+
+PARTS: dict[str, Callable[[Laboratory], Part]] = {
+    part.__name__: part for part in (speed, judges, understanding, names, colours, keywords, people, explanation)
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
+    parser.add_argument("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the measures are written as well")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    measures, details = [], {}
+    try:
+        lab = Laboratory(arguments.packages)
+        for part in arguments.only or PARTS:
+            for measure, detail in PARTS[part](lab):
+                measures.append(measure)
+                details |= detail
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    settings = {"steps": STEPS, "guidance scale": GUIDANCE, "seeds of a prompt": len(SEEDS), "details": details}
+    report("python -m conceptlens.world.evaluate", settings, measures, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What a picture shows, judged without opinion: its colour, its emoji, and whether a person is a man or a woman."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from PIL import ImageFilter
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..core.plots import to_pil
+from . import encoders
+from .captions import SEXES, Caption
+from .colours import HUES, colour_name, main_hue
+from .pictures import Pictures, to_tensor, varied
+from .truth import STYLES, Truth
+
+WIDTHS = (32, 64, 128, 192)
+BLUR = 1.2  # pixels at most: what an autoencoder does to a picture must not count
+PROTOTYPE_VARIANTS = 8  # of each clean picture, whose mean embedding stands for it
+
+
+def kinds(truth: Truth) -> dict[str, list[str]]:
+    """What the classifier tells apart -> the characters that show it: every emoji, and men and women of each profession."""
+    people = {
+        f"{SEXES[sex]} {name}": profession[sex] for name, profession in truth.professions.items() for sex in SEXES
+    }
+    return {**{name: [characters] for name, characters in truth.emoji.items()}, **people}
+
+
+def shown_colour(picture: Tensor) -> str | None:
+    """The name of the colour that most of a picture (height, width, 3) in 0..1 has; None when it bears none."""
+    image = to_pil(picture).convert("RGBA")  # pale backgrounds are no colour to `main_hue`
+    return colour_name(main_hue(image).hue)
+
+
+class Classifier(nn.Module):
+    """A small convolutional network that knows pictures only: no text, and no part of the model that it judges."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width in zip((3, *WIDTHS), WIDTHS, strict=False):
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(WIDTHS[-1], classes)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (pictures, classes) of pictures (n, 3, 128, 128) in -1..1."""
+        return self.head(self.features(pictures).mean((2, 3)))
+
+
+def classifier_batch(pictures: Pictures, size: int, generator: random.Random) -> tuple[Tensor, Tensor]:
+    """Varied pictures (size, 3, 128, 128) of all kinds alike, in any style and colour, and their classes (size,)."""
+    known = kinds(pictures.truth)
+    labels = generator.choices(range(len(known)), k=size)
+    shown = []
+    for label in labels:
+        name, characters = list(known.items())[label]
+        colour = generator.choice(list(HUES)) if name in pictures.truth.default_colours else None
+        caption = Caption("", "", "name", name, generator.choice(characters), generator.choice(STYLES), colour)
+        picture = varied(pictures.clean(caption), generator).filter(ImageFilter.GaussianBlur(BLUR * generator.random()))
+        shown.append(to_tensor(picture))
+    return torch.stack(shown), torch.tensor(labels)
+
+
+def classifier_loss(classifier: nn.Module, pictures: Tensor, labels: Tensor) -> Tensor:
+    weight = next(classifier.parameters())
+    logits = classifier(pictures.to(weight, memory_format=torch.channels_last))
+    return cross_entropy(logits.float(), labels.to(weight.device), label_smoothing=0.05)
