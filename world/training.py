@@ -76,30 +76,32 @@ def train(
     step, history = _resume(file, settings, weights, average, optimizers)
     _copy(weights, working)
     saved = then = time.monotonic()
-    while step < settings.steps and time.monotonic() < until:
-        torch.manual_seed(settings.seed + step)
-        value = loss(worker, step)
-        value.backward()
-        for weight, twin in zip(weights, working, strict=True):
-            weight.grad, twin.grad = None if twin.grad is None else twin.grad.float().reshape(weight.shape), None
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step, settings)
-            optimizer.step()
-        _copy(weights, working)
-        with torch.no_grad():
-            torch._foreach_lerp_(average, weights, 1 - min(settings.average, (1 + step) / (10 + step)))
-        now = time.monotonic()
-        smooth = history or Step(0, value.item(), now - then)
-        step += 1
-        history = Step(step, 0.98 * smooth.loss + 0.02 * value.item(), 0.98 * smooth.seconds + 0.02 * (now - then))
-        then = now
-        if now - saved > SAVE_EVERY:
+    try:
+        while step < settings.steps and time.monotonic() < until:
+            torch.manual_seed(settings.seed + step)
+            value = loss(worker, step)
+            value.backward()
+            for weight, twin in zip(weights, working, strict=True):
+                weight.grad, twin.grad = None if twin.grad is None else twin.grad.float().reshape(weight.shape), None
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * _schedule(step, settings)
+                optimizer.step()
+            _copy(weights, working)
+            with torch.no_grad():
+                torch._foreach_lerp_(average, weights, 1 - min(settings.average, (1 + step) / (10 + step)))
+            now = time.monotonic()
+            smooth = history or Step(0, value.item(), now - then)
+            step += 1
+            history = Step(step, 0.98 * smooth.loss + 0.02 * value.item(), 0.98 * smooth.seconds + 0.02 * (now - then))
+            then = now
+            if now - saved > SAVE_EVERY:
+                _save(file, settings, history, weights, average, optimizers)
+                saved = now
+            yield history
+    finally:  # also when the caller stops: on Ctrl-C, say
+        if history is not None:
             _save(file, settings, history, weights, average, optimizers)
-            saved = now
-        yield history
-    if history is not None:
-        _save(file, settings, history, weights, average, optimizers)
     _copy(average, originals)
     module.eval()
 
