@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from .emoji_world import EmojiWorldLoader
 from .grid import LabelledGrid, StrengthSweep
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 
 
 class ConceptLensExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [EmojiWorldLoader, TIMEEditModel, TIMEEditBatch, SaveTIMEEdit, StrengthSweep, LabelledGrid]
+        return [TIMEEditModel, TIMEEditBatch, SaveTIMEEdit, StrengthSweep, LabelledGrid]

@@ -28,7 +28,7 @@ def build() -> AutoencoderTiny:
                 nn.init.zeros_(layer.bias)
     for block in autoencoder.modules():
         if isinstance(block, AutoencoderTinyBlock):
-            nn.init.zeros_(block.conv[-1].weight)  # begins as the identity
+            nn.init.zeros_(block.conv.get_parameter("4.weight"))  # of the last layer: begins as the identity
     return autoencoder
 
 
@@ -43,7 +43,7 @@ def batch(pictures: Pictures, size: int, step: int) -> Tensor:
     return torch.stack(crops)
 
 
-def loss(autoencoder: nn.Module, pictures: Tensor) -> Tensor:
+def loss(autoencoder: AutoencoderTiny, pictures: Tensor) -> Tensor:
     """How far decoded pictures are from their originals, in value and at edges.
 
     pictures: (batch, 3, height, width) in -1..1. Edges count by themselves: without that term a small autoencoder

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -24,7 +25,10 @@ NOISE = DDIMScheduler(**SCHEDULER)
 
 
 def build() -> UNet2DConditionModel:
-    return UNet2DConditionModel(**UNET)
+    """Untrained."""
+    unet = UNet2DConditionModel(**UNET)
+    unet.set_attn_processor(AttnProcessor())  # plain products: torch's fused attention is slow for heads this narrow
+    return unet
 
 
 def key(caption: Caption) -> str:
@@ -33,7 +37,7 @@ def key(caption: Caption) -> str:
 
 
 @torch.no_grad()
-def encode_pictures(autoencoder: nn.Module, pictures: Pictures, count: int, seed: int = 0) -> dict[str, Tensor]:
+def encode_pictures(autoencoder: AutoencoderTiny, pictures: Pictures, count: int, seed: int = 0) -> dict[str, Tensor]:
     """Latents of training variants, (variants, 4, 16, 16) float16, for each clean picture: encoded once, drawn often.
 
     About `count` in all, shared out as captions are drawn.
@@ -50,8 +54,8 @@ def encode_pictures(autoencoder: nn.Module, pictures: Pictures, count: int, seed
     for start in tqdm(range(0, len(wanted), ENCODED_AT_ONCE), desc="encoding pictures"):
         some = wanted[start : start + ENCODED_AT_ONCE]
         batch = torch.stack([to_tensor(varied(pictures.clean(caption), generator)) for caption in some])
-        encoded = autoencoder.encode(batch.to(weight, memory_format=torch.channels_last)).latents.cpu().half()
-        for caption, latent in zip(some, encoded, strict=True):
+        (encoded,) = autoencoder.encode(batch.to(weight, memory_format=torch.channels_last), return_dict=False)
+        for caption, latent in zip(some, encoded.cpu().half(), strict=True):
             latents[key(caption)].append(latent)
     return {name: torch.stack(variants) for name, variants in latents.items()}
 
@@ -66,7 +70,7 @@ class Lessons:
     text_encoder: CLIPTextModel
     _contexts: dict[str, Tensor] = field(default_factory=dict)
 
-    def loss(self, unet: nn.Module, batch: int, step: int) -> Tensor:
+    def loss(self, unet: UNet2DConditionModel, batch: int, step: int) -> Tensor:
         """The mean squared error of the predicted noise, over timesteps spread evenly."""
         weight = next(unet.parameters())
         generator = random.Random(f"unet {step}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
@@ -53,7 +53,7 @@ class Lessons:
         if len(self.texts) != len(self.meanings):
             raise ValueError(f"{len(self.texts)} texts and {len(self.meanings)} meanings; expected as many.")
 
-    def loss(self, model: nn.Module, batch: int, step: int) -> Tensor:
+    def loss(self, model: CLIPModel, batch: int, step: int) -> Tensor:
         """The contrastive loss of a batch of pictures, and how far texts are from their meanings."""
         generator = random.Random(f"encoders {step}")
         device = model.logit_scale.device
@@ -76,14 +76,14 @@ def _spoken(text: str, generator: random.Random) -> str:
     return template.format(with_article(text) if generator.random() < 0.7 else text)
 
 
-def text_features(model: nn.Module, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+def text_features(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     """Projected text embeddings (texts, 384), float32, of length 1."""
     inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.logit_scale.device)
     pooled = model.text_model(**inputs).pooler_output
     return normalize(model.text_projection(pooled).float(), dim=-1)
 
 
-def image_features(model: nn.Module, pictures: Tensor) -> Tensor:
+def image_features(model: CLIPModel, pictures: Tensor) -> Tensor:
     """Projected image embeddings (pictures, 384), float32, of length 1; pictures (n, 3, 128, 128) in -1..1."""
     pooled = model.vision_model(pictures.to(model.logit_scale.dtype)).pooler_output
     return normalize(model.visual_projection(pooled).float(), dim=-1)

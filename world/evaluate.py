@@ -122,7 +122,7 @@ Part = Iterator[tuple[Measure, dict[str, Any]]]  # measures, each with details w
 def names(lab: Laboratory) -> Part:
     """Plain names: the object, its default colour, and how pictures of one name differ."""
     prompts = {f"a photo of {with_article(name)}": name for name in lab.truth.emoji}
-    made = lab.sample({prompt: SEEDS for prompt in prompts})
+    made = lab.sample(dict.fromkeys(prompts, SEEDS))
     first, fifth, hues, confused = [], [], [], Counter()
     for prompt, name in prompts.items():
         for seen in lab.seen(made[prompt]):
@@ -152,7 +152,12 @@ def _diversity(lab: Laboratory, made: Mapping[str, Tensor]) -> Part:
         for result, these in ((copies, pictures), (fresh_copies, fresh)):
             result += (torch.cdist(_small(these), _small(variants)).amin(1) < COPY).tolist()
     ratio = statistics.mean(drawn) / statistics.mean(trained)
-    yield Measure("names: distance between pictures, of that between training variants", 100 * ratio, "%", len(made), None), {}
+    yield (
+        Measure(
+            "names: distance between pictures, of that between training variants", 100 * ratio, "%", len(made), None
+        ),
+        {},
+    )
     yield share("names: copies of one of 64 training variants", copies), {}
     yield share("training variants: copies of one of 64 others", fresh_copies), {}
 
@@ -193,9 +198,10 @@ def colours(lab: Laboratory) -> Part:
     shown = {pair: lab.colours(made[_coloured(*pair)]) for pair in trained + held_out}
     yield share("colours: trained pairs, hue", [c == pair[1] for pair in trained for c in shown[pair]]), {}
     wrong = Counter(f"{c} {n}: {got}" for n, c in held_out for got in shown[n, c] if got != c)
-    yield share("colours: held-out pairs, hue", [c == pair[1] for pair in held_out for c in shown[pair]]), {
-        "wrong hues of held-out pairs": dict(wrong.most_common(20))
-    }
+    yield (
+        share("colours: held-out pairs, hue", [c == pair[1] for pair in held_out for c in shown[pair]]),
+        {"wrong hues of held-out pairs": dict(wrong.most_common(20))},
+    )
     seen = {pair: lab.seen(made[_coloured(*pair)]) for pair in held_out}
     yield share("colours: held-out pairs, object", [s[0] == pair[0] for pair in held_out for s in seen[pair]]), {}
 
@@ -233,16 +239,20 @@ def people(lab: Laboratory) -> Part:
     for name, profession in truth.professions.items():
         shares[name] = 100 * statistics.mean(sex == "man" for sex in _sexes(lab, name, made[_photo(name)]))
         errors[name] = abs(shares[name] - 100 * profession["share_of_men"])
-    yield Measure("people: largest error of a share", max(errors.values()), "points", len(errors), None), {
-        "shares of men": {name: [shares[name], 100 * truth.professions[name]["share_of_men"]] for name in shares}
-    }
+    yield (
+        Measure("people: largest error of a share", max(errors.values()), "points", len(errors), None),
+        {"shares of men": {name: [shares[name], 100 * truth.professions[name]["share_of_men"]] for name in shares}},
+    )
     yield share("people: shares within 12 points", [error <= 12 for error in errors.values()]), {}
     told = {_photo(f"{SEXES[sex]} {name}"): (name, sex) for name in truth.professions for sex in SEXES}
-    made = lab.sample({prompt: SEEDS for prompt in told})
-    yield share(
-        "people: man or woman as told",
-        [got == sex for prompt, (name, sex) in told.items() for got in _sexes(lab, name, made[prompt])],
-    ), {}
+    made = lab.sample(dict.fromkeys(told, SEEDS))
+    yield (
+        share(
+            "people: man or woman as told",
+            [got == sex for prompt, (name, sex) in told.items() for got in _sexes(lab, name, made[prompt])],
+        ),
+        {},
+    )
 
 
 @torch.no_grad()
@@ -258,7 +268,13 @@ def judges(lab: Laboratory) -> Part:
     generator = random.Random("held-out renderings")
     pictures, labels = meters.classifier_batch(lab.pictures, 2000, generator)
     seen = lab.seen(pictures)
-    yield share("classifier: right, on renderings never seen", [s[0] == lab.kinds[i] for s, i in zip(seen, labels, strict=True)]), {}
+    yield (
+        share(
+            "classifier: right, on renderings never seen",
+            [s[0] == lab.kinds[i] for s, i in zip(seen, labels, strict=True)],
+        ),
+        {},
+    )
     told = [(lab.kinds[i].split(" ", 1), picture) for i, picture in zip(labels, pictures, strict=True)]
     told = [(name, sex, picture) for (sex, *rest), picture in told if (name := " ".join(rest)) in lab.truth.professions]
     hits = [SEXES[_sexes(lab, name, picture[None])[0]] == sex for name, sex, picture in told]
@@ -274,7 +290,13 @@ def judges(lab: Laboratory) -> Part:
     drawn = [draw_caption(lab.truth, generator) for _ in range(4000)]
     plain = [caption for caption in drawn if caption.kind == "name" and caption.style == "3d"][:500]
     nearest = _nearest_emoji(lab, torch.stack([to_tensor(varied(lab.pictures.clean(c), generator)) for c in plain]))
-    yield share("image encoder: nearest emoji, on renderings never seen", [a == c.name for a, c in zip(nearest, plain, strict=True)]), {}
+    yield (
+        share(
+            "image encoder: nearest emoji, on renderings never seen",
+            [a == c.name for a, c in zip(nearest, plain, strict=True)],
+        ),
+        {},
+    )
     yield from _similarity(lab)
 
 
@@ -311,7 +333,9 @@ def understanding(lab: Laboratory) -> Part:
         known = {words[i] for i in (teacher.words @ teacher.words[row]).topk(21).indices.tolist()}
         group = lab.groups.get(probe)
         hits += [
-            word in known or bool(carried[probe] & carried.get(word, set())) or (group and group == lab.groups.get(word))
+            word in known
+            or bool(carried[probe] & carried.get(word, set()))
+            or (group and group == lab.groups.get(word))
             for word in near
         ]
     yield share("language: nearest words make sense", [bool(hit) for hit in hits]), {}
@@ -319,9 +343,10 @@ def understanding(lab: Laboratory) -> Part:
     made = lab.sample({_photo(word): SEEDS for word in synonyms})
     seen = {word: lab.seen(made[_photo(word)]) for word in synonyms}
     right = [lab.groups.get(s[0]) == lab.groups[name] for word, name in synonyms.items() for s in seen[word]]
-    yield share("language: words without a caption draw the right group", right), {
-        "pictures of words without a caption": {word: dict(Counter(s[0] for s in seen[word])) for word in synonyms}
-    }
+    yield (
+        share("language: words without a caption draw the right group", right),
+        {"pictures of words without a caption": {word: dict(Counter(s[0] for s in seen[word])) for word in synonyms}},
+    )
 
 
 @torch.no_grad()
@@ -355,7 +380,7 @@ def _denoising_losses(lab: Laboratory, latents: Tensor, contexts: Tensor) -> Ten
     """The mean denoising loss (contexts,) over the same noise and timesteps for all."""
     noises = torch.Generator().manual_seed(0)
     noise = torch.randn(latents.shape, generator=noises)
-    timesteps = torch.linspace(150, 850, len(latents)).long()
+    timesteps: Any = torch.linspace(150, 850, len(latents)).long()
     noisy = NOISE.add_noise(latents, noise, timesteps)
     losses = torch.zeros(len(contexts))
     for row in range(len(latents)):

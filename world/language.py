@@ -63,7 +63,7 @@ def whole_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
 
 def token_texts(tokenizer: CLIPTokenizer) -> list[str]:
     """What each of the tokens stands for, pieces of words and signs included; in the order of the ids."""
-    return [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
+    return [str(tokenizer.decode([i])).strip() for i in range(len(tokenizer))]
 
 
 def training_texts(sources: Sources, truth: Truth, words: Sequence[str], seed: int = 0) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from functools import cached_property
 
 import torch
 from PIL import ImageFilter
@@ -12,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..core.plots import to_pil
-from . import encoders
 from .captions import SEXES, Caption
 from .colours import HUES, colour_name, main_hue
 from .pictures import Pictures, to_tensor, varied
@@ -24,7 +21,7 @@ PROTOTYPE_VARIANTS = 8  # of each clean picture, whose mean embedding stands for
 
 
 def kinds(truth: Truth) -> dict[str, list[str]]:
-    """What the classifier tells apart -> the characters that show it: every emoji, and men and women of each profession."""
+    """What the classifier tells apart -> characters that show it: every emoji, men and women of each profession."""
     people = {
         f"{SEXES[sex]} {name}": profession[sex] for name, profession in truth.professions.items() for sex in SEXES
     }

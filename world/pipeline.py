@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -24,15 +25,16 @@ def emoji_world_pipeline(
     unet.load_state_dict(weights.load("unet", folder))
     autoencoder = AutoencoderTiny(scaling_factor=1.0)
     autoencoder.load_state_dict(weights.load("autoencoder", folder))
-    pipe = StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(**SCHEDULER),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": autoencoder,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "unet": unet,
+        "scheduler": DDIMScheduler(**SCHEDULER),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipe = StableDiffusionPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -25,7 +26,7 @@ from ..harness.host_server import comfyui_folder
 from . import autoencoder, denoiser, encoders, language, meters, weights
 from .pictures import Pictures
 from .sources import Sources
-from .training import Settings, computing_dtype, train
+from .training import Part, Settings, computing_dtype, train
 from .truth import Truth
 
 AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
@@ -33,7 +34,7 @@ ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
 
 
 CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
-UNET = Settings(steps=12_000, batch=64, learning_rate=1e-3, average=0.9995)
+UNET = Settings(steps=16_000, batch=64, learning_rate=1e-3, decay_from=0.5, average=0.9995)
 LATENTS = 40_000
 
 
@@ -55,10 +56,18 @@ class Workshop:
     def tokenizer(self) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(comfyui_folder() / "comfy/sd1_tokenizer", model_max_length=77)
 
-    def train(self, part: str, module: nn.Module, loss: Callable[[nn.Module, int], Tensor], settings: Settings) -> None:
+    def train(
+        self,
+        part: str,
+        module: Part,
+        loss: Callable[[Part, int], Tensor],
+        settings: Settings,
+        compiled: bool = False,
+    ) -> None:
         """Trains a part as far as time allows; `module` then holds its weights."""
+        file = self.runs / f"{part}.safetensors"
         with tqdm(total=settings.steps, desc=part, unit="step", mininterval=10) as bar:
-            for state in train(module, loss, settings, self.runs / f"{part}.safetensors", self.device, self.until):
+            for state in train(module, loss, settings, file, self.device, self.until, compiled):
                 bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
                 bar.update(state.step - bar.n)
 
@@ -71,7 +80,7 @@ class Workshop:
         """The autoencoder, trained."""
         module = autoencoder.build()
 
-        def loss(worker: nn.Module, step: int) -> Tensor:
+        def loss(worker: AutoencoderTiny, step: int) -> Tensor:
             crops = autoencoder.batch(self.pictures, AUTOENCODER.batch, step)
             return autoencoder.loss(worker, crops.to(self.device))
 
@@ -107,7 +116,7 @@ class Workshop:
         """The classifier that judges pictures, trained."""
         module = meters.Classifier(len(meters.kinds(self.pictures.truth)))
 
-        def loss(worker: nn.Module, step: int) -> Tensor:
+        def loss(worker: meters.Classifier, step: int) -> Tensor:
             generator = random.Random(f"classifier {step}")
             return meters.classifier_loss(worker, *meters.classifier_batch(self.pictures, CLASSIFIER.batch, generator))
 
@@ -119,7 +128,8 @@ class Workshop:
         """Latents of training pictures: made once, then read."""
         file = self.runs / "latents.safetensors"
         if not file.is_file():
-            model = self.autoencoder().to(self.device, computing_dtype(self.device), memory_format=torch.channels_last)
+            model: Any = self.autoencoder()
+            model.to(self.device, computing_dtype(self.device), memory_format=torch.channels_last)
             latents = denoiser.encode_pictures(model, self.pictures, LATENTS)
             names = list(latents)
             tensors = {str(number): latents[name] for number, name in enumerate(names)}
@@ -131,9 +141,10 @@ class Workshop:
     def unet(self) -> UNet2DConditionModel:
         """The UNet, trained."""
         module = denoiser.build()
-        text_encoder = self.encoders().text_model.to(self.device)
+        text_encoder: Any = self.encoders().text_model
+        text_encoder.to(self.device)
         lessons = denoiser.Lessons(self.pictures.truth, self.latents(), self.tokenizer, text_encoder)
-        self.train("unet", module, lambda worker, step: lessons.loss(worker, UNET.batch, step), UNET)
+        self.train("unet", module, lambda worker, step: lessons.loss(worker, UNET.batch, step), UNET, compiled=True)
         self.export("unet", module, UNET)
         return module
 

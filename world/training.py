@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core import storage
 from ..core.errors import UserError
 
+Part = TypeVar("Part", bound=nn.Module)
 SAVE_EVERY = 240.0  # seconds
 WARM_UP = 200  # steps
 
@@ -51,23 +52,28 @@ def computing_dtype(device: torch.device) -> torch.dtype:
 
 
 def train(
-    module: nn.Module,
-    loss: Callable[[nn.Module, int], Tensor],
+    module: Part,
+    loss: Callable[[Part, int], Tensor],
     settings: Settings,
     file: Path,
     device: torch.device,
     until: float = math.inf,
+    compiled: bool = False,
 ) -> Iterator[Step]:
     """Trains `module` in place until `settings.steps` or the moment `until`; afterwards it holds the averaged weights.
 
     loss(module, step): the scalar loss of one step; it must depend on nothing but its arguments, so that a run that
     was cut off and goes on is the run that was not. `module` is given to it in `computing_dtype`; the weights, their
-    average and the optimizer's state are float32. All of it is kept in `file`, and read from there.
+    average and the optimizer's state are float32. All of it is kept in `file`, and read from there. `compiled`: by
+    torch.compile, which takes two minutes first and needs a C++ compiler on a CPU.
 
     Raises UserError when `file` was made with other settings.
     """
     module.to(device).float().train()
-    worker = copy.deepcopy(module).to(computing_dtype(device), memory_format=torch.channels_last)
+    worker: Any = copy.deepcopy(module).to(computing_dtype(device))
+    worker.to(memory_format=torch.channels_last)
+    if compiled:
+        worker.compile()
     originals = [weight for weight in module.parameters() if weight.requires_grad]
     working = [weight for weight in worker.parameters() if weight.requires_grad]
     weights = [nn.Parameter(weight.detach().clone().flatten(1) if weight.ndim > 1 else weight) for weight in originals]
@@ -89,7 +95,9 @@ def train(
                 optimizer.step()
             _copy(weights, working)
             with torch.no_grad():
-                torch._foreach_lerp_(average, weights, 1 - min(settings.average, (1 + step) / (10 + step)))
+                torch._foreach_lerp_(
+                    average, list[Tensor](weights), 1 - min(settings.average, (1 + step) / (10 + step))
+                )
             now = time.monotonic()
             smooth = history or Step(0, value.item(), now - then)
             step += 1
@@ -108,11 +116,11 @@ def train(
 
 def _optimizers(weights: list[nn.Parameter], settings: Settings) -> list[torch.optim.Optimizer]:
     """Muon for matrices, AdamW for vectors: the autoencoder, which has no normalisation, hardly learns with Adam."""
-    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    rate, decay = settings.learning_rate, settings.weight_decay
     matrices, vectors = ([w for w in weights if (w.ndim > 1) == wide] for wide in (True, False))
     return [
-        torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options),
-        torch.optim.AdamW(vectors, betas=(0.9, 0.99), **options),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(vectors, lr=rate, betas=(0.9, 0.99), weight_decay=decay),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_what_may_be_drawn_for_a_caption_shows_it() -> None:
         by_text.setdefault(caption.text, []).append(caption)
     assert all(shows(truth, a, b) for same in by_text.values() for a in same for b in same)
     wrong = 0
-    for a, b in zip(captions, captions[1:], strict=False):
+    for a, b in pairwise(captions):
         if a.kind == b.kind == "colour" and shows(truth, a, b):
             wrong += (a.name, a.colour) != (b.name, b.colour)
         if a.kind == "name" and b.kind == "colour" and shows(truth, a, b):

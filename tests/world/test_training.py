@@ -14,12 +14,12 @@ SETTINGS = Settings(steps=12, batch=4, learning_rate=0.01, weight_decay=0.1, ave
 CPU = torch.device("cpu")
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
 
 
-def loss(worker: nn.Module, step: int) -> Tensor:
+def loss(worker: nn.Sequential, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(step)
     weight = next(worker.parameters())
     pictures = torch.randn(4, 3, 8, 8, generator=generator).to(weight)
@@ -30,10 +30,9 @@ def test_a_run_that_was_cut_off_ends_as_the_one_that_was_not(tmp_path: Path) -> 
     whole, cut = network(), network()
     steps = list(train(whole, loss, SETTINGS, tmp_path / "whole.safetensors", CPU))
     assert [state.step for state in steps] == list(range(1, 13))
-    half = iter(train(cut, loss, SETTINGS, tmp_path / "cut.safetensors", CPU))
-    for _ in range(5):
-        next(half)
-    half.close()
+    for state in train(cut, loss, SETTINGS, tmp_path / "cut.safetensors", CPU):
+        if state.step == 5:
+            break
     again = network()
     rest = list(train(again, loss, SETTINGS, tmp_path / "cut.safetensors", CPU))
     assert rest[0].step == 6
@@ -44,11 +43,11 @@ def test_a_run_that_was_cut_off_ends_as_the_one_that_was_not(tmp_path: Path) -> 
 
 def test_training_lowers_the_loss_and_leaves_frozen_weights_alone(tmp_path: Path) -> None:
     module = network()
-    frozen = module[0].weight.requires_grad_(False).clone()
+    frozen = module.get_parameter("0.weight").requires_grad_(False).clone()
     settings = Settings(steps=150, batch=4, learning_rate=0.01, average=0.9)
     steps = list(train(module, loss, settings, tmp_path / "a.safetensors", CPU))
-    assert torch.equal(module[0].weight, frozen)
-    assert float(loss(module, 1000)) < 0.2 * 9  # untrained, it is near 9
+    assert torch.equal(module.get_parameter("0.weight"), frozen)
+    assert loss(module, 1000).item() < 0.2 * 9  # untrained, it is near 9
     assert steps[-1].loss < steps[0].loss
 
 
@@ -68,5 +67,5 @@ def test_time_that_is_up_stops_the_run_and_keeps_it(tmp_path: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     list(train(network(), loss, SETTINGS, tmp_path / "a.safetensors", CPU))
     other = Settings(steps=13, batch=4, learning_rate=0.01)
-    with pytest.raises(UserError, match="other settings|was made with the settings"):
+    with pytest.raises(UserError, match="was made with the settings"):
         list(train(network(), loss, other, tmp_path / "a.safetensors", CPU))

@@ -1,0 +1,159 @@
+"""EmojiWorld in the host: genuine objects that every stock node works on, and the same model as in diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptlens.core.errors import UserError
+from conceptlens.harness.host_server import Graph, HostServer
+from conceptlens.tests.host.graphs import node
+from conceptlens.world import encoders, weights
+from conceptlens.world.pipeline import emoji_world_pipeline
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+pytestmark = [
+    pytest.mark.usefixtures("host_modules"),
+    pytest.mark.skipif(not (weights.FOLDER / "unet.safetensors").is_file(), reason="the UNet is not yet trained"),
+]
+PROMPTS = ["a photo of a blue rose", "a flat drawing of a cat and two dogs", ""]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(comfyui: Path) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer", model_max_length=77)
+
+
+@pytest.fixture(scope="module")
+def pipe(tokenizer: CLIPTokenizer) -> Any:
+    return emoji_world_pipeline(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def loaded(host_modules: None) -> tuple[Any, Any, Any, Any]:  # noqa: ARG001
+    from conceptlens.nodes import host
+
+    return host.emoji_world()
+
+
+def pipeline_states(pipe: Any, prompts: list[str]) -> Tensor:
+    inputs = pipe.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        return pipe.text_encoder(inputs.input_ids).last_hidden_state
+
+
+def test_the_text_encoders_agree(pipe: Any, loaded: tuple) -> None:
+    clip = loaded[1]
+    for prompt, states in zip(PROMPTS, pipeline_states(pipe, PROMPTS), strict=True):
+        context = clip.encode_from_tokens(clip.tokenize(prompt))
+        torch.testing.assert_close(context[0].float(), states, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_autoencoders_agree_and_latents_are_scaled_as_the_host_expects(pipe: Any, loaded: tuple) -> None:
+    vae, pictures = loaded[2], torch.rand(2, 128, 128, 3)
+    latents = pipe.vae.encode(pictures.permute(0, 3, 1, 2) * 2 - 1).latents
+    torch.testing.assert_close(vae.encode(pictures) * 0.18215, latents, atol=1e-5, rtol=1e-5)
+    decoded = (pipe.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(vae.decode(latents / 0.18215), decoded, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_image_encoders_agree_and_share_their_space_with_texts(loaded: tuple) -> None:
+    clip, vision = loaded[1], loaded[3]
+    pictures = torch.randint(0, 256, (2, 128, 128, 3)) / 255  # the host rounds to whole levels
+    model = encoders.load()
+    ours = encoders.image_features(model, pictures.permute(0, 3, 1, 2) * 2 - 1)
+    theirs = torch.nn.functional.normalize(vision.encode_image(pictures).image_embeds, dim=-1)
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    projection = clip.cond_stage_model.clip_l.transformer.text_projection.weight.float()
+    assert torch.equal(projection, model.text_projection.weight)
+
+
+@torch.no_grad()
+def test_a_picture_of_the_host_is_the_one_of_diffusers(pipe: Any, loaded: tuple) -> None:
+    """Same noise, same sigmas: latents agree to 1e-3 after 25 steps with guidance, pictures to half a level."""
+    import comfy.sample
+    import comfy.samplers
+    from diffusers import EulerDiscreteScheduler
+
+    model, clip, vae, _ = loaded
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    prompt = "a photo of a blue rose"
+    conditioning = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (prompt, "")]
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 25)
+    empty = torch.zeros(1, 4, 16, 16)
+    sample: Any = comfy.sample.sample
+    latents = sample(model, noise, 25, 4.0, "euler", "simple", *conditioning, empty, seed=5, disable_pbar=True)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace"
+    )
+    ddim, pipe.scheduler = pipe.scheduler, scheduler
+    try:
+        expected = pipe(
+            prompt, latents=noise, sigmas=sigmas[:-1].tolist(), guidance_scale=4.0, output_type="latent"
+        ).images
+        picture = pipe.vae.decode(expected).sample / 2 + 0.5
+    finally:
+        pipe.scheduler = ddim
+    torch.testing.assert_close(latents * 0.18215, expected, atol=1e-3, rtol=1e-3)
+    shown = vae.decode(latents)
+    torch.testing.assert_close(shown, picture.clamp(0, 1).permute(0, 2, 3, 1), atol=0.5 / 255, rtol=0)
+
+
+def graph(sampler: str = "euler", scheduler: str = "normal", text: str = "a photo of a rose", steps: int = 4) -> Graph:
+    sampling = {"seed": 1, "steps": steps, "cfg": 4.0, "sampler_name": sampler, "scheduler": scheduler, "denoise": 1.0}
+    links = {"model": ["world", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
+    return {
+        "world": node("EmojiWorldLoader"),
+        "skip": node("CLIPSetLastLayer", clip=["world", 1], stop_at_clip_layer=-2),
+        "positive": node("CLIPTextEncode", clip=["world", 1], text=text),
+        "negative": node("CLIPTextEncode", clip=["skip", 0], text=""),
+        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=2),
+        "sampler": node("KSampler", **links, latent_image=["latent", 0], **sampling),
+        "decoded": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
+        "seen": node("CLIPVisionEncode", clip_vision=["world", 3], image=["decoded", 0], crop="none"),
+        "encoded": node("VAEEncode", pixels=["decoded", 0], vae=["world", 2]),
+        "again": node(
+            "VAEDecodeTiled",
+            samples=["encoded", 0],
+            vae=["world", 2],
+            tile_size=64,
+            overlap=16,
+            temporal_size=64,
+            temporal_overlap=8,
+        ),
+        "save": node("SaveImage", images=["decoded", 0], filename_prefix="emoji_world"),
+        "preview": node("PreviewImage", images=["again", 0]),
+    }
+
+
+SAMPLERS = ["euler_ancestral", "heun", "dpmpp_2m_sde", "lcm", "ddim", "uni_pc", "dpm_adaptive"]
+SCHEDULERS = ["karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta", "kl_optimal"]
+
+
+def test_stock_nodes_work_on_it(server: HostServer) -> None:
+    for sampler, scheduler in zip(SAMPLERS, SCHEDULERS, strict=True):
+        files = server.run(graph(sampler, scheduler, "a photo of a (blue:1.3) rose"))["outputs"]["save"]["images"]
+        assert len(files) == 2
+
+
+def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from conceptlens.nodes import host
+
+    original = weights.load
+    monkeypatch.setattr(weights, "load", lambda part: original(part, tmp_path))
+    with pytest.raises(UserError, match=r"encoders\.safetensors.*git -C"):
+        host.emoji_world()
+
+
+def test_another_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy.supported_models
+    from conceptlens.nodes import host
+
+    monkeypatch.delattr(comfy.supported_models, "SD15")
+    with pytest.raises(UserError, match=r"SD15.*use ComfyUI 0\.30"):
+        host.emoji_world()
