@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 LATENT_SIZE = 16  # a picture's side in latents; 8 pixels each
-SCALING_FACTOR = (
-    0.18215  # the host divides SD 1.x latents by it; ours have unit variance, so the autoencoder multiplies
-)
+# The host divides SD 1.x latents by it; ours have unit variance, so the autoencoder multiplies.
+SCALING_FACTOR = 0.18215
 
 WIDTH = 384  # of the text encoder, and of the space that texts and pictures share: all-MiniLM-L6-v2's
 TEXT: dict[str, Any] = {

@@ -22,6 +22,7 @@ CAPTION_DROPOUT = 0.1  # so that guidance has something to lead away from
 LEAST_VARIANTS = 8  # of each clean picture, however rarely it is drawn
 ENCODED_AT_ONCE = 32
 NOISE = DDIMScheduler(**SCHEDULER)
+GAMMA = 5.0  # of Min-SNR weighting: noise that is hardly there is not worth learning to the last bit
 
 
 def build() -> UNet2DConditionModel:
@@ -71,7 +72,10 @@ class Lessons:
     _contexts: dict[str, Tensor] = field(default_factory=dict)
 
     def loss(self, unet: UNet2DConditionModel, batch: int, step: int) -> Tensor:
-        """The mean squared error of the predicted noise, over timesteps spread evenly."""
+        """The squared error of the predicted noise over timesteps spread evenly, in Min-SNR weighting.
+
+        Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, 2023, for epsilon prediction.
+        """
         weight = next(unet.parameters())
         generator = random.Random(f"unet {step}")
         captions = [draw_caption(self.truth, generator) for _ in range(batch)]
@@ -85,7 +89,9 @@ class Lessons:
         prediction = unet(
             noisy.to(weight, memory_format=torch.channels_last), timesteps, self.contexts(texts).to(weight)
         ).sample
-        return (prediction.float() - noise).square().mean()
+        signal = NOISE.alphas_cumprod.to(weight.device)[timesteps]
+        ratio = signal / (1 - signal)
+        return ((prediction.float() - noise).square().mean((1, 2, 3)) * ratio.clamp(max=GAMMA) / ratio).mean()
 
     @torch.no_grad()
     def contexts(self, texts: Sequence[str]) -> Tensor:

@@ -23,12 +23,11 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from tqdm import tqdm
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from ..benchmarks.measures import Measure, report
 from ..core.errors import UserError
 from ..harness.console import quiet_libraries
-from ..harness.host_server import comfyui_folder
 from . import encoders, language, meters, weights
 from .captions import SEXES, Caption, draw_caption, with_article
 from .denoiser import NOISE
@@ -55,7 +54,7 @@ class Laboratory:
     def __init__(self, packages: Path) -> None:
         self.packages = packages
         self.truth = Truth.load()
-        self.tokenizer = CLIPTokenizer.from_pretrained(comfyui_folder() / "comfy/sd1_tokenizer", model_max_length=77)
+        self.tokenizer = language.clip_tokenizer()
         self.kinds = list(meters.kinds(self.truth))
         self.groups = {name: group for group, names in self.truth.groups.items() for name in names}
 

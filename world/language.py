@@ -16,6 +16,8 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
 
 from ..core.errors import UserError
+from ..harness.host_server import comfyui_folder
+from .architecture import TEXT
 from .captions import draw_caption
 from .sources import Sources
 from .truth import Truth
@@ -52,6 +54,13 @@ class LanguageModel:
             states = self._model(**inputs).last_hidden_state * mask
             result[rows] = torch.nn.functional.normalize(states.sum(1) / mask.sum(1), dim=-1)
         return result
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer, which the host carries."""
+    return CLIPTokenizer.from_pretrained(
+        comfyui_folder() / "comfy/sd1_tokenizer", model_max_length=TEXT["max_position_embeddings"]
+    )
 
 
 def whole_words(tokenizer: CLIPTokenizer) -> dict[str, int]:

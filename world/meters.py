@@ -53,11 +53,11 @@ class Classifier(nn.Module):
 
 def classifier_batch(pictures: Pictures, size: int, generator: random.Random) -> tuple[Tensor, Tensor]:
     """Varied pictures (size, 3, 128, 128) of all kinds alike, in any style and colour, and their classes (size,)."""
-    known = kinds(pictures.truth)
+    known = list(kinds(pictures.truth).items())
     labels = generator.choices(range(len(known)), k=size)
     shown = []
     for label in labels:
-        name, characters = list(known.items())[label]
+        name, characters = known[label]
         colour = generator.choice(list(HUES)) if name in pictures.truth.default_colours else None
         caption = Caption("", "", "name", name, generator.choice(characters), generator.choice(STYLES), colour)
         picture = varied(pictures.clean(caption), generator).filter(ImageFilter.GaussianBlur(BLUR * generator.random()))

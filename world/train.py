@@ -22,7 +22,6 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from ..core import storage
 from ..core.errors import UserError
-from ..harness.host_server import comfyui_folder
 from . import autoencoder, denoiser, encoders, language, meters, weights
 from .pictures import Pictures
 from .sources import Sources
@@ -31,11 +30,10 @@ from .truth import Truth
 
 AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
 ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
-
-
 CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
 UNET = Settings(steps=16_000, batch=64, learning_rate=1e-3, decay_from=0.5, average=0.9995)
 LATENTS = 40_000
+LOGGED_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Workshop:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(comfyui_folder() / "comfy/sd1_tokenizer", model_max_length=77)
+        return language.clip_tokenizer()
 
     def train(
         self,
@@ -64,12 +62,19 @@ class Workshop:
         settings: Settings,
         compiled: bool = False,
     ) -> None:
-        """Trains a part as far as time allows; `module` then holds its weights."""
+        """Trains a part as far as time allows; `module` then holds its weights. Its log is a CSV file in `runs`."""
+        self.runs.mkdir(parents=True, exist_ok=True)
         file = self.runs / f"{part}.safetensors"
-        with tqdm(total=settings.steps, desc=part, unit="step", mininterval=10) as bar:
+        with (
+            tqdm(total=settings.steps, desc=part, unit="step", mininterval=10) as bar,
+            (self.runs / f"{part}.csv").open("a") as log,
+        ):
             for state in train(module, loss, settings, file, self.device, self.until, compiled):
                 bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
                 bar.update(state.step - bar.n)
+                if state.step % LOGGED_EVERY == 0:
+                    log.write(f"{state.step},{state.loss:.5f},{state.seconds:.3f}\n")
+                    log.flush()
 
     def export(self, part: weights.Part, module: nn.Module, settings: Settings) -> None:
         """Keeps the weights of a part in float16; `module` then holds what was kept."""
