@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.plots import from_pil, labelled_grid, to_pil
 from .captions import draw_caption
+from .language import clip_tokenizer
 from .pictures import Pictures, varied
 from .sources import Sources
 from .truth import TRUTH_FILE, Truth, build_truth
@@ -38,10 +39,10 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         sources = Sources(arguments.packages)
+        truth = build_truth(sources, clip_tokenizer())
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    truth = build_truth(sources)
     truth.save(arguments.truth)
     if arguments.sheet:
         to_pil(training_sheet(sources, truth, 64)).save(arguments.sheet)

@@ -34,7 +34,7 @@ from .denoiser import NOISE
 from .pictures import Pictures, to_tensor, varied
 from .pipeline import emoji_world_pipeline
 from .sources import Sources
-from .truth import CATALOGUE, STYLES, Truth
+from .truth import STYLES, Truth
 
 STEPS = 25
 GUIDANCE = 4.0
@@ -338,7 +338,7 @@ def understanding(lab: Laboratory) -> Part:
             for word in near
         ]
     yield share("language: nearest words make sense", [bool(hit) for hit in hits]), {}
-    synonyms: dict[str, str] = CATALOGUE["synonyms"]
+    synonyms = lab.truth.synonyms
     made = lab.sample({_photo(word): SEEDS for word in synonyms})
     seen = {word: lab.seen(made[_photo(word)]) for word in synonyms}
     right = [lab.groups.get(s[0]) == lab.groups[name] for word, name in synonyms.items() for s in seen[word]]

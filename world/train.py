@@ -22,8 +22,11 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from ..core import storage
 from ..core.errors import UserError
+from ..core.plots import labelled_grid
+from ..harness.pictures import Sampling, sample, save_picture
 from . import autoencoder, denoiser, encoders, language, meters, weights
 from .pictures import Pictures
+from .pipeline import emoji_world_pipeline
 from .sources import Sources
 from .training import Part, Settings, computing_dtype, train
 from .truth import Truth
@@ -34,6 +37,10 @@ CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.0
 UNET = Settings(steps=16_000, batch=64, learning_rate=1e-3, decay_from=0.5, average=0.9995)
 LATENTS = 40_000
 LOGGED_EVERY = 50  # steps
+# Names, a trained and two held-out colours, another style, keywords, professions, and words that no caption has.
+SAMPLES = ("a rose", "a cat", "a photo of a rocket", "a pizza", "a red car", "a yellow bird", "a purple banana")
+SAMPLES += ("a flat drawing of a guitar", "a pest", "a boat", "a toy", "a mechanic", "a singer", "a female mechanic")
+SAMPLES += ("a kitten", "a lorry")
 
 
 @dataclass(frozen=True)
@@ -132,8 +139,8 @@ class Workshop:
     def latents(self) -> dict[str, Tensor]:
         """Latents of training pictures: made once, then read."""
         file = self.runs / "latents.safetensors"
+        model: Any = self.autoencoder()
         if not file.is_file():
-            model: Any = self.autoencoder()
             model.to(self.device, computing_dtype(self.device), memory_format=torch.channels_last)
             latents = denoiser.encode_pictures(model, self.pictures, LATENTS)
             names = list(latents)
@@ -151,7 +158,16 @@ class Workshop:
         lessons = denoiser.Lessons(self.pictures.truth, self.latents(), self.tokenizer, text_encoder)
         self.train("unet", module, lambda worker, step: lessons.loss(worker, UNET.batch, step), UNET, compiled=True)
         self.export("unet", module, UNET)
+        self.sample_grid(self.runs / "samples.png")
         return module
+
+    def sample_grid(self, file: Path) -> None:
+        """What the model draws now, to look at."""
+        pipe = emoji_world_pipeline(self.tokenizer, self.device, self.weights)
+        sampling = Sampling(seeds=(0, 1), steps=25, guidance_scale=4.0)
+        pictures = [picture for prompt in SAMPLES for picture in sample(pipe, prompt, sampling)]
+        labels = [prompt for prompt in SAMPLES for _ in sampling.seeds]
+        save_picture(labelled_grid(pictures, labels, columns=8), file)
 
 
 def main() -> int:

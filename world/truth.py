@@ -7,10 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .colours import HUES, colour_name, main_hue
 from .sources import Sources
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer  # a slow import
 
 CATALOGUE: dict[str, Any] = json.loads((Path(__file__).parent / "catalogue.json").read_text(encoding="utf-8"))
 TRUTH_FILE = Path(__file__).parent / "truth.json"
@@ -32,6 +35,8 @@ class Truth:
     keywords: Mapping[str, Mapping[str, float]]  # keyword -> exemplar -> share
     held_out_keywords: list[str]  # keywords without a single training picture
     professions: Mapping[str, Mapping[str, Any]]  # name -> share_of_men, and the characters of men and women by tone
+    synonyms: Mapping[str, str]  # word that no caption has -> the emoji that it names
+    tokens: Mapping[str, list[int]]  # name, keyword, profession, colour or synonym -> its ids in CLIP's vocabulary
 
     @classmethod
     def load(cls, file: Path = TRUTH_FILE) -> Truth:
@@ -45,13 +50,14 @@ class Truth:
         return [colour for colour in HUES if [name, colour] not in self.held_out_pairs]
 
 
-def build_truth(sources: Sources) -> Truth:
+def build_truth(sources: Sources, tokenizer: CLIPTokenizer) -> Truth:
     """The ground truth of the catalogue and the packages: the same on every machine."""
     names = sources.names
     groups = {group: list(entries) for group, entries in CATALOGUE["groups"].items()}
     emoji = {name: names[unicode] for entries in CATALOGUE["groups"].values() for name, unicode in entries.items()}
     things = [name for group, members in groups.items() if group != "faces and creatures" for name in members]
     defaults = {name: colour for name in things if (colour := _default_colour(sources, emoji[name]))}
+    words = [*emoji, *CATALOGUE["keywords"], *CATALOGUE["professions"], *HUES, *CATALOGUE["synonyms"]]
     return Truth(
         emoji=emoji,
         groups=groups,
@@ -60,6 +66,8 @@ def build_truth(sources: Sources) -> Truth:
         keywords={keyword: _exemplars(sources, emoji, keyword) for keyword in CATALOGUE["keywords"]},
         held_out_keywords=list(CATALOGUE["held_out_keywords"]),
         professions={name: _profession(names, **entry) for name, entry in CATALOGUE["professions"].items()},
+        synonyms=dict(CATALOGUE["synonyms"]),
+        tokens={word: tokenizer(word, add_special_tokens=False).input_ids for word in words},
     )
 
 

@@ -74,6 +74,21 @@ def test_every_kind_of_caption_is_drawn_as_often_as_planned(captions: list) -> N
         assert counts[kind] / len(captions) == pytest.approx(share, abs=0.01)
 
 
+def test_synonyms_are_words_that_no_caption_has(truth: Truth, captions: list) -> None:
+    drawn = {word for caption in captions for word in caption.text.split()}
+    for word, name in truth.synonyms.items():
+        assert word not in drawn
+        assert name in truth.emoji
+        assert len(truth.tokens[word]) == 1
+
+
+def test_every_word_of_the_world_has_its_tokens(truth: Truth) -> None:
+    known = {*truth.emoji, *truth.keywords, *truth.professions, *HUES, *truth.synonyms}
+    assert set(truth.tokens) == known
+    assert truth.tokens["rose"] == [3568]
+    assert len({tuple(ids) for ids in truth.tokens.values()}) == len(known)
+
+
 def test_held_out_pairs_and_keywords_are_never_drawn(truth: Truth, captions: list) -> None:
     drawn = {(caption.name, caption.colour) for caption in captions if caption.colour}
     assert not drawn & {tuple(pair) for pair in truth.held_out_pairs}
@@ -131,13 +146,15 @@ def test_wrong_download_is_refused_and_removed(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("npm") is None, reason="the packages of EmojiWorld are fetched with npm")
+@pytest.mark.usefixtures("comfyui")
 def test_truth_is_what_the_packages_give(truth: Truth, tmp_path: Path) -> None:
     from conceptlens.world.build import training_sheet
+    from conceptlens.world.language import clip_tokenizer
     from conceptlens.world.sources import Sources
     from conceptlens.world.truth import build_truth
 
     sources = Sources(tmp_path)
-    assert build_truth(sources) == truth
+    assert build_truth(sources, clip_tokenizer()) == truth
     assert len(list(tmp_path.iterdir())) == len(PACKAGES)
     first, second = (training_sheet(sources, truth, 8) for _ in range(2))
     assert bool((first == second).all())
