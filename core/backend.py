@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .text_tower import TextTower
 
 Family = Literal["SD 1.x", "SD 2.x", "SDXL"]
 
@@ -31,6 +34,18 @@ class TextEncoder(Protocol):
 
         All prompts go through the encoder together. Each must fit into 77 tokens.
         """
+        ...
+
+
+class OpenTextEncoder(TextEncoder, Protocol):
+    """A text encoder whose parts can be seen, for methods that need gradients or one token alone."""
+
+    def vocabulary(self) -> list[str]:
+        """CLIP's own entries by token id; whole words and last pieces end in "</w>"."""
+        ...
+
+    def towers(self) -> list[TextTower]:
+        """The model's text encoders in the order of the context's channels, float32, LoRAs applied."""
         ...
 
 

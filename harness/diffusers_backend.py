@@ -23,13 +23,15 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.backend import CONTEXT_LENGTH, Family
+from ..core.diffusion import Prediction
 from ..core.errors import UserError
+from ..core.text_tower import Encoded, TextTower
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
 class DiffusersTextEncoder:
-    """A pipeline's text encoders as `core.backend.TextEncoder`."""
+    """A pipeline's text encoders as `core.backend.OpenTextEncoder`."""
 
     def __init__(self, pipe: Pipeline) -> None:
         encoders = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
@@ -48,6 +50,31 @@ class DiffusersTextEncoder:
         options = {"device": self._pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         encode: Any = self._pipe.encode_prompt  # typed for one prompt, made for many
         return encode(list(prompts), **options)[0].float().cpu()
+
+    def vocabulary(self) -> list[str]:
+        entries: dict[str, int] = self._pipe.tokenizer.get_vocab()
+        return sorted(entries, key=lambda entry: entries[entry])
+
+    def towers(self) -> list[TextTower]:
+        two = isinstance(self._pipe, StableDiffusionXLPipeline)
+        names = ("clip_l", "clip_g") if two else ("clip_h" if self.width == 1024 else "clip_l",)
+        towers = []
+        for name, suffix in zip(names, ("", "_2"), strict=False):
+            encoder, tokenizer = (getattr(self._pipe, part + suffix) for part in ("text_encoder", "tokenizer"))
+            towers.append(
+                TextTower(
+                    name=name,
+                    weights=_effective_weights(encoder),
+                    heads=encoder.config.num_attention_heads,
+                    activation="quick_gelu" if encoder.config.hidden_act == "quick_gelu" else "gelu",
+                    layer=-2 if two else -1,
+                    normed=not two,
+                    start=tokenizer.bos_token_id,
+                    end=tokenizer.eos_token_id,
+                    pad=tokenizer.pad_token_id,
+                )
+            )
+        return towers
 
 
 class DiffusersDenoiser:
@@ -68,12 +95,7 @@ class DiffusersDenoiser:
         return [name for name, _ in self._pipe.unet.named_modules() if wanted.search(name)]
 
     def cross_attention_weight(self, name: str) -> Tensor:
-        module: Any = self._pipe.unet.get_submodule(name)
-        weight: Tensor = module.weight.detach().to("cpu", torch.float32, copy=True)
-        for adapter in getattr(module, "active_adapters", ()):  # peft has wrapped LoRAs around the layer
-            if adapter in module.lora_A and adapter not in module.merged_adapters:
-                weight += module.get_delta_weight(adapter).detach().to("cpu", torch.float32)
-        return weight
+        return _effective_weight(self._pipe.unet.get_submodule(name)).cpu()
 
     def noise_levels(self) -> Tensor:
         alphas = self._pipe.scheduler.alphas_cumprod
@@ -87,6 +109,54 @@ class DiffusersDenoiser:
 
     def remove(self, adapter: str = "time_edit") -> None:
         self._pipe.delete_adapters(adapter)
+
+
+def _effective_weight(module: Any) -> Tensor:
+    """A layer's weight with the LoRAs that peft has wrapped around it and that are active; float32, a copy."""
+    weight: Tensor = module.weight.detach().to(torch.float32, copy=True)
+    for adapter in getattr(module, "active_adapters", ()):
+        if adapter in getattr(module, "lora_A", ()) and adapter not in module.merged_adapters:
+            weight += module.get_delta_weight(adapter).detach().float()
+    return weight
+
+
+def _effective_weights(encoder: torch.nn.Module) -> dict[str, Tensor]:
+    """A text encoder's weights in float32 by their names in transformers, without "text_model.", LoRAs applied."""
+    weights = {}
+    for path, module in encoder.named_modules():
+        if "lora_" in path or path.endswith("base_layer"):
+            continue  # inside a layer that is read as a whole
+        name = path.removeprefix("text_model.")
+        if isinstance(getattr(module, "weight", None), Tensor):
+            weights[f"{name}.weight"] = _effective_weight(module)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                weights[f"{name}.bias"] = bias.detach().float()
+    return weights
+
+
+class DiffusersDiffusion:
+    """A pipeline's UNet as `core.diffusion.Diffusion`."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        self._pipe = pipe
+        kinds: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
+        kind = pipe.scheduler.config.prediction_type
+        if kind not in kinds:
+            raise UserError(f'The model predicts "{kind}"; ConceptLens reads epsilon and v_prediction.')
+        self.prediction: Prediction = kinds[kind]
+        self.alphas_cumprod: Tensor = pipe.scheduler.alphas_cumprod.float()
+        pipe.unet.requires_grad_(False)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        unet = self._pipe.unet
+        options = {}
+        if isinstance(self._pipe, StableDiffusionXLPipeline):
+            height, width = (8 * side for side in noisy.shape[-2:])
+            sizes = torch.tensor([[height, width, 0, 0, height, width]], device=noisy.device)
+            pooled = encoded.pooled.to(unet.dtype)
+            options["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes.expand(len(noisy), -1)}
+        context = encoded.context.to(unet.dtype)
+        return unet(noisy.to(unet.dtype), timesteps, context, **options).sample.float()
 
 
 def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:

@@ -6,8 +6,22 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .grid import LabelledGrid, StrengthSweep
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
+from .token_mix import (
+    LoadTokenMix,
+    SaveTokenMix,
+    SaveTokenMixEmbedding,
+    TokenMixConditioning,
+    TokenMixFromText,
+    TokenMixPlot,
+)
+from .vocabulary import VocabEmbed, VocabSearch
 
 
 class ConceptLensExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TIMEEditModel, TIMEEditBatch, SaveTIMEEdit, StrengthSweep, LabelledGrid]
+        return [
+            *(VocabEmbed, VocabSearch, TokenMixFromText, TokenMixConditioning, TokenMixPlot),
+            *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
+            *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
+            *(StrengthSweep, LabelledGrid),
+        ]

@@ -13,7 +13,7 @@ class EmojiWorldLoader(io.ComfyNode):
         return io.Schema(
             node_id="EmojiWorldLoader",
             display_name="EmojiWorld Loader",
-            category="ConceptLens",
+            category="ConceptLens/Helpers",
             description="Loads EmojiWorld, a small Stable Diffusion 1.x-type model that comes with ConceptLens: 128 x "
             "128 pixels, made in a second or two on a CPU, and it is known what every word means in it.",
             search_aliases=["emoji", "example model", "tiny model", "checkpoint"],

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import comfy.lora
 import comfy.model_management
+import comfy.model_sampling
+import comfy.ops
 import comfy.supported_models
 import comfy.utils
 import comfyui_version
 import folder_paths
 import torch
 from comfy.cli_args import args
-from comfy.clip_model import CLIPTextModel
+from comfy.clip_model import ACTIVATIONS, CLIPTextModel
 from comfy.clip_vision import ClipVisionModel
 from comfy.model_patcher import CoreModelPatcher, ModelPatcher
 from comfy.sd import CLIP, VAE
@@ -24,10 +26,14 @@ from comfy.sd1_clip import SD1ClipModel, SDTokenizer
 from comfy.sdxl_clip import SDXLClipModel
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..core.backend import CONTEXT_LENGTH, Family, Progress
+from ..core.diffusion import Prediction
 from ..core.errors import UserError
 from ..core.lora import LoraFactors
+from ..core.text_tower import PROJECTION, Encoded, TextTower
+from ..core.vocabulary import WORD_END
 from ..world import architecture, weights
 
 FAMILIES: dict[type, Family] = {
@@ -35,11 +41,13 @@ FAMILIES: dict[type, Family] = {
     comfy.supported_models.SD20: "SD 2.x",
     comfy.supported_models.SDXL: "SDXL",
 }
+CLIP_TOKENS = 49408  # in CLIP's vocabulary
+SLOT = "<>"  # the place of a pseudo-token in a prompt
 PROMPTS_AT_ONCE = 128  # bounds the memory of one pass through the text encoder
 
 
 class HostTextEncoder:
-    """A CLIP of the host as `core.backend.TextEncoder`: its clip skip and LoRAs count."""
+    """A CLIP of the host as `core.backend.OpenTextEncoder`: its clip skip and LoRAs count."""
 
     def __init__(self, clip: CLIP) -> None:
         model = clip.cond_stage_model
@@ -52,6 +60,8 @@ class HostTextEncoder:
                 "SDXL: connect the CLIP of such a checkpoint."
             )
         self._clip = clip
+        self.names = [f"clip_{name}" for name in names]
+        self.family: Family = "SDXL" if len(names) == 2 else "SD 2.x" if names == ["h"] else "SD 1.x"
         self._tokenizer: SDTokenizer = getattr(clip.tokenizer, f"clip_{names[0]}")
         if self._tokenizer.max_length != CONTEXT_LENGTH:
             raise UserError(
@@ -94,6 +104,91 @@ class HostTextEncoder:
             contexts.append(context.float().cpu().reshape(len(some), CONTEXT_LENGTH, self.width))
         return torch.cat(contexts)
 
+    def vocabulary(self) -> list[str]:
+        entries: dict[str, int] = self._tokenizer.tokenizer.get_vocab()
+        return sorted(entries, key=lambda entry: entries[entry])
+
+    def towers(self) -> list[TextTower]:
+        return [self._tower(name) for name in self.names]
+
+    def tables(self) -> list[Tensor]:
+        """The input embeddings of all tokens, (tokens, width), of each tower."""
+        keys = [f"{name}.transformer.text_model.embeddings.token_embedding.weight" for name in self.names]
+        return [effective_weight(key, self._clip.patcher.get_key_patches(key)[key]) for key in keys]
+
+    def conditioning(self, prompt: str, vectors: Sequence[Tensor]) -> Any:
+        """The host's CONDITIONING of a prompt with a pseudo-token in place of each `<>`; all else is the host's way.
+
+        vectors: the pseudo-token's embedding (1, width) for each tower. Raises UserError when no `<>` is left.
+        """
+        if SLOT not in prompt:
+            raise UserError(f'The prompt "{prompt}" has no {SLOT}; write it where the mix shall stand: a photo of a <>')
+        sections = next(iter(self._clip.tokenize(prompt.replace(SLOT, " ")).values()))
+        taken = [entry[0] for section in sections for entry in section if isinstance(entry[0], int)]
+        mark, word = next(self._words_but(taken))
+        tokens = self._clip.tokenize(prompt.replace(SLOT, f" {word} "))
+        found = 0
+        for name, vector in zip(self.names, vectors, strict=True):
+            for section in tokens[name.removeprefix("clip_")]:
+                for place, entry in enumerate(section):
+                    if isinstance(entry[0], int) and entry[0] == mark:
+                        section[place] = (vector[0], *entry[1:])
+                        found += 1
+        if not found:
+            raise UserError(f'The {SLOT} of the prompt "{prompt}" was cut off; write a shorter prompt.')
+        return self._clip.encode_from_tokens_scheduled(tokens)
+
+    def _words_but(self, taken: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Words of one token that can stand for `<>` while the host splits a prompt into tokens."""
+        for token, entry in enumerate(self.vocabulary()):
+            word = entry.removesuffix(WORD_END)
+            if token not in taken and word != entry and word.isascii() and word.isalpha() and len(word) > 4:
+                yield token, word
+
+    def _tower(self, name: str) -> TextTower:
+        encoder = getattr(self._clip.cond_stage_model, name)
+        prefix = f"{name}.transformer."
+        patches = self._clip.patcher.get_key_patches(prefix)
+        weights = {
+            key.removeprefix(prefix).removeprefix("text_model."): effective_weight(key, entries)
+            for key, entries in patches.items()
+        }
+        if not torch.isfinite(weights[PROJECTION]).all() or not weights[PROJECTION].any():
+            del weights[PROJECTION]  # a checkpoint without one leaves memory as it was found
+        kind, layer, _ = encoder.options_default
+        if self._clip.layer_idx is not None:
+            layer = self._clip.layer_idx
+            kind = "last" if abs(layer) > encoder.num_layers else "hidden"
+        first: Any = encoder.transformer.text_model.encoder.layers[0]
+        return TextTower(
+            name=name,
+            weights=weights,
+            heads=first.self_attn.heads,
+            activation="quick_gelu" if first.mlp.activation is ACTIVATIONS["quick_gelu"] else "gelu",
+            layer=-1 if kind == "last" else layer - (encoder.num_layers if layer >= 0 else 0),
+            normed=kind == "last" or encoder.layer_norm_hidden_state,
+            start=encoder.special_tokens["start"],
+            end=encoder.special_tokens["end"],
+            pad=encoder.special_tokens["pad"],
+        )
+
+
+def effective_weight(key: str, patches: Any) -> Tensor:
+    """The weight as the host would load it: the stored one, dequantised, with the patches made so far.
+
+    float32 on the CPU, the caller's own, and no inference tensor outside of inference mode.
+    """
+    (stored, convert), *applied = patches
+    cast: Any = comfy.model_management.cast_to_device
+    weight = convert(cast(stored, torch.device("cpu"), torch.float32, copy=True), inplace=True)
+    if not stored.is_floating_point() or type(weight) is not Tensor:
+        raise UserError(
+            f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
+            "read; load the model in float16, bfloat16 or float32."
+        )
+    calculate_weight: Any = comfy.lora.calculate_weight
+    return calculate_weight(applied, weight, key).detach()
+
 
 class HostDenoiser:
     """A MODEL of the host as `core.backend.Denoiser`."""
@@ -129,19 +224,14 @@ class HostDenoiser:
         return [name for name in self._keys if keys or name.endswith("to_v")]
 
     def cross_attention_weight(self, name: str) -> Tensor:
-        """The weight as the host would load it: the stored one, dequantised, with the patches made so far."""
         key = self._keys[name]
-        patches: Any = self._patches[key]
-        (stored, convert), *applied = patches
-        cast: Any = comfy.model_management.cast_to_device
-        weight = convert(cast(stored, torch.device("cpu"), torch.float32, copy=True), inplace=True)
-        if not stored.is_floating_point() or type(weight) is not Tensor or weight.shape[-1] != self.context_width:
+        weight = effective_weight(key, self._patches[key])
+        if weight.shape[-1] != self.context_width:
             raise UserError(
-                f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
-                "read; load the model in float16, bfloat16 or float32."
+                f"The weight {key} reads {weight.shape[-1]} channels instead of {self.context_width}: it is packed "
+                "in a way that ConceptLens can't read; load the model in float16, bfloat16 or float32."
             )
-        calculate_weight: Any = comfy.lora.calculate_weight
-        return calculate_weight(applied, weight, key).detach()
+        return weight
 
     def noise_levels(self) -> Tensor:
         model_sampling: Any = self._model.get_model_object("model_sampling")
@@ -155,6 +245,69 @@ class HostDenoiser:
         }
         clone.add_patches({self._keys[name]: adapter for name, adapter in adapters.items()})
         return clone
+
+
+def image_features(clip_vision: ClipVisionModel, images: Tensor, width: int) -> Tensor:
+    """Unit-length features (images, width) of pictures (images, height, width, 3) in 0..1.
+
+    Raises UserError when the image encoder's space has another width than the texts'.
+    """
+    output: Any = clip_vision.encode_image(images)
+    embeds = output["image_embeds"]
+    if embeds.shape[-1] != width:
+        raise UserError(
+            f"The image encoder's features are {embeds.shape[-1]} wide and the text encoder's {width}: they share no "
+            "space; connect the image encoder that was trained with this text encoder."
+        )
+    return normalize(embeds.float(), dim=-1)
+
+
+class HostDiffusion:
+    """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs and edits applied.
+
+    The host's own is made of inference tensors, which stop a backward pass, and may be streamed or evicted at any
+    time. Make and use it inside of `torch.inference_mode(False)`.
+    """
+
+    def __init__(self, model: ModelPatcher) -> None:
+        HostDenoiser(model)  # refuses other models
+        config = model.model.model_config
+        sampling: Any = model.get_model_object("model_sampling")
+        kinds: dict[type, Prediction] = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "epsilon"}
+        kind: Prediction | None = next((name for cls, name in kinds.items() if isinstance(sampling, cls)), None)
+        if kind is None:
+            raise UserError(
+                f"The model samples as {type(sampling).__name__}; ConceptLens reads epsilon and v-prediction: connect "
+                "the model before nodes that change its sampling."
+            )
+        management: Any = comfy.model_management
+        device = management.get_torch_device()
+        half = device.type != "cpu" and management.should_use_bf16(device)
+        self._dtype = torch.bfloat16 if half else torch.float32
+        self._model: Any = model.model
+        self.prediction: Prediction = kind
+        self.alphas_cumprod: Tensor = 1 / (1 + sampling.sigmas.float().cpu() ** 2)
+        settings = {**config.unet_config, "dtype": self._dtype}
+        unet: Any = type(self._model.diffusion_model)(
+            **settings, device=torch.device("cpu"), operations=comfy.ops.disable_weight_init
+        )
+        prefix = "diffusion_model."
+        patches = model.get_key_patches(prefix)
+        unet.load_state_dict({key.removeprefix(prefix): effective_weight(key, patches[key]) for key in patches})
+        management.free_memory(management.module_size(unet), device)
+        self._unet: Any = unet.eval().requires_grad_(False).to(device)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        device = next(self._unet.parameters()).device
+        size = None
+        if self._model.adm_channels:
+            height, width = (8 * side for side in noisy.shape[-2:])
+            sizes = {"width": width, "height": height, "target_width": width, "target_height": height}
+            size = self._model.encode_adm(pooled_output=encoded.pooled, **sizes, device=device)
+            size = size.to(device, self._dtype)
+        context = encoded.context.to(device, self._dtype)
+        noisy = noisy.to(device, self._dtype)
+        return self._unet(noisy, timesteps.float().to(device), context=context, y=size).float()
 
 
 SUPPORTED_HOSTS = "0.30"
@@ -246,14 +399,42 @@ def progress() -> Progress:
     return comfy.utils.ProgressBar(1).update_absolute
 
 
-FOLDERS = ("loras", "output")
+FOLDERS = ("loras", "output")  # where a TIME edit can be saved
+EMBEDDINGS, MIXES = "embeddings", "token_mixes"
+folder_paths.add_model_folder_path(MIXES, str(Path(folder_paths.models_dir, MIXES)), is_default=True)
+folder_paths.folder_names_and_paths[MIXES][1].add(".safetensors")
+
+
+def files(folder: str) -> list[str]:
+    """The names of the files in one of the host's model folders."""
+    return folder_paths.get_filename_list(folder)
+
+
+def file(folder: str, name: str) -> Path:
+    """The path of a file in one of the host's model folders; UserError when there is none."""
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        raise UserError(f'There is no file "{name}" in {folder_paths.get_folder_paths(folder)[0]}; choose another one.')
+    return Path(path)
+
+
+def cache_folder() -> Path:
+    """Where results are kept that can be made anew."""
+    return Path(folder_paths.get_user_directory(), "conceptlens", "cache")
+
+
+def changed_at(folder: str, name: str) -> float:
+    """When a file was written last: the host runs a node again when this changes."""
+    return file(folder, name).stat().st_mtime
 
 
 def check_inside(prefix: str, folder: str) -> str:
     """The path of the host's `folder`; UserError when a file named `prefix` would lie outside of it."""
-    if folder not in FOLDERS:
-        raise UserError(f'The folder "{folder}" is none of {" and ".join(FOLDERS)}; choose one of them.')
-    root = folder_paths.get_folder_paths("loras")[0] if folder == "loras" else folder_paths.get_output_directory()
+    known = (*FOLDERS, EMBEDDINGS, MIXES)
+    if folder not in known:
+        raise UserError(f'The folder "{folder}" is none of {", ".join(known)}; choose one of them.')
+    output = folder == "output"
+    root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]
     usable = prefix.isprintable() and Path(prefix).name.strip(". ")
     if not usable or not folder_paths.is_within_directory(root, str(Path(root, prefix).parent)):
         raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')
@@ -268,6 +449,14 @@ def numbered_path(prefix: str, folder: str) -> Path:
     except OSError as error:
         raise UserError(f'No file "{prefix}" can be made in {root} ({error.strerror}); choose another name.') from error
     return Path(place) / f"{name}_{counter:05}_.safetensors"
+
+
+def new_path(name: str, folder: str) -> Path:
+    """`<name>.safetensors` in one of the host's folders; UserError when there is such a file already."""
+    path = Path(check_inside(name, folder), f"{name}.safetensors")
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name.")
+    return path
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:

@@ -68,8 +68,8 @@ def tiny_pipeline(family: Family, tokenizer: Path) -> StableDiffusionPipeline | 
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         "transformer_layers_per_block": (1, 2),
         "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": WIDTHS["SDXL"][1] + 6 * 8,
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": WIDTHS["SDXL"][1] + 6 * 256,
     }
     second = CLIPTextModelWithProjection(CLIPTextConfig(**text_config("SDXL", 1)))
     parts |= {"tokenizer_2": tokenizers[1], "text_encoder_2": second}

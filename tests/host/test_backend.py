@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from conceptlens.core.backend import Family
+from conceptlens.core.diffusion import denoising_loss
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import lora_names, lora_state_dict
 from conceptlens.core.model_edit import EditPair, edit_model
+from conceptlens.core.text_tower import Encoded, encode
 from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder
 from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
 
@@ -69,6 +71,57 @@ def test_contexts_agree(encoder: HostTextEncoder, pipe: Any) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     one_by_one = torch.cat([encoder.encode([prompt]) for prompt in PROMPTS])
     torch.testing.assert_close(found, one_by_one, rtol=1e-4, atol=1e-4)
+
+
+def test_towers_agree(encoder: HostTextEncoder, clip: Any, pipe: Any) -> None:
+    ours, theirs = encoder.towers(), DiffusersTextEncoder(pipe).towers()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.heads, mine.activation, mine.normed, mine.pad) == (
+            other.heads,
+            other.activation,
+            other.normed,
+            other.pad,
+        )
+    tokens = encoder.tokenize("a photo of a dog")
+    assert encoder.vocabulary() == DiffusersTextEncoder(pipe).vocabulary()
+    for skip in (None, -2):
+        clip.layer_idx = skip
+        towers = encoder.towers()
+        encoded = encode(towers, tokens, [5], [tower.embed([1929]) for tower in towers])
+        expected = encoder.encode(["a photo of a dog"])
+        torch.testing.assert_close(encoded.context, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_go_through_towers_and_unet(model: Any, encoder: HostTextEncoder, family: Family) -> None:
+    """Also where the weights are inference tensors; and the private UNet computes what the host's own does."""
+    from conceptlens.nodes.host import HostDiffusion
+
+    with torch.inference_mode(), torch.inference_mode(False):  # as in a node that the host runs
+        diffusion, towers = HostDiffusion(model), encoder.towers()
+        leaves = [tower.embed([1929]).requires_grad_() for tower in towers]
+        one = encode(towers, [49406, 320, 320, 49407], [2], leaves)
+        encoded = Encoded(*(part.expand(2, *part.shape[1:]) for part in one))
+        latents, noise = torch.randn(2, 2, 4, 8, 8)
+        timesteps = torch.tensor([20, 700])
+        denoising_loss(diffusion, latents, noise, timesteps, encoded).sum().backward()
+        predicted = diffusion.predict(latents, timesteps, encoded).detach()
+    for leaf in leaves:
+        assert leaf.grad is not None
+        assert torch.isfinite(leaf.grad).all()
+        assert leaf.grad.norm() > 1e-6
+    with torch.inference_mode():
+        sigmas = ((1 - diffusion.alphas_cumprod) / diffusion.alphas_cumprod).sqrt()[timesteps].view(-1, 1, 1, 1)
+        noisy = latents * (1 + sigmas**2).sqrt()  # the host's UNet divides by this
+        size = {}
+        if family == "SDXL":
+            sizes = {"width": 64, "height": 64, "target_width": 64, "target_height": 64}
+            size = {"y": model.model.encode_adm(pooled_output=encoded.pooled, device="cpu", **sizes)}
+        denoised = model.model.apply_model(noisy, sigmas.flatten(), c_crossattn=encoded.context, **size)
+    output = (noisy - denoised) / sigmas  # of an epsilon prediction
+    if diffusion.prediction == "v":
+        signal = diffusion.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        output = (signal.sqrt() * latents - denoised) / (1 - signal).sqrt()
+    torch.testing.assert_close(predicted, output, rtol=1e-3, atol=1e-3)
 
 
 def test_tokens_agree(encoder: HostTextEncoder, pipe: Any) -> None:

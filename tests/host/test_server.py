@@ -35,6 +35,20 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "TIMEEditBatch": ({"model": None, "clip": None, "edits": "", **SETTINGS}, ["model", "lora", "report"]),
     "SaveTIMEEdit": ({"lora": None, "filename_prefix": "time_edit", "folder": "loras"}, ["path"]),
+    "VocabEmbed": (
+        {"clip": None, "templates": "conceptor27", "tokens": "words", "cache": True},
+        ["vocabulary", "report"],
+    ),
+    "VocabSearch": ({"vocabulary": None, "clip": None, "text": "", "top": 20}, ["tokens", "mix"]),
+    "TokenMixFromText": ({"clip": None, "text": ""}, ["mix"]),
+    "TokenMixConditioning": (
+        {"clip": None, "prompt": "a photo of a <>", "num_tokens": 50, "coefficients": ""},
+        ["conditioning", "mix"],
+    ),
+    "TokenMixPlot": ({"mix": None, "style": "bars", "top": 20}, ["image"]),
+    "SaveTokenMix": ({"mix": None, "filename_prefix": "token_mix"}, []),
+    "LoadTokenMix": ({"file": None}, ["mix"]),
+    "SaveTokenMixEmbedding": ({"mix": None, "clip": None, "name": "my_concept"}, ["name"]),
     "StrengthSweep": ({"start": -2.0, "stop": 2.0, "count": 5}, ["value", "label"]),
     "LabelledGrid": ({"images": None, "labels": None, "columns": 0}, ["image"]),
 }

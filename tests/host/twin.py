@@ -32,7 +32,7 @@ def twin_model(pipe: Any, family: Family) -> ModelPatcher:
     }
     if family == "SDXL":
         unet |= {"transformer_depth": [0, 0, 2, 2], "transformer_depth_output": [0, 0, 0, 2, 2, 2]}
-        unet |= {"transformer_depth_middle": 2, "num_classes": "sequential", "adm_in_channels": 144}
+        unet |= {"transformer_depth_middle": 2, "num_classes": "sequential", "adm_in_channels": 96 + 6 * 256}
     config = CONFIGS[family](unet)
     config.unet_config |= {"num_heads": 4, "num_head_channels": -1}  # SD 2.x would set heads wider than this model
     config.set_inference_dtype(torch.float32, None)
@@ -42,7 +42,9 @@ def twin_model(pipe: Any, family: Family) -> ModelPatcher:
     weights = {names[key]: tensor.clone() for key, tensor in state.items() if key in names}
     missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False)
     assert not unexpected
-    assert all("label_emb" in key for key in missing)  # SDXL's size embedding, which edits don't touch
+    for key in missing:
+        assert "label_emb" in key  # SDXL's size embedding, for which the host's table has no names
+        torch.nn.init.normal_(model.diffusion_model.get_parameter(key), std=0.02)
     return ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
@@ -63,4 +65,7 @@ def twin_clip(pipe: Any, family: Family) -> comfy.sd.CLIP:
     assert not unexpected
     unread = (f"layers.{LAYERS - 1}." if family == "SD 2.x" else "logit_scale", "logit_scale", "text_projection")
     assert all(any(part in key for part in unread) for key in missing)
+    for key in missing:
+        if "layers." in key:  # the host runs it for the pooled output, which SD 2.x does not read
+            torch.nn.init.normal_(clip.cond_stage_model.get_parameter(key), std=0.02)
     return clip

@@ -1,0 +1,176 @@
+"""The words that a model has: every token with its text, its input embeddings and its text feature.
+
+Conceptor's vocabulary (arXiv 2306.00966, section 3): a token's feature is the mean of the unit-length text features of
+prompts that contain it, brought to unit length again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from . import storage
+from .backend import OpenTextEncoder, Progress, unseen
+from .errors import UserError
+from .text_tower import TextTower, mean_length
+
+Tokens = Literal["words", "all"]
+# Conceptor's: those of textual inversion.
+CONCEPTOR_TEMPLATES = tuple(
+    f"{beginning} {{}}"
+    for beginning in (
+        *("a photo of a", "a rendering of a", "a cropped photo of the", "the photo of a", "a photo of a clean"),
+        *("a photo of a dirty", "a dark photo of the", "a photo of my", "a photo of the cool", "a close-up photo of a"),
+        *("a bright photo of the", "a cropped photo of a", "a photo of the", "a good photo of the", "a photo of one"),
+        *("a close-up photo of the", "a rendition of the", "a photo of the clean", "a rendition of a"),
+        *("a photo of a nice", "a good photo of a", "a photo of the nice", "a photo of the small"),
+        *("a photo of the weird", "a photo of the large", "a photo of a cool", "a photo of a small"),
+    )
+)
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "conceptor27": CONCEPTOR_TEMPLATES,
+    "photo": ("a photo of a {}",),
+    "none": ("{}",),
+}
+PROMPTS_AT_ONCE = 1024  # short ones: a few tokens each
+WORD_END = "</w>"  # with which CLIP's vocabulary marks the last piece of a word
+KIND, VERSION = "vocabulary", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Tokens of a text encoder, in the order of their ids."""
+
+    ids: Tensor  # (tokens,) int64
+    texts: Sequence[str]  # as a reader would write them
+    whole_words: Sequence[bool]  # whether the token is a word, not the beginning of one
+    embeddings: Sequence[Tensor]  # of each tower (tokens, width): rows of its input embedding table
+    norms: Sequence[float]  # of each tower: the mean length of all rows of its table
+    features: Tensor  # (tokens, width), of unit length
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: Sequence[int]) -> list[int]:
+        """Where the tokens `ids` stand; KeyError with the first one that is not here."""
+        places = {token: row for row, token in enumerate(self.ids.tolist())}
+        return [places[token] for token in ids]
+
+    def nearest(self, feature: Tensor, top: int) -> list[tuple[int, float]]:
+        """The rows whose features are most like `feature` (width,), with their cosine similarities, best first."""
+        scores = self.features @ normalize(feature.to(self.features), dim=-1)
+        best = scores.topk(min(top, len(scores)))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def template_features(
+    encoder: OpenTextEncoder,
+    tower: TextTower,
+    concepts: Tensor,
+    templates: Sequence[str],
+    progress: Progress = unseen,
+) -> Tensor:
+    """The features (n, width) of token sequences (n, length), each in the place of {} in all templates.
+
+    CLIP reads from left to right, so what a template says before {} is read once for all, and nothing after its end.
+    """
+    total = torch.zeros(len(concepts), 1, device=tower.table.device)
+    batches = concepts.split(PROMPTS_AT_ONCE)
+    for number, template in enumerate(templates):
+        before, _, after = template.partition("{}")
+        past = tower.read(tower.embed(encoder.tokenize(before)[:-1])[None]).past
+        ending = tower.embed(encoder.tokenize(after)[1:])
+        features = []
+        for batch in batches:
+            embedded = torch.cat([tower.embed(batch), ending.expand(len(batch), -1, -1)], dim=1)
+            features.append(tower.features(tower.read(embedded, past).last[:, -1]))
+            progress(number * len(batches) + len(features), len(templates) * len(batches))
+        total = total + torch.cat(features)
+    return normalize(total, dim=-1)
+
+
+def text_feature(encoder: OpenTextEncoder, tower: TextTower, text: str, templates: Sequence[str]) -> Tensor:
+    """The feature (width,) of any text, as those of the vocabulary's tokens are made."""
+    tokens = encoder.tokenize(text)[1:-1]
+    if not tokens:
+        raise UserError("The text is empty; write a word.")
+    return template_features(encoder, tower, torch.tensor([tokens]), templates)[0]
+
+
+@torch.no_grad()
+def embed_vocabulary(
+    encoder: OpenTextEncoder,
+    templates: str = "conceptor27",
+    tokens: Tokens = "words",
+    cache: Path | None = None,
+    progress: Progress = unseen,
+) -> Vocabulary:
+    """The vocabulary of a text encoder; its features are kept in the folder `cache` and found there again.
+
+    `templates` names one of TEMPLATES. `tokens`: "words" are whole words made of letters, "all" is every entry but
+    CLIP's two marks.
+    """
+    towers = encoder.towers()
+    entries = encoder.vocabulary()
+    marks = {towers[0].start, towers[0].end}
+    texts = {token: encoder.decode([token]).strip() for token in range(len(entries)) if token not in marks}
+    if tokens == "words":
+        texts = {
+            token: text
+            for token, text in texts.items()
+            if entries[token].endswith(WORD_END) and text.replace("'", "").isalpha()
+        }
+    ids = torch.tensor(list(texts))
+    tower = towers[-1]  # SDXL's second one is the one with a projection
+    made_by = {"encoder": fingerprint(towers), "templates": TEMPLATES[templates], "tokens": tokens}
+    file = cache / f"{_digest(made_by)}.safetensors" if cache else None
+    features = _cached(file, ids, made_by)
+    if features is None:
+        features = template_features(encoder, tower, ids[:, None], TEMPLATES[templates], progress).cpu().half()
+        if file:
+            storage.write(file, {"ids": ids, "features": features}, {"kind": KIND, "version": VERSION, **made_by})
+    return Vocabulary(
+        ids=ids,
+        texts=list(texts.values()),
+        whole_words=[entries[token].endswith(WORD_END) for token in texts],
+        embeddings=[tower.embed(ids).float().cpu() for tower in towers],
+        norms=[mean_length(tower.table) for tower in towers],
+        features=normalize(features.float(), dim=-1),
+        made_by=made_by,
+    )
+
+
+def fingerprint(towers: Sequence[TextTower]) -> str:
+    """A hash of all weights of a text encoder, LoRAs included."""
+    digest = hashlib.sha256()
+    for tower in towers:
+        digest.update(json.dumps([tower.name, tower.layer, tower.normed]).encode())
+        for name in sorted(tower.weights):
+            digest.update(name.encode())
+            digest.update(tower.weights[name].float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _digest(made_by: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _cached(file: Path | None, ids: Tensor, made_by: dict[str, Any]) -> Tensor | None:
+    """The features kept in `file`, unless it is missing, damaged or made of something else."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        tensors, header = storage.read(file, KIND, VERSION, ("ids", "features"))
+    except UserError:
+        return None  # it is only a cache: made anew
+    same = all(header.get(key) == json.loads(json.dumps(value)) for key, value in made_by.items())
+    return tensors["features"] if same and torch.equal(tensors["ids"], ids) else None

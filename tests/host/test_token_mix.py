@@ -1,0 +1,178 @@
+"""Mixes in the host: in prompts, as embeddings, in files, and against what a fit computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptlens.core.backend import Family
+from conceptlens.core.errors import UserError
+from conceptlens.core.mixture import TokenMix, mix_from_text
+from conceptlens.core.text_tower import encode
+from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.tests.host.graphs import CHECKPOINT, executed_nodes, node
+from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.usefixtures("host_modules")
+DOG = 1929
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def encoder(family: Family, comfyui: Path, host_modules: None) -> Any:  # noqa: ARG001
+    from conceptlens.nodes.host import HostTextEncoder
+    from conceptlens.tests.host.twin import twin_clip
+
+    return HostTextEncoder(twin_clip(tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer"), family))
+
+
+def mix_of(encoder: Any) -> TokenMix:
+    return mix_from_text(encoder, "dog: 0.6, snow: 0.3, wolf: -0.1", encoder.family)
+
+
+def test_the_hosts_conditioning_is_the_fits(encoder: Any, family: Family) -> None:
+    """The same prompt, encoded by the host with all that it can, and by the towers that a fit differentiates."""
+    vectors = mix_of(encoder).pseudo_token(encoder.tables())
+    tokens = encoder.tokenize("a photo of a dog, and a dog")
+    slots = [place for place, token in enumerate(tokens) if token == DOG]
+    ((context, extras),) = encoder.conditioning("a photo of a <>, and a <>", vectors)
+    encoded = encode(encoder.towers(), tokens, slots, vectors)
+    torch.testing.assert_close(context.float(), encoded.context, rtol=1e-4, atol=1e-4)
+    if family == "SDXL":
+        torch.testing.assert_close(extras["pooled_output"].float(), encoded.pooled, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_around_a_mix_count(encoder: Any) -> None:
+    vectors = mix_of(encoder).pseudo_token(encoder.tables())
+    plain, weighted, word = (
+        encoder.conditioning(f"a {slot} in snow", vectors)[0][0] for slot in ("<>", "(<>:1.4)", "<>")
+    )
+    assert torch.equal(plain, word)
+    assert not torch.allclose(plain, weighted, atol=1e-3)
+
+
+def test_prompts_that_lost_their_slot_are_refused(encoder: Any) -> None:
+    vectors = mix_of(encoder).pseudo_token(encoder.tables())
+    with pytest.raises(UserError, match="has no <>"):
+        encoder.conditioning("a photo of a dog", vectors)
+
+
+def test_a_mix_of_another_family_is_refused(encoder: Any, family: Family) -> None:
+    other = next(name for name in FAMILIES if name != family)
+    with pytest.raises(UserError, match=f"made for {other}, but the model is {family}"):
+        TokenMix.of([DOG], ["dog"], [1.0], family=other).check_family(encoder.family)
+
+
+def graph(
+    mix: str = "rose: 1, tulip: 0.5", coefficients: str = "", prompt: str = "a photo of a <>", seed: int = 1
+) -> Graph:
+    sampling = {"seed": seed, "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    links = {"model": ["loader", 0], "positive": ["mixed", 0], "negative": ["negative", 0]}
+    return {
+        "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "mix": node("TokenMixFromText", clip=["loader", 1], text=mix),
+        "mixed": node(
+            "TokenMixConditioning",
+            clip=["loader", 1],
+            prompt=prompt,
+            num_tokens=50,
+            coefficients=coefficients,
+            mix=["mix", 0],
+        ),
+        "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
+        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "sampler": node("KSampler", **links, latent_image=["latent", 0], **sampling),
+        "save": node("SaveLatent", samples=["sampler", 0], filename_prefix="mix"),
+        "plot": node("TokenMixPlot", mix=["mixed", 1], style="bars", top=20),
+        "cloud": node("TokenMixPlot", mix=["mix", 0], style="cloud", top=20),
+        "shown": node("SaveImage", images=["plot", 0], filename_prefix="bars"),
+        "clouds": node("SaveImage", images=["cloud", 0], filename_prefix="cloud"),
+    }
+
+
+def latent(server: HostServer, history: dict[str, Any]) -> torch.Tensor:
+    saved = history["outputs"]["save"]["latents"][0]
+    return load_file(server.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+
+
+def test_a_changed_coefficient_costs_one_encoding_and_the_sampling(server: HostServer) -> None:
+    first = server.run(graph())
+    changed = graph(coefficients='{"v": 1, "set": {"3568": 0.1}}')
+    second = server.run(changed)
+    assert executed_nodes(second, changed) == {"mixed", "sampler", "save", "plot", "shown"}
+    assert not torch.equal(latent(server, first), latent(server, second))
+    third = server.run(graph(mix="rose: 0.1, tulip: 0.5"))
+    torch.testing.assert_close(latent(server, third), latent(server, second))
+
+
+def test_a_mix_is_kept_and_used_as_an_embedding(server: HostServer) -> None:
+    base = graph()
+    saving = base | {
+        "kept": node("SaveTokenMix", mix=["mix", 0], filename_prefix="flowers/two"),
+        "embedded": node("SaveTokenMixEmbedding", mix=["mix", 0], clip=["loader", 1], name="two_flowers"),
+    }
+    history = server.run(saving)
+    assert history["outputs"]["embedded"]["text"] == ["embedding:two_flowers"]
+    loading = {key: value for key, value in base.items() if key not in ("mix", "cloud", "clouds")}
+    loading["mix"] = node("LoadTokenMix", file="flowers/two_00001_.safetensors")
+    torch.testing.assert_close(latent(server, server.run(loading)), latent(server, history))
+    prompted = {key: value for key, value in base.items() if key in ("loader", "negative", "latent", "sampler", "save")}
+    prompted["mixed"] = node("CLIPTextEncode", clip=["loader", 1], text="a photo of a embedding:two_flowers")
+    torch.testing.assert_close(latent(server, server.run(prompted)), latent(server, history), rtol=1e-3, atol=1e-3)
+    with pytest.raises(GraphError, match="exists already"):
+        server.run(saving | {"latent": node("EmptyLatentImage", width=64, height=64, batch_size=1)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mix": "computer: 1"}, "tokens of this model"),
+        ({"mix": "rose: 1, tulip: much"}, "no number"),
+        ({"mix": "rose: 0"}, "cancel out|nothing to draw"),
+    ],
+)
+def test_unusable_mixes_are_one_sentence(server: HostServer, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(GraphError, match=says):
+        server.run(graph(**changes))
+
+
+@pytest.mark.parametrize("changes", [{"mix": " "}, {"coefficients": "{"}, {"prompt": "a photo"}])
+def test_what_the_widgets_show_is_refused_before_anything_runs(server: HostServer, changes: dict[str, Any]) -> None:
+    with pytest.raises(GraphError, match="refused"):
+        server.run(graph(**changes))
+
+
+def test_vocabulary_is_searched_by_text_and_picture(
+    encoder: Any, family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from conceptlens.nodes import host
+    from conceptlens.nodes.vocabulary import VocabEmbed, VocabSearch
+
+    monkeypatch.setattr(host, "cache_folder", lambda: tmp_path)
+    clip = encoder._clip
+    with torch.inference_mode():  # as the host runs its graphs
+        embedded: Any = VocabEmbed.execute(clip, "none", "words", True)
+        vocabulary, report = embedded.result
+        found: Any = VocabSearch.execute(vocabulary, clip, "rose", 5)
+        tokens, mix = found.result
+    assert f"tokens of {family}" in report
+    assert tokens.splitlines()[0].startswith("rose: ")
+    assert mix.texts[0] == "rose"
+    assert len(mix) == 5
+    assert not vocabulary.features.is_inference()
+    assert len(list(tmp_path.iterdir())) == 1
+    row = vocabulary.texts.index("rose")
+    monkeypatch.setattr(host, "image_features", lambda *_: vocabulary.features[row : row + 1])
+    picture = torch.zeros(1, 8, 8, 3)
+    found = VocabSearch.execute(vocabulary, clip, "", 5, picture, "an image encoder")
+    assert found.result[1].texts[0] == "rose"
+    for arguments, says in (((), "nothing to look for"), ((picture,), "without clip_vision")):
+        with pytest.raises(UserError, match=says):
+            VocabSearch.execute(vocabulary, clip, "", 5, *arguments)
