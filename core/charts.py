@@ -110,5 +110,10 @@ def _has(font: ImageFont.FreeTypeFont, text: str) -> bool:
 def _wide_fonts() -> list[Path]:
     folders = FONT_FOLDERS.get(sys.platform, ("/usr/share/fonts", "/usr/local/share/fonts"))
     found = [path for folder in folders for path in sorted(Path(folder).rglob("*.[to]t[fc]"))]
-    ranked = [(rank, path) for path in found for rank, name in enumerate(WIDE_FONTS) if path.name.startswith(name)]
-    return [path for _, path in sorted(ranked)][:40]
+    ranked = [
+        ("Bold" in path.name or "Oblique" in path.name, rank, path)
+        for path in found
+        for rank, name in enumerate(WIDE_FONTS)
+        if path.name.startswith(name)
+    ]
+    return [path for *_, path in sorted(ranked)][:40]

@@ -149,8 +149,9 @@ class HostTextEncoder:
         encoder = getattr(self._clip.cond_stage_model, name)
         prefix = f"{name}.transformer."
         patches = self._clip.patcher.get_key_patches(prefix)
+        device = self._clip.patcher.load_device
         weights = {
-            key.removeprefix(prefix).removeprefix("text_model."): effective_weight(key, entries)
+            key.removeprefix(prefix).removeprefix("text_model."): effective_weight(key, entries).to(device)
             for key, entries in patches.items()
         }
         if not torch.isfinite(weights[PROJECTION]).all() or not weights[PROJECTION].any():
