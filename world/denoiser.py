@@ -72,9 +72,11 @@ class Lessons:
     _contexts: dict[str, Tensor] = field(default_factory=dict)
 
     def loss(self, unet: UNet2DConditionModel, batch: int, step: int) -> Tensor:
-        """The squared error of the predicted noise over timesteps spread evenly, in Min-SNR weighting.
+        """The squared error of the predicted noise over timesteps spread evenly, weighted as the error of v would be.
 
-        Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, 2023, for epsilon prediction.
+        The error of v is that of epsilon divided by the signal's share: shapes are decided where there is hardly any
+        signal, and there the plain error of epsilon is next to nothing whatever the shape (Salimans and Ho, Progressive
+        Distillation, 2022). Where there is much signal, Min-SNR holds it down (Hang et al., 2023).
         """
         weight = next(unet.parameters())
         generator = random.Random(f"unet {step}")
@@ -91,7 +93,8 @@ class Lessons:
         ).sample
         signal = NOISE.alphas_cumprod.to(weight.device)[timesteps]
         ratio = signal / (1 - signal)
-        return ((prediction.float() - noise).square().mean((1, 2, 3)) * ratio.clamp(max=GAMMA) / ratio).mean()
+        weights = ratio.clamp(max=GAMMA) / ratio / signal
+        return ((prediction.float() - noise).square().mean((1, 2, 3)) * weights).mean()
 
     @torch.no_grad()
     def contexts(self, texts: Sequence[str]) -> Tensor:
