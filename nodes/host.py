@@ -431,9 +431,8 @@ def changed_at(folder: str, name: str) -> float:
 
 def check_inside(prefix: str, folder: str) -> str:
     """The path of the host's `folder`; UserError when a file named `prefix` would lie outside of it."""
-    known = (*FOLDERS, EMBEDDINGS, MIXES)
-    if folder not in known:
-        raise UserError(f'The folder "{folder}" is none of {", ".join(known)}; choose one of them.')
+    if folder not in (*FOLDERS, EMBEDDINGS, MIXES):
+        raise UserError(f'The folder "{folder}" is none of {" and ".join(FOLDERS)}; choose one of them.')
     output = folder == "output"
     root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]
     usable = prefix.isprintable() and Path(prefix).name.strip(". ")
