@@ -154,8 +154,10 @@ class HostTextEncoder:
             key.removeprefix(prefix).removeprefix("text_model."): effective_weight(key, entries).to(device)
             for key, entries in patches.items()
         }
-        if not torch.isfinite(weights[PROJECTION]).all() or not weights[PROJECTION].any():
-            del weights[PROJECTION]  # a checkpoint without one leaves memory as it was found
+        rows = weights[PROJECTION].norm(dim=1)
+        # A checkpoint without a projection leaves that memory as it was found: zeros, or any bytes as numbers.
+        if not (torch.isfinite(rows).all() and 1e-3 < rows.max() < 1e3 and rows.min() > 1e-3 * rows.max()):
+            del weights[PROJECTION]
         kind, layer, _ = encoder.options_default
         if self._clip.layer_idx is not None:
             layer = self._clip.layer_idx
