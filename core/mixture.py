@@ -53,8 +53,10 @@ class TokenMix:
         return self._with(self.ids[:count], self.texts[:count], self.coefficients[:count])
 
     def without(self, ids: Sequence[int]) -> TokenMix:
-        kept = [row for row, token in enumerate(self.ids) if token not in set(ids)]
-        return self._rows(kept)
+        kept = [row for row, token in enumerate(self.ids) if token not in ids]
+        return self._with(
+            [self.ids[row] for row in kept], [self.texts[row] for row in kept], [self.coefficients[row] for row in kept]
+        )
 
     def plus(self, other: TokenMix) -> TokenMix:
         """Both mixes: coefficients of tokens in both are added."""
@@ -123,11 +125,6 @@ class TokenMix:
                 f"{path} is damaged: it has {len(ids)} tokens and {len(values)} coefficients; save it anew."
             )
         return cls.of(ids, texts, values, **header.get("made_by", {}))
-
-    def _rows(self, rows: Sequence[int]) -> TokenMix:
-        return self._with(
-            [self.ids[row] for row in rows], [self.texts[row] for row in rows], [self.coefficients[row] for row in rows]
-        )
 
     def _with(self, ids: Sequence[int], texts: Sequence[str], coefficients: Sequence[float]) -> TokenMix:
         return replace(TokenMix.of(ids, texts, coefficients), made_by=self.made_by)

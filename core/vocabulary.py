@@ -131,7 +131,7 @@ def embed_vocabulary(
         }
     ids = torch.tensor(list(texts))
     tower = towers[-1]  # SDXL's second one is the one with a projection
-    made_by = {"encoder": fingerprint(towers), "templates": TEMPLATES[templates], "tokens": tokens}
+    made_by = {"encoder": fingerprint(towers), "templates": list(TEMPLATES[templates]), "tokens": tokens}
     file = cache / f"{_digest(made_by)}.safetensors" if cache else None
     features = _cached(file, ids, made_by)
     if features is None:
@@ -172,5 +172,5 @@ def _cached(file: Path | None, ids: Tensor, made_by: dict[str, Any]) -> Tensor |
         tensors, header = storage.read(file, KIND, VERSION, ("ids", "features"))
     except UserError:
         return None  # it is only a cache: made anew
-    same = all(header.get(key) == json.loads(json.dumps(value)) for key, value in made_by.items())
+    same = all(header.get(key) == value for key, value in made_by.items())
     return tensors["features"] if same and torch.equal(tensors["ids"], ids) else None

@@ -105,8 +105,8 @@ class HostTextEncoder:
         return torch.cat(contexts)
 
     def vocabulary(self) -> list[str]:
-        entries: dict[str, int] = self._tokenizer.tokenizer.get_vocab()
-        return sorted(entries, key=lambda entry: entries[entry])
+        entries: dict[int, str] = self._tokenizer.inv_vocab
+        return [entries[token] for token in range(len(entries))]
 
     def towers(self) -> list[TextTower]:
         return [self._tower(name) for name in self.names]
@@ -121,8 +121,7 @@ class HostTextEncoder:
 
         vectors: the pseudo-token's embedding (1, width) for each tower. Raises UserError when no `<>` is left.
         """
-        if SLOT not in prompt:
-            raise UserError(f'The prompt "{prompt}" has no {SLOT}; write it where the mix shall stand: a photo of a <>')
+        check_slot(prompt)
         sections = next(iter(self._clip.tokenize(prompt.replace(SLOT, " ")).values()))
         taken = [entry[0] for section in sections for entry in section if isinstance(entry[0], int)]
         mark, word = next(self._words_but(taken))
@@ -140,7 +139,7 @@ class HostTextEncoder:
 
     def _words_but(self, taken: Sequence[int]) -> Iterator[tuple[int, str]]:
         """Words of one token that can stand for `<>` while the host splits a prompt into tokens."""
-        for token, entry in enumerate(self.vocabulary()):
+        for token, entry in self._tokenizer.inv_vocab.items():
             word = entry.removesuffix(WORD_END)
             if token not in taken and word != entry and word.isascii() and word.isalpha() and len(word) > 4:
                 yield token, word
@@ -174,6 +173,12 @@ class HostTextEncoder:
             end=encoder.special_tokens["end"],
             pad=encoder.special_tokens["pad"],
         )
+
+
+def check_slot(prompt: str) -> None:
+    """Raises UserError when a prompt has no place for a pseudo-token."""
+    if SLOT not in prompt:
+        raise UserError(f'The prompt "{prompt}" has no {SLOT}; write it where the mix shall stand: a photo of a <>')
 
 
 def effective_weight(key: str, patches: Any) -> Tensor:
@@ -441,6 +446,20 @@ def check_inside(prefix: str, folder: str) -> str:
     if not usable or not folder_paths.is_within_directory(root, str(Path(root, prefix).parent)):
         raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')
     return root
+
+
+def usable_name(prefix: str | None, folder: str | None) -> bool | str:
+    """The answer of a saving node's `validate_inputs`: True, or why a file can't be named so.
+
+    What comes from another node is None until it runs, and is checked then.
+    """
+    if prefix is None or folder is None:
+        return True
+    try:
+        check_inside(prefix, folder)
+    except UserError as error:
+        return str(error)
+    return True
 
 
 def numbered_path(prefix: str, folder: str) -> Path:

@@ -202,13 +202,7 @@ class SaveTIMEEdit(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None, folder: str | None = None) -> bool | str:
-        if filename_prefix is None or folder is None:  # comes from another node
-            return True
-        try:
-            host.check_inside(filename_prefix, folder)
-        except UserError as error:
-            return str(error)
-        return True
+        return host.usable_name(filename_prefix, folder)
 
     @classmethod
     def execute(cls, lora: Any, filename_prefix: str, folder: str) -> io.NodeOutput:

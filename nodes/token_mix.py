@@ -94,9 +94,9 @@ class TokenMixConditioning(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None, coefficients: str | None = None) -> bool | str:
-        if prompt is not None and host.SLOT not in prompt:
-            return f'The prompt "{prompt}" has no {host.SLOT}; write it where the mix shall stand: a photo of a <>'
         try:
+            if prompt is not None:  # None: comes from another node
+                host.check_slot(prompt)
             MixEdits.parse(coefficients or "", host.CLIP_TOKENS)
         except UserError as error:
             return str(error)
@@ -166,11 +166,7 @@ class SaveTokenMix(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        try:
-            host.check_inside(filename_prefix or "", host.MIXES)
-        except UserError as error:
-            return filename_prefix is None or str(error)
-        return True
+        return host.usable_name(filename_prefix, host.MIXES)
 
     @classmethod
     def execute(cls, mix: TokenMix, filename_prefix: str) -> io.NodeOutput:
@@ -228,11 +224,7 @@ class SaveTokenMixEmbedding(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        try:
-            host.check_inside(name or "", host.EMBEDDINGS)
-        except UserError as error:
-            return name is None or str(error)
-        return True
+        return host.usable_name(name, host.EMBEDDINGS)
 
     @classmethod
     def execute(cls, mix: TokenMix, clip: Any, name: str) -> io.NodeOutput:

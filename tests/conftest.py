@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from conceptlens.core.backend import Family
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,3 +21,16 @@ def comfyui() -> Path:
     from conceptlens.harness.host_server import comfyui_folder
 
     return comfyui_folder()
+
+
+@pytest.fixture(params=get_args(Family), scope="module")
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(family: Family, comfyui: Path) -> Any:
+    """A tiny diffusers pipeline of each family, for one module's tests."""
+    from conceptlens.tests.tiny import tiny_pipeline
+
+    return tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")

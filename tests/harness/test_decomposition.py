@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.backend import Family
 from conceptlens.core.decomposition import Dictionary, FitStep, Slot, fit_conceptor, score_tokens, token_losses
 from conceptlens.core.diffusion import add_noise, denoising_loss, draws
 from conceptlens.core.errors import UserError
 from conceptlens.core.text_tower import Encoded, mean_length
 from conceptlens.harness.diffusers_backend import DiffusersDiffusion, DiffusersTextEncoder
-from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
-
-
-@pytest.fixture(params=FAMILIES, scope="module")
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pipe(family: Family, comfyui: Path) -> Any:
-    return tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")
 
 
 @pytest.fixture(scope="module")

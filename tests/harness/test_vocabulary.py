@@ -20,21 +20,10 @@ from conceptlens.core.vocabulary import (
     text_feature,
 )
 from conceptlens.harness.diffusers_backend import DiffusersTextEncoder
-from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
 from torch import Tensor
 from torch.nn.functional import normalize
 
 PROMPTS = ["a photo of a dog", "an old house on a hill, painted in oil", ""]
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pipe(family: Family, comfyui: Path) -> Any:
-    return tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")
 
 
 @pytest.fixture(scope="module")

@@ -58,11 +58,15 @@ def executed_nodes(history: dict[str, Any], graph: Graph) -> set[str]:
     return set(graph) - {name for message in cached for name in message["nodes"]}
 
 
+def saved_latent(server: HostServer, history: dict[str, Any]) -> Tensor:
+    saved = history["outputs"]["save"]["latents"][0]
+    return load_file(server.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+
+
 def run_to_latent(server: HostServer, graph: Graph) -> Tensor:
     """The latent that the graph's sampler computed anew: a result from the host's cache would prove nothing."""
     history = server.run(graph)
     assert "sampler" in executed_nodes(history, graph)
-    saved = history["outputs"]["save"]["latents"][0]
-    latent = load_file(server.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+    latent = saved_latent(server, history)
     assert torch.isfinite(latent).all()
     return latent

@@ -15,7 +15,6 @@ from conceptlens.core.lora import lora_names, lora_state_dict
 from conceptlens.core.model_edit import EditPair, edit_model
 from conceptlens.core.text_tower import Encoded, encode
 from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder
-from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
 
 if TYPE_CHECKING:
     from conceptlens.nodes.host import HostDenoiser, HostTextEncoder
@@ -24,16 +23,6 @@ ROSES = [EditPair("a pack of roses", "a pack of blue roses")]
 PROMPTS = ["a pack of roses", "A rosemary bush, painted", ""]
 
 pytestmark = pytest.mark.usefixtures("host_modules")
-
-
-@pytest.fixture(params=FAMILIES, scope="module")
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pipe(family: Family, comfyui: Path) -> Any:
-    return tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")
 
 
 @pytest.fixture(params=["inference tensors", "normal tensors"])

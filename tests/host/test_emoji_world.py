@@ -11,6 +11,7 @@ from conceptlens.core.errors import UserError
 from conceptlens.harness.host_server import Graph, HostServer
 from conceptlens.tests.host.graphs import node
 from conceptlens.world import encoders, weights
+from conceptlens.world.language import clip_tokenizer
 from conceptlens.world.pipeline import emoji_world_pipeline
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -23,8 +24,8 @@ PROMPTS = ["a photo of a blue rose", "a flat drawing of a cat and two dogs", ""]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(comfyui: Path) -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(comfyui / "comfy/sd1_tokenizer", model_max_length=77)
+def tokenizer() -> CLIPTokenizer:
+    return clip_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -12,25 +12,19 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.mixture import TokenMix, mix_from_text
 from conceptlens.core.text_tower import encode
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
-from conceptlens.tests.host.graphs import CHECKPOINT, executed_nodes, node
-from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
-from safetensors.torch import load_file
+from conceptlens.tests.host.graphs import CHECKPOINT, executed_nodes, node, saved_latent
+from conceptlens.tests.tiny import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("host_modules")
 DOG = 1929
 
 
-@pytest.fixture(params=FAMILIES, scope="module")
-def family(request: pytest.FixtureRequest) -> Family:
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def encoder(family: Family, comfyui: Path, host_modules: None) -> Any:  # noqa: ARG001
+def encoder(pipe: Any, family: Family, host_modules: None) -> Any:  # noqa: ARG001
     from conceptlens.nodes.host import HostTextEncoder
     from conceptlens.tests.host.twin import twin_clip
 
-    return HostTextEncoder(twin_clip(tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer"), family))
+    return HostTextEncoder(twin_clip(pipe, family))
 
 
 def mix_of(encoder: Any) -> TokenMix:
@@ -97,19 +91,14 @@ def graph(
     }
 
 
-def latent(server: HostServer, history: dict[str, Any]) -> torch.Tensor:
-    saved = history["outputs"]["save"]["latents"][0]
-    return load_file(server.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
-
-
 def test_a_changed_coefficient_costs_one_encoding_and_the_sampling(server: HostServer) -> None:
     first = server.run(graph())
     changed = graph(coefficients='{"v": 1, "set": {"3568": 0.1}}')
     second = server.run(changed)
     assert executed_nodes(second, changed) == {"mixed", "sampler", "save", "plot", "shown"}
-    assert not torch.equal(latent(server, first), latent(server, second))
+    assert not torch.equal(saved_latent(server, first), saved_latent(server, second))
     third = server.run(graph(mix="rose: 0.1, tulip: 0.5"))
-    torch.testing.assert_close(latent(server, third), latent(server, second))
+    torch.testing.assert_close(saved_latent(server, third), saved_latent(server, second))
 
 
 def test_a_mix_is_kept_and_used_as_an_embedding(server: HostServer) -> None:
@@ -122,10 +111,12 @@ def test_a_mix_is_kept_and_used_as_an_embedding(server: HostServer) -> None:
     assert history["outputs"]["embedded"]["text"] == ["embedding:two_flowers"]
     loading = {key: value for key, value in base.items() if key not in ("mix", "cloud", "clouds")}
     loading["mix"] = node("LoadTokenMix", file="flowers/two_00001_.safetensors")
-    torch.testing.assert_close(latent(server, server.run(loading)), latent(server, history))
+    torch.testing.assert_close(saved_latent(server, server.run(loading)), saved_latent(server, history))
     prompted = {key: value for key, value in base.items() if key in ("loader", "negative", "latent", "sampler", "save")}
     prompted["mixed"] = node("CLIPTextEncode", clip=["loader", 1], text="a photo of a embedding:two_flowers")
-    torch.testing.assert_close(latent(server, server.run(prompted)), latent(server, history), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        saved_latent(server, server.run(prompted)), saved_latent(server, history), rtol=1e-3, atol=1e-3
+    )
     with pytest.raises(GraphError, match="exists already"):
         server.run(saving | {"latent": node("EmptyLatentImage", width=64, height=64, batch_size=1)})
 
