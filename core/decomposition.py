@@ -3,155 +3,329 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 
-from .diffusion import Diffusion, denoising_loss, draws
+from .backend import Family, OpenTextEncoder, Progress, unseen
+from .dictionary import (
+    Dictionary,
+    Slot,
+    encoded_gradient,
+    own_words,
+    rank_by_gradient,
+    rank_by_pictures,
+    token_losses,
+)
+from .diffusion import Diffusion, Draws, draw
 from .errors import UserError
-from .text_tower import Encoded, TextTower, encode
+from .memory import Portions
+from .mixture import TokenMix
+from .vocabulary import Vocabulary
 
+Method = Literal["shares", "conceptor"]
 HIDDEN = 100  # of the paper's MLP
 WEIGHT_DECAY = 1e-2
-ROWS_AT_ONCE = 32  # of latents and prompts in one pass through the UNet without gradients
+# The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
+DECISIVE = (0.25, 0.7)
+GRADIENT_DRAWS = 64
+RACERS, FINAL_DRAWS = 512, 128  # of a race's first and last round
+FACTOR = 4  # by which a race's rounds have fewer tokens and more draws
+START_LEARNING = 10.0  # times the learning rate: of coefficients that are learned themselves, not by an MLP
+PATIENCE = 4  # validations without a better one, after which a fit ends
+DRAWS_PER_PICTURE = 2  # of validation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an explanation is found; the defaults are the paper's, but for the method."""
+
+    method: Method = "shares"
+    num_tokens: int = 50
+    dictionary_size: int = 5000
+    steps: int = 500
+    batch_size: int = 6
+    learning_rate: float = 1e-3
+    sparsity: float = 0.001
+    validate_every: int = 50
+    exclude_concept: bool = True
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
-    """A prompt with a pseudo-token: what a mix is trained and judged in."""
+class Concept:
+    """What is to be explained, and with what."""
 
-    towers: Sequence[TextTower]
-    tokens: Sequence[int]  # of the prompt, with start and end token
-    places: Sequence[int]  # of the pseudo-token among them
-
-    def encode(self, vectors: Sequence[Tensor]) -> Encoded:
-        """The prompt with each pseudo-token in turn; vectors: of each tower (prompts, width)."""
-        return encode(self.towers, self.tokens, self.places, vectors)
+    encoder: OpenTextEncoder
+    family: Family
+    diffusion: Diffusion
+    vocabulary: Vocabulary
+    name: str  # may be empty, for pictures without a name
+    prompt: str  # with {} where the concept stands
+    latents: Tensor  # (pictures, 4, h, w) as the UNet is trained on
+    held_out: Tensor  # (pictures, 4, h, w): those on which coefficients are judged
+    features: Tensor | None = None  # (pictures, width) of an image encoder that shares the vocabulary's space
 
 
 @dataclass(frozen=True, eq=False)
-class Dictionary:
-    """The tokens among which an explanation is looked for."""
+class FitStep:
+    """What one step of a fit reports."""
 
-    ids: Tensor  # (tokens,)
-    embeddings: Sequence[Tensor]  # of each tower (tokens, width)
-    norms: Sequence[float]  # of each tower: the mean length of its whole table's rows
+    step: int
+    loss: float  # of the step's draws; of step 0, its validation
+    validation: float | None  # the loss of the largest coefficients on held-out pictures, where it was measured
+    best: bool  # whether it is the lowest so far
+    dictionary: Dictionary
+    coefficients: Tensor  # (tokens,), detached
 
-    def pseudo_token(self, coefficients: Tensor) -> list[Tensor]:
-        """w* = normalise(sum_i alpha_i w_i) times the mean length, of each tower (1, width); coefficients (tokens,)."""
-        return [
-            normalize(coefficients[None] @ embeddings, dim=-1) * norm
-            for embeddings, norm in zip(self.embeddings, self.norms, strict=True)
-        ]
-
-    def singles(self) -> list[Tensor]:
-        """Each token alone as a pseudo-token, of each tower (tokens, width)."""
-        return [normalize(e, dim=-1) * norm for e, norm in zip(self.embeddings, self.norms, strict=True)]
+    def largest(self, count: int) -> tuple[Dictionary, Tensor]:
+        """The tokens with the largest coefficients, and these."""
+        values, rows = self.coefficients.topk(min(count, len(self.coefficients)))
+        return self.dictionary.only(rows), values
 
 
-def score_tokens(
-    diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], latents: Tensor, count: int, generator: torch.Generator
-) -> list[Tensor]:
-    """The gradient of the denoising loss with respect to a pseudo-token, of each tower (1, width), over `count` draws.
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a decomposition found."""
 
-    A token's embedding enters the loss through its product with the gradient only: one backward pass scores them all.
+    mix: TokenMix
+    losses: list[tuple[int, float]]  # (step, loss)
+    validations: list[tuple[int, float]]
+
+
+def decompose(
+    concept: Concept, settings: Settings, watch: Callable[[FitStep], object] = id, progress: Progress = unseen
+) -> Explanation:
+    """Explains a concept by tokens: chooses a dictionary, fits coefficients and keeps those that validate best.
+
+    `watch` is called after each step of the fit, `progress` while words are compared. The mix says in `made_by` what it
+    was made of and, for each token, the loss of the token alone and the rise of the loss without it. Raises UserError
+    for a prompt without a slot and for a loss that is no finite number.
     """
-    leaves = [vector.detach().requires_grad_() for vector in vectors]
-    total = [torch.zeros_like(leaf) for leaf in leaves]
-    for some in _chunks(draws(latents, count, len(diffusion.alphas_cumprod), generator)):
-        encoded = slot.encode(leaves)
-        loss = denoising_loss(diffusion, *some, _repeated(encoded, len(some[0]))).sum() / count
-        for sum_, gradient in zip(total, torch.autograd.grad(loss, leaves), strict=True):
-            sum_ += gradient
-    return total
+    generator = torch.Generator().manual_seed(settings.seed)
+    slot = Slot.of(concept.encoder, concept.encoder.towers(), concept.prompt)
+    dictionary = choose_dictionary(concept, slot, settings, generator)
+    coefficients: nn.Module = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
+    rate = settings.learning_rate
+    if settings.method == "shares":
+        dictionary, shares = race(concept.diffusion, slot, dictionary, concept.latents, settings, generator, progress)
+        coefficients, rate = OwnCoefficients(shares), rate * START_LEARNING
+    judge = draw(
+        concept.held_out,
+        DRAWS_PER_PICTURE * len(concept.held_out),
+        (0, len(concept.diffusion.alphas_cumprod)),
+        torch.Generator().manual_seed(settings.seed),
+    )
+    kept, losses, validations = None, [], []
+    for step in fit_conceptor(
+        concept.diffusion, slot, dictionary, coefficients, concept.latents, judge, settings, rate, generator
+    ):
+        watch(step)
+        losses.append((step.step, step.loss))
+        if step.validation is not None:
+            validations.append((step.step, step.validation))
+        kept = step if step.best else kept
+    if kept is None:
+        raise AssertionError("a fit validates its start")
+    chosen, values = kept.largest(settings.num_tokens)
+    alone, without = faithfulness(concept.diffusion, slot, chosen, values, judge)
+    made_by = {
+        "family": concept.family,
+        "concept": concept.name,
+        "prompt": concept.prompt,
+        "encoder": concept.vocabulary.made_by["encoder"],
+        "settings": asdict(settings),
+        "pictures": len(concept.latents),
+        "step": kept.step,
+        "validation": kept.validation,
+        "alone": dict(zip(map(str, chosen.ids.tolist()), alone.tolist(), strict=True)),
+        "removal": dict(zip(map(str, chosen.ids.tolist()), without.tolist(), strict=True)),
+    }
+    mix = TokenMix.of(chosen.ids.tolist(), chosen.texts, values.tolist(), **made_by)
+    return Explanation(mix, losses, validations)
 
 
-@torch.no_grad()
-def token_losses(
-    diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: tuple[Tensor, Tensor, Tensor]
-) -> Tensor:
-    """The denoising loss (pseudo-tokens, draws) of each pseudo-token on each draw: the same noise for all."""
-    encoded = slot.encode(vectors)
-    rows = []
-    for number in range(len(encoded.context)):
-        one = Encoded(encoded.context[number : number + 1], encoded.pooled[number : number + 1])
-        rows.append(
-            torch.cat([denoising_loss(diffusion, *some, _repeated(one, len(some[0]))) for some in _chunks(drawn)])
-        )
-    return torch.stack(rows)
+def choose_dictionary(concept: Concept, slot: Slot, settings: Settings, generator: torch.Generator) -> Dictionary:
+    """The tokens nearest to the pictures by an image encoder, or, without one, by the gradient of the loss.
+
+    Without the concept's own words, if so wished.
+    """
+    vocabulary, diffusion = concept.vocabulary, concept.diffusion
+    if concept.features is not None:
+        order = rank_by_pictures(vocabulary, concept.features)
+    else:
+        times = _decisive(diffusion)
+        order = rank_by_gradient(vocabulary, diffusion, slot, draw(concept.latents, GRADIENT_DRAWS, times, generator))
+    banned: set[int] = set()
+    if settings.exclude_concept and concept.name:
+        banned = own_words(vocabulary, concept.encoder, slot.towers[-1], concept.name)
+    rows = [row for row in order.tolist() if row not in banned][: settings.dictionary_size]
+    return Dictionary.of(vocabulary, rows, slot.towers[0].table.device)
 
 
-def _chunks(drawn: tuple[Tensor, Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    return zip(*(part.split(ROWS_AT_ONCE) for part in drawn), strict=True)
+def race(
+    diffusion: Diffusion,
+    slot: Slot,
+    dictionary: Dictionary,
+    latents: Tensor,
+    settings: Settings,
+    generator: torch.Generator,
+    progress: Progress = unseen,
+) -> tuple[Dictionary, Tensor]:
+    """The tokens that alone denoise the pictures best, and the share (tokens,) of the pictures that each explains.
+
+    Round after round the tokens that explain least leave, and those that stay are compared on more draws (successive
+    halving). A picture of a mixed concept is explained by the token that is best on it, not by the one that is fair on
+    all: a token is kept for its part in explaining single pictures.
+    """
+    sizes = [min(RACERS, len(dictionary))]
+    while sizes[-1] > settings.num_tokens:
+        sizes.append(max(settings.num_tokens, sizes[-1] // FACTOR))
+    draws = [FINAL_DRAWS // FACTOR**later for later in reversed(range(len(sizes)))]
+    work = [size * (count - before) for size, count, before in zip(sizes, draws, [0, *draws], strict=False)]
+    losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
+    shares = torch.ones(len(dictionary))
+    for number, (size, count) in enumerate(zip(sizes, draws, strict=True)):
+        rows = shares.argsort(descending=True, stable=True)[:size]
+        dictionary, losses = dictionary.only(rows), losses[rows]
+        drawn = draw(latents, count - losses.shape[1], _decisive(diffusion), generator)
+
+        def tell(done: int, total: int, number: int = number) -> None:
+            progress(sum(work[:number]) + work[number] * done // total, sum(work))
+
+        new = token_losses(diffusion, slot, dictionary.singles(), drawn, tell)
+        losses, pictures = torch.cat([losses, new.cpu()], 1), torch.cat([pictures, drawn.pictures])
+        shares = explained(losses, pictures, iterations=1)
+    return dictionary, explained(losses, pictures)
 
 
-def _repeated(encoded: Encoded, count: int) -> Encoded:
-    return Encoded(*(part.expand(count, *part.shape[1:]) for part in encoded))
+def explained(losses: Tensor, pictures: Tensor, iterations: int = 200) -> Tensor:
+    """The share (tokens,) of the pictures that each token explains, from losses (tokens, draws).
+
+    Expectation maximisation for the shares of a mixture in which token i gives picture k the likelihood
+    exp(-loss_ik / T): loss_ik is the mean over the picture's draws, T the standard error of such a mean. `pictures`
+    (draws,) says which picture each draw is of.
+    """
+    _, place, count = pictures.unique(return_inverse=True, return_counts=True)
+    averaging = torch.nn.functional.one_hot(place).double() / count  # of a picture's draws
+    relative = losses.double() - losses.double().mean(0)  # what all tokens have in common says nothing
+    means = relative @ averaging
+    if len(pictures) > len(count):
+        scatter = (relative - means[:, place]).square().sum() / len(losses) / (len(pictures) - len(count))
+        temperature = (scatter / count.double().mean()).sqrt()
+    else:  # one draw of each picture: nothing tells chance from difference
+        temperature = means.std()
+    likelihood = -means / temperature.clamp(min=1e-12)
+    shares = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64)
+    for _ in range(iterations):
+        shares = torch.softmax(likelihood + shares.log()[:, None], 0).mean(1)
+    return shares.float()
+
+
+def _decisive(diffusion: Diffusion) -> tuple[int, int]:
+    count = len(diffusion.alphas_cumprod)
+    return int(DECISIVE[0] * count), int(DECISIVE[1] * count)
 
 
 class CoefficientMLP(nn.Module):
     """The paper's f: a coefficient >= 0 for each token from its embedding, by two layers."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, seed: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return self.layers(embeddings).squeeze(-1).abs()
 
 
-@dataclass(frozen=True)
-class FitStep:
-    """What one step of a fit reports."""
+class OwnCoefficients(nn.Module):
+    """A coefficient > 0 for each token, learned by its logarithm from a start."""
 
-    step: int
-    loss: float
-    coefficients: Tensor  # (tokens,), detached
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.logarithms = nn.Parameter(start.clamp(min=1e-3 / len(start)).log())
+
+    def forward(self, embeddings: Tensor) -> Tensor:  # noqa: ARG002  (of the same form as the MLP)
+        return self.logarithms.exp()
 
 
 def fit_conceptor(
     diffusion: Diffusion,
     slot: Slot,
     dictionary: Dictionary,
+    coefficients: nn.Module,
     latents: Tensor,
-    *,
-    steps: int = 500,
-    batch_size: int = 6,
-    learning_rate: float = 1e-3,
-    sparsity: float = 0.001,
-    num_tokens: int = 50,
-    seed: int = 0,
+    judge: Draws,
+    settings: Settings,
+    learning_rate: float,
+    generator: torch.Generator,
 ) -> Iterator[FitStep]:
-    """The published fit: coefficients by an MLP, and the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4).
+    """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
 
-    Raises UserError, naming the step, when the loss is no finite number.
+    `coefficients` maps embeddings (tokens, widths of all towers) to values >= 0 (tokens,). Ends early when
+    validations on `judge` no longer get better. Raises UserError, naming the step, when a loss is no finite number.
     """
-    generator = torch.Generator().manual_seed(seed)
-    device = latents.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mlp = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings)).to(device)
-    optimizer = torch.optim.AdamW(mlp.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    coefficients.to(latents.device)
+    optimizer = torch.optim.AdamW(coefficients.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
     inputs = torch.cat(list(dictionary.embeddings), dim=1)
-    for step in range(1, steps + 1):
-        coefficients = mlp(inputs)
-        whole = dictionary.pseudo_token(coefficients)
-        kept = torch.zeros_like(coefficients).index_fill(0, coefficients.topk(min(num_tokens, len(inputs))).indices, 1)
-        largest = dictionary.pseudo_token(coefficients * kept)
-        drawn = draws(latents, batch_size, len(diffusion.alphas_cumprod), generator)
-        loss = denoising_loss(diffusion, *drawn, _repeated(slot.encode(whole), batch_size)).mean()
-        distances = [1 - cosine_similarity(a, b).mean() for a, b in zip(largest, whole, strict=True)]
-        loss = loss + sparsity * torch.stack(distances).mean()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise UserError(
-                f"The loss of step {step} is {value}; half precision overflowed, or the pictures hold numbers that are "
-                "not finite: run the model in float32, or lower the learning rate."
-            )
+    portions = Portions(settings.batch_size, diffusion)
+    best, since = math.inf, 0
+
+    def validation(values: Tensor) -> float:
+        step = FitStep(0, 0.0, None, False, dictionary, values)
+        chosen, largest = step.largest(settings.num_tokens)
+        return float(token_losses(diffusion, slot, chosen.pseudo_token(largest), judge).mean())
+
+    def descend(size: int, drawn: Draws) -> float:
+        """The loss of one step, with its gradients."""
         optimizer.zero_grad()
-        loss.backward()
+        values = coefficients(inputs)
+        whole = dictionary.pseudo_token(values)
+        kept = torch.zeros_like(values).index_fill(0, values.topk(min(settings.num_tokens, len(values))).indices, 1)
+        largest = dictionary.pseudo_token(values * kept)
+        apart = [1 - cosine_similarity(a, b).mean() for a, b in zip(largest, whole, strict=True)]
+        penalty = settings.sparsity * torch.stack(apart).mean()
+        encoded = slot.encode(whole)
+        loss, gradient = encoded_gradient(diffusion, encoded, drawn, size)
+        torch.autograd.backward([penalty, *encoded], [None, *gradient])
+        return loss + float(penalty.detach())
+
+    start = coefficients(inputs).detach()
+    best = validation(start)
+    yield FitStep(0, best, best, True, dictionary, start)
+    for number in range(1, settings.steps + 1):
+        drawn = draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), generator)
+        loss = portions.run(lambda size, drawn=drawn: descend(size, drawn))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss of step {number} is {loss}; half precision overflowed, or the pictures hold numbers that "
+                "are not finite: run the model in float32, or lower the learning rate."
+            )
         optimizer.step()
-        yield FitStep(step, value, coefficients.detach())
+        values = coefficients(inputs).detach()
+        judged = None
+        if number % settings.validate_every == 0 or number == settings.steps:
+            judged = validation(values)
+            since = 0 if judged < best else since + 1
+        better = judged is not None and judged < best
+        best = judged if better and judged is not None else best
+        yield FitStep(number, loss, judged, better, dictionary, values)
+        if since == PATIENCE:
+            return
+
+
+def faithfulness(
+    diffusion: Diffusion, slot: Slot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
+) -> tuple[Tensor, Tensor]:
+    """For each token the loss (tokens,) of it alone, and the rise of the mix's loss (tokens,) when it is removed."""
+    alone = token_losses(diffusion, slot, dictionary.singles(), drawn).mean(1)
+    removed = coefficients.repeat(len(dictionary), 1).fill_diagonal_(0) if len(dictionary) > 1 else coefficients[None]
+    rows = torch.cat([coefficients[None], removed])
+    whole, *without = token_losses(diffusion, slot, dictionary.pseudo_token(rows), drawn).mean(1)
+    return alone, torch.stack(without) - whole

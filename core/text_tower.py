@@ -7,7 +7,7 @@ states of a common beginning computed once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -122,6 +122,14 @@ class Encoded(NamedTuple):
 
     context: Tensor  # (prompts, 77, width of all towers together)
     pooled: Tensor  # (prompts, width of the last tower): its projected end state; SDXL reads it, others do not
+
+    def repeated(self, count: int) -> Encoded:
+        """Each prompt `count` times, one after the other."""
+        return Encoded(*(part.repeat_interleave(count, 0) for part in self))
+
+    def split(self, size: int) -> Iterator[Encoded]:
+        """The prompts in portions of at most `size`."""
+        return (Encoded(*portion) for portion in zip(*(part.split(size) for part in self), strict=True))
 
 
 def encode(

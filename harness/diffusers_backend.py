@@ -158,6 +158,14 @@ class DiffusersDiffusion:
         context = encoded.context.to(unet.dtype)
         return unet(noisy.to(unet.dtype), timesteps, context, **options).sample.float()
 
+    def save_memory(self) -> bool:
+        unet = self._pipe.unet
+        if unet.is_gradient_checkpointing:
+            return False
+        unet.enable_gradient_checkpointing()
+        unet.train()  # diffusers checkpoints in training only; these UNets have no dropout
+        return True
+
 
 def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
     """The pipeline in the diffusers folder `path`, on the GPU where there is one.

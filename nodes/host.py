@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from comfy.sdxl_clip import SDXLClipModel
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 from ..core.backend import CONTEXT_LENGTH, Family, Progress
 from ..core.diffusion import Prediction
@@ -303,6 +305,7 @@ class HostDiffusion:
         patches = model.get_key_patches(prefix)
         unet.load_state_dict({key.removeprefix(prefix): effective_weight(key, patches[key]) for key in patches})
         management.free_memory(management.module_size(unet), device)
+        self._checkpointed = False
         self._unet: Any = unet.eval().requires_grad_(False).to(device)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
@@ -316,6 +319,15 @@ class HostDiffusion:
         context = encoded.context.to(device, self._dtype)
         noisy = noisy.to(device, self._dtype)
         return self._unet(noisy, timesteps.float().to(device), context=context, y=size).float()
+
+    def save_memory(self) -> bool:
+        if self._checkpointed:
+            return False
+        for block in (*self._unet.input_blocks, self._unet.middle_block, *self._unet.output_blocks):
+            for layer in block:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        self._checkpointed = True
+        return True
 
 
 SUPPORTED_HOSTS = "0.30"

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.decomposition import Dictionary, FitStep, Slot, fit_conceptor, score_tokens, token_losses
-from conceptlens.core.diffusion import add_noise, denoising_loss, draws
+from conceptlens.core.backend import Family
+from conceptlens.core.decomposition import (
+    PATIENCE,
+    CoefficientMLP,
+    Concept,
+    FitStep,
+    OwnCoefficients,
+    Settings,
+    decompose,
+    explained,
+    faithfulness,
+    fit_conceptor,
+    race,
+)
+from conceptlens.core.dictionary import Dictionary, Slot, loss_gradient, own_words, rank_by_gradient, token_losses
+from conceptlens.core.diffusion import Draws, Prediction, add_noise, denoising_loss, draw
 from conceptlens.core.errors import UserError
-from conceptlens.core.text_tower import Encoded, mean_length
+from conceptlens.core.text_tower import Encoded
+from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary
 from conceptlens.harness.diffusers_backend import DiffusersDiffusion, DiffusersTextEncoder
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
@@ -21,16 +37,36 @@ def diffusion(pipe: Any) -> DiffusersDiffusion:
 
 
 @pytest.fixture(scope="module")
-def slot(pipe: Any) -> Slot:
-    encoder = DiffusersTextEncoder(pipe)
-    tokens = encoder.tokenize("a photo of a dog")
-    return Slot(encoder.towers(), tokens, [len(tokens) - 2])
+def encoder(pipe: Any) -> DiffusersTextEncoder:
+    return DiffusersTextEncoder(pipe)
 
 
 @pytest.fixture(scope="module")
-def dictionary(slot: Slot) -> Dictionary:
-    ids = torch.arange(1000, 1040)
-    return Dictionary(ids, [t.embed(ids) for t in slot.towers], [mean_length(t.table) for t in slot.towers])
+def vocabulary(encoder: DiffusersTextEncoder) -> Vocabulary:
+    return embed_vocabulary(encoder, "none")
+
+
+@pytest.fixture(scope="module")
+def some_words(vocabulary: Vocabulary) -> Vocabulary:
+    """63 of its words."""
+    rows = [*range(500, 560), *(vocabulary.texts.index(word) for word in ("castle", "river", "palace"))]
+    return replace(
+        vocabulary,
+        ids=vocabulary.ids[rows],
+        texts=[vocabulary.texts[row] for row in rows],
+        embeddings=[table[rows] for table in vocabulary.embeddings],
+        features=vocabulary.features[rows],
+    )
+
+
+@pytest.fixture(scope="module")
+def slot(encoder: DiffusersTextEncoder) -> Slot:
+    return Slot.of(encoder, encoder.towers(), "a photo of a {}")
+
+
+@pytest.fixture(scope="module")
+def dictionary(vocabulary: Vocabulary) -> Dictionary:
+    return Dictionary.of(vocabulary, range(1000, 1040), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +86,48 @@ def test_v_and_epsilon_are_the_same_error_in_other_units(latents: Tensor) -> Non
         def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:  # noqa: ARG002
             signal = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
             clean = (noisy - (1 - signal).sqrt() * self.noise) / signal.sqrt()
-            return (
-                self.noise if self.prediction == "epsilon" else signal.sqrt() * self.noise - (1 - signal).sqrt() * clean
-            )
+            velocity = signal.sqrt() * self.noise - (1 - signal).sqrt() * clean
+            return self.noise if self.prediction == "epsilon" else velocity
+
+        def save_memory(self) -> bool:
+            return False
 
     noise = torch.randn_like(latents)
+    drawn = Draws(latents, noise, torch.tensor([5, 200, 600, 900]), torch.arange(4))
     nothing = Encoded(torch.zeros(4, 77, 8), torch.zeros(4, 8))
     for prediction in ("epsilon", "v"):
-        loss = denoising_loss(Perfect(prediction, noise), latents, noise, torch.tensor([5, 200, 600, 900]), nothing)
+        loss = denoising_loss(Perfect(prediction, noise), drawn, nothing)
         assert loss.abs().max() < 1e-6
+
+
+def test_draws_are_spread_over_pictures_and_timesteps(latents: Tensor) -> None:
+    drawn = draw(latents, 40, (250, 700), torch.Generator().manual_seed(1))
+    assert drawn.pictures.bincount().tolist() == [10] * 4
+    assert torch.equal(drawn.latents, latents[drawn.pictures])
+    assert sorted((drawn.timesteps - 250).mul(40).div(450, rounding_mode="floor").tolist()) == list(range(40))
+    assert torch.equal(torch.cat([part.noise for part in drawn.split(7)]), drawn.noise)
+
+
+def test_a_slot_is_the_prompt_with_a_token_in_it(encoder: DiffusersTextEncoder) -> None:
+    slot = Slot.of(encoder, encoder.towers(), "a photo of a {}, in the snow")
+    dog = encoder.tokenize("dog")[1]
+    encoded = slot.encode([tower.embed([dog]) for tower in slot.towers])
+    expected = encoder.encode(["a photo of a dog, in the snow"])
+    torch.testing.assert_close(encoded.context, expected, rtol=1e-4, atol=1e-4)
+    for prompt in ("a photo", "a {} and a {}"):
+        with pytest.raises(UserError, match="must have one"):
+            Slot.of(encoder, slot.towers, prompt)
+
+
+def test_a_concepts_own_words_are_known_by_spelling(encoder: DiffusersTextEncoder, vocabulary: Vocabulary) -> None:
+    def words(concept: str) -> set[str]:
+        return {vocabulary.texts[row] for row in own_words(vocabulary, encoder, encoder.towers()[0], concept)}
+
+    assert {"rose", "roses"} <= words("Rose")
+    assert {"rose", "roses"} <= words("roses")
+    assert {"berry", "berries"} <= words("berry")
+    assert {"ice", "cream", "creams"} <= words("ice cream")
+    assert words("rose").isdisjoint({"rosie", "ros", "flower", "prose"})
 
 
 def test_one_backward_pass_scores_all_tokens(
@@ -66,8 +135,8 @@ def test_one_backward_pass_scores_all_tokens(
 ) -> None:
     """The gradient's product with a direction is what a small step in that direction changes."""
     vectors = dictionary.pseudo_token(torch.rand(40, generator=torch.Generator().manual_seed(1)))
-    gradients = score_tokens(diffusion, slot, vectors, latents, 6, torch.Generator().manual_seed(2))
-    drawn = draws(latents, 6, 1000, torch.Generator().manual_seed(2))
+    drawn = draw(latents, 6, (0, 1000), torch.Generator().manual_seed(2))
+    gradients = loss_gradient(diffusion, slot, vectors, drawn)
     directions = [e[5:6] for e in dictionary.embeddings]
     moved = [[v + sign * 0.05 * d for v, d in zip(vectors, directions, strict=True)] for sign in (1, -1)]
     there, back = (token_losses(diffusion, slot, where, drawn).mean() for where in moved)
@@ -78,19 +147,192 @@ def test_one_backward_pass_scores_all_tokens(
 def test_losses_of_tokens_are_those_of_one_at_a_time(
     diffusion: DiffusersDiffusion, slot: Slot, dictionary: Dictionary, latents: Tensor
 ) -> None:
-    drawn = draws(latents, 3, 1000, torch.Generator().manual_seed(2))
-    losses = token_losses(diffusion, slot, [s[:4] for s in dictionary.singles()], drawn)
-    assert losses.shape == (4, 3)
-    single = [normalize(e[2:3], dim=-1) * n for e, n in zip(dictionary.embeddings, dictionary.norms, strict=True)]
-    encoded = slot.encode(single)
-    for number, (latent, noise, timestep) in enumerate(zip(*drawn, strict=True)):
-        noisy = add_noise(diffusion.alphas_cumprod, latent[None], noise[None], timestep[None])
-        error = diffusion.predict(noisy, timestep[None], encoded) - noise
-        torch.testing.assert_close(losses[2, number], error.square().mean(), rtol=1e-4, atol=1e-6)
+    singles = [s[:15] for s in dictionary.singles()]
+    for count in (3, 37):  # several tokens in one pass, and one token in several
+        drawn = draw(latents, count, (0, 1000), torch.Generator().manual_seed(2))
+        losses = token_losses(diffusion, slot, singles, drawn)
+        assert losses.shape == (15, count)
+        single = [normalize(e[12:13], dim=-1) * n for e, n in zip(dictionary.embeddings, dictionary.norms, strict=True)]
+        encoded = slot.encode(single)
+        for number in (0, count - 1):
+            latent, noise, timestep = (
+                part[number : number + 1] for part in (drawn.latents, drawn.noise, drawn.timesteps)
+            )
+            noisy = add_noise(diffusion.alphas_cumprod, latent, noise, timestep)
+            error = diffusion.predict(noisy, timestep, encoded) - noise
+            torch.testing.assert_close(losses[12, number], error.square().mean(), rtol=1e-4, atol=1e-6)
 
 
-def fit(diffusion: Any, slot: Slot, dictionary: Dictionary, latents: Tensor, **settings: Any) -> list[FitStep]:
-    return list(fit_conceptor(diffusion, slot, dictionary, latents, **{"steps": 3, "num_tokens": 5, **settings}))
+def test_shares_of_a_planted_mixture_are_found() -> None:
+    """40 tokens; 300 pictures, each drawn by one of three; two draws of each with noise as large as the difference."""
+    generator = torch.Generator().manual_seed(3)
+    shares = torch.tensor([0.5, 0.3, 0.2])
+    maker = torch.multinomial(shares, 300, replacement=True, generator=generator)
+    pictures = torch.arange(600) % 300
+    losses = 1 + 0.01 * torch.randn(40, 600, generator=generator) + torch.randn(600, generator=generator)
+    losses[maker[pictures], torch.arange(600)] -= 0.03
+    found = explained(losses, pictures)
+    assert found.argsort(descending=True)[:3].tolist() == [0, 1, 2]
+    torch.testing.assert_close(found[:3], shares, atol=0.06, rtol=0)
+    assert found.sum() == pytest.approx(1)
+
+
+class Planted:
+    """Denoises without error what one of two words says: bright pictures the first, dark ones the second."""
+
+    prediction: Prediction = "epsilon"
+
+    def __init__(self, slot: Slot, singles: list[Tensor]) -> None:
+        self.alphas_cumprod = torch.full((1000,), 0.99)
+        self._contexts = slot.encode(singles).context
+        self.rows: list[int] = []  # of each pass
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        self.rows.append(len(noisy))
+        bright = noisy.mean((1, 2, 3)) > 0
+        clean = torch.where(bright, 1.0, -1.0).view(-1, 1, 1, 1)
+        signal = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        noise = (noisy - signal.sqrt() * clean) / (1 - signal).sqrt()
+        wanted = self._contexts[torch.where(bright, 0, 1)]
+        return noise + ((encoded.context - wanted).square().mean((1, 2)) + 1e-12).sqrt().view(-1, 1, 1, 1)
+
+    def save_memory(self) -> bool:
+        return False
+
+
+@pytest.fixture(scope="module")
+def planted(slot: Slot, vocabulary: Vocabulary) -> Planted:
+    rows = [vocabulary.texts.index(word) for word in ("castle", "river")]
+    return Planted(slot, Dictionary.of(vocabulary, rows, torch.device("cpu")).singles())
+
+
+def pictures_of(bright: int, dark: int) -> Tensor:
+    return torch.cat([torch.ones(bright, 4, 8, 8), -torch.ones(dark, 4, 8, 8)])
+
+
+def concept_of(
+    planted: Any, encoder: DiffusersTextEncoder, vocabulary: Vocabulary, family: Family, name: str = "palace"
+) -> Concept:
+    return Concept(encoder, family, planted, vocabulary, name, "a photo of a {}", pictures_of(8, 4), pictures_of(4, 2))
+
+
+def test_a_race_finds_the_words_that_made_the_pictures(planted: Planted, slot: Slot, vocabulary: Vocabulary) -> None:
+    """Among 400 words, each the best on its own pictures only."""
+    rows = [vocabulary.texts.index(word) for word in ("castle", "river")]
+    dictionary = Dictionary.of(vocabulary, [*range(500, 898), *rows], torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    found, shares = race(planted, slot, dictionary, pictures_of(8, 4), Settings(num_tokens=20), generator)
+    assert len(found) == 20
+    best = shares.argsort(descending=True)[:2].tolist()
+    assert [found.texts[row] for row in best] == ["castle", "river"]
+    torch.testing.assert_close(shares[best], torch.tensor([2 / 3, 1 / 3]), atol=0.05, rtol=0)
+
+
+def test_an_explanation_is_complete(
+    planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family
+) -> None:
+    """Both methods, from pictures to a mix that says how it was made."""
+    concept = concept_of(planted, encoder, some_words, family)
+    settings = Settings(num_tokens=6, dictionary_size=64, steps=6, validate_every=3)
+    found = decompose(concept, settings)
+    assert found.mix.texts[:2] == ("castle", "river")
+    assert len(found.mix) == 6
+    made_by = found.mix.made_by
+    assert (made_by["family"], made_by["concept"], made_by["settings"]["steps"]) == (family, "palace", 6)
+    assert [step for step, _ in found.losses] == list(range(7))
+    assert [step for step, _ in found.validations] == [0, 3, 6]
+    assert made_by["validation"] == min(loss for _, loss in found.validations)
+    largest = str(found.mix.ids[0])
+    assert made_by["removal"][largest] == max(made_by["removal"].values()) > 0
+    assert decompose(concept, settings).mix == found.mix
+    published = decompose(concept, replace(settings, method="conceptor"))
+    assert len(published.mix) == 6
+    assert published.validations != found.validations
+
+
+def test_a_concepts_own_words_do_not_explain_it(
+    planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family
+) -> None:
+    concept = concept_of(planted, encoder, some_words, family, "castles")
+    settings = Settings(num_tokens=6, dictionary_size=64, steps=1, validate_every=1)
+    assert "castle" not in decompose(concept, settings).mix.texts
+    assert "castle" in decompose(concept, replace(settings, exclude_concept=False)).mix.texts
+
+
+def test_the_gradient_ranks_what_helps_near_the_mean_of_all_words(
+    planted: Planted, slot: Slot, vocabulary: Vocabulary
+) -> None:
+    """A small step towards the first of the ranked words lowers the loss, towards the last raises it."""
+    drawn = draw(pictures_of(8, 4), 16, (0, 1000), torch.Generator().manual_seed(1))
+    order = rank_by_gradient(vocabulary, planted, slot, drawn)
+    assert order.unique().numel() == len(vocabulary)
+    everything = Dictionary.of(vocabulary, range(len(vocabulary)), torch.device("cpu"))
+    mean = everything.pseudo_token(torch.ones(len(vocabulary)))
+    first, last = ([single[order[end]][None] for single in everything.singles()] for end in (0, -1))
+    losses = [
+        token_losses(planted, slot, [m + 0.02 * w for m, w in zip(mean, word, strict=True)], drawn).mean()
+        for word in (first, last)
+    ]
+    here = token_losses(planted, slot, mean, drawn).mean()
+    assert losses[0] < here < losses[1]
+
+
+def test_removal_is_the_rise_of_the_loss(planted: Planted, slot: Slot, dictionary: Dictionary) -> None:
+    values = torch.rand(40, generator=torch.Generator().manual_seed(1))
+    drawn = draw(pictures_of(2, 1), 3, (0, 1000), torch.Generator().manual_seed(1))
+    alone, removal = faithfulness(planted, slot, dictionary, values, drawn)
+    without = values.clone()
+    without[7] = 0
+    losses = [token_losses(planted, slot, dictionary.pseudo_token(v), drawn).mean() for v in (without, values)]
+    torch.testing.assert_close(removal[7], losses[0] - losses[1], rtol=1e-3, atol=1e-6)
+    seventh = token_losses(planted, slot, [s[7:8] for s in dictionary.singles()], drawn).mean()
+    torch.testing.assert_close(alone[7], seventh)
+
+
+class Narrow(Planted):
+    """Has memory for few pictures at once."""
+
+    limit = 3
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        if len(noisy) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().predict(noisy, timesteps, encoded)
+
+    def save_memory(self) -> bool:
+        done, self.limit = self.limit, max(self.limit, 1)
+        return done < 1
+
+
+def test_little_memory_costs_time_only(
+    planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family, slot: Slot
+) -> None:
+    singles = Dictionary.of(some_words, [60, 61], torch.device("cpu"))
+    narrow = Narrow(slot, singles.singles())
+    settings = Settings(num_tokens=4, dictionary_size=8, steps=2, validate_every=1)
+    concept = concept_of(planted, encoder, some_words, family)
+    expected = decompose(concept, settings).mix
+    for limit in (3, 0):
+        narrow.limit = limit
+        mix = decompose(replace(concept, diffusion=narrow), settings).mix
+        assert mix.texts == expected.texts
+        assert mix.coefficients == pytest.approx(expected.coefficients, rel=1e-4)
+    narrow.limit = -1
+    narrow.save_memory = lambda: False
+    with pytest.raises(UserError, match="memory does not hold one picture"):
+        decompose(replace(concept, diffusion=narrow), settings)
+
+
+def fit(
+    diffusion: Any, slot: Slot, dictionary: Dictionary, latents: Tensor, own: bool = False, **changes: Any
+) -> list[FitStep]:
+    settings = Settings(**{"steps": 3, "num_tokens": 5, "validate_every": 10, **changes})
+    width = sum(e.shape[1] for e in dictionary.embeddings)
+    coefficients = OwnCoefficients(torch.full((40,), 1 / 40)) if own else CoefficientMLP(width, settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    judge = draw(latents, 32, (0, 1000), torch.Generator().manual_seed(9))
+    rate = settings.learning_rate
+    return list(fit_conceptor(diffusion, slot, dictionary, coefficients, latents, judge, settings, rate, generator))
 
 
 def test_a_fit_is_the_published_loss_and_reproduces(
@@ -103,26 +345,34 @@ def test_a_fit_is_the_published_loss_and_reproduces(
     alpha = first[0].coefficients
     assert (alpha >= 0).all()
     top = alpha * (alpha >= alpha.topk(5).values.min())
-    drawn = draws(latents, 6, 1000, torch.Generator().manual_seed(4))
+    drawn = draw(latents, 6, (0, 1000), torch.Generator().manual_seed(4))
     whole, largest = (
         [normalize(a @ e, dim=0)[None] * n for e, n in zip(dictionary.embeddings, dictionary.norms, strict=True)]
         for a in (alpha, top)
     )
     error = token_losses(diffusion, slot, whole, drawn).mean()
     distance = torch.stack([1 - cosine_similarity(a, b)[0] for a, b in zip(largest, whole, strict=True)]).mean()
-    assert first[0].loss == pytest.approx(float(error + 0.3 * distance), rel=1e-4)
+    assert first[1].loss == pytest.approx(float(error + 0.3 * distance), rel=1e-4)
 
 
+@pytest.mark.parametrize("own", [False, True])
 def test_a_fit_lowers_the_loss(
+    own: bool, diffusion: DiffusersDiffusion, slot: Slot, dictionary: Dictionary, latents: Tensor
+) -> None:
+    settings = {"steps": 40, "learning_rate": 0.02, "sparsity": 0.0, "num_tokens": 40, "validate_every": 20}
+    steps = fit(diffusion, slot, dictionary, latents, own, **settings)
+    validations = [step.validation for step in steps if step.validation is not None]
+    assert len(validations) == 3
+    assert validations[-1] < validations[0]
+    assert [step.step for step in steps if step.best][-1] == 20 * validations.index(min(validations))
+
+
+def test_a_fit_that_no_longer_gets_better_ends(
     diffusion: DiffusersDiffusion, slot: Slot, dictionary: Dictionary, latents: Tensor
 ) -> None:
-    steps = fit(diffusion, slot, dictionary, latents, steps=40, learning_rate=0.02, sparsity=0.0)
-    drawn = draws(latents, 32, 1000, torch.Generator().manual_seed(9))
-    before, after = (
-        token_losses(diffusion, slot, dictionary.pseudo_token(steps[which].coefficients), drawn).mean()
-        for which in (0, -1)
-    )
-    assert after < before
+    steps = fit(diffusion, slot, dictionary, latents, steps=50, validate_every=1, learning_rate=0.0)
+    assert steps[-1].step == PATIENCE
+    assert [step.best for step in steps] == [True, *[False] * PATIENCE]
 
 
 def test_numbers_that_are_not_finite_stop_a_fit(

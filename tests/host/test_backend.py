@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from conceptlens.core.backend import Family
-from conceptlens.core.diffusion import denoising_loss
+from conceptlens.core.diffusion import Draws, denoising_loss
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import lora_names, lora_state_dict
 from conceptlens.core.model_edit import EditPair, edit_model
-from conceptlens.core.text_tower import Encoded, encode
+from conceptlens.core.text_tower import encode
 from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder
 
 if TYPE_CHECKING:
@@ -89,10 +89,15 @@ def test_gradients_go_through_towers_and_unet(model: Any, encoder: HostTextEncod
         diffusion, towers = HostDiffusion(model), encoder.towers()
         leaves = [tower.embed([1929]).requires_grad_() for tower in towers]
         one = encode(towers, [49406, 320, 320, 49407], [2], leaves)
-        encoded = Encoded(*(part.expand(2, *part.shape[1:]) for part in one))
+        encoded = one.repeated(2)
         latents, noise = torch.randn(2, 2, 4, 8, 8)
         timesteps = torch.tensor([20, 700])
-        denoising_loss(diffusion, latents, noise, timesteps, encoded).sum().backward()
+        drawn = Draws(latents, noise, timesteps, torch.arange(2))
+        (plain,) = torch.autograd.grad(denoising_loss(diffusion, drawn, encoded).sum(), leaves[:1], retain_graph=True)
+        assert diffusion.save_memory()
+        assert not diffusion.save_memory()
+        denoising_loss(diffusion, drawn, encoded).sum().backward()
+        torch.testing.assert_close(leaves[0].grad, plain, rtol=1e-4, atol=1e-7)
         predicted = diffusion.predict(latents, timesteps, encoded).detach()
     for leaf in leaves:
         assert leaf.grad is not None
