@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from .errors import UserError
 from .plots import from_pil
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-INK, PAPER, AXIS = "#1f2430", "#ffffff", "#9aa1b1"
+INK, PAPER, AXIS, GRID = "#1f2430", "#ffffff", "#9aa1b1", "#e6e8ee"
+DOTTED = 40  # points, up to which each is marked
 BARS = "#3a7bd5", "#d5573a"  # above and below zero
 # Where systems keep fonts, and those that have many scripts, the widest first.
 FONT_FOLDERS = {
@@ -84,6 +85,43 @@ def word_cloud(words: Sequence[str], weights: Sequence[float], width: int = 640,
                 draw.text(place, word, INK if taken else BARS[0], font, "mm")
                 taken.append(box)
                 break
+    return from_pil(picture)
+
+
+def line_chart(
+    lines: Mapping[str, Sequence[tuple[float, float]]], across: str, width: int = 640, height: int = 360
+) -> Tensor:
+    """A picture (height, width, 3) of named lines through points (x, y), marked where few; `across` says what x is."""
+    points = [point for line in lines.values() for point in line if all(math.isfinite(value) for value in point)]
+    if not points:
+        raise UserError("There is nothing to draw: no line has a point.")
+    font = font_for("".join([across, *lines]), 16)
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    ends = [(min(values), max(values)) for values in zip(*points, strict=True)]
+    ranges = [(low, high) if high > low else (low - abs(low or 1), high + abs(high or 1)) for low, high in ends]
+    left, top, right, bottom = 76, 34, width - 16, height - 40
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        (x0, x1), (y0, y1) = ranges
+        return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
+
+    for step in range(5):
+        x, y = (low + step / 4 * (high - low) for low, high in ranges)
+        across_at, up_at = place(x, ranges[1][0])[0], place(ranges[0][0], y)[1]
+        draw.line([(left, up_at), (right, up_at)], AXIS if step == 0 else GRID)
+        draw.text((left - 8, up_at), f"{y:.4g}", INK, font, "rm")
+        draw.text((across_at, bottom + 6), f"{x:.4g}", INK, font, "ma" if step < 4 else "ra")
+    draw.text(((left + right) / 2, height - 2), across, INK, font, "md")
+    beside = float(left)
+    for number, (name, line) in enumerate(lines.items()):
+        colour = BARS[number % len(BARS)]
+        placed = [place(*point) for point in line if all(math.isfinite(value) for value in point)]
+        draw.line(placed, colour, 2)
+        for x, y in placed if len(placed) <= DOTTED else []:
+            draw.ellipse([x - 4, y - 4, x + 4, y + 4], colour)
+        draw.text((beside, 8), name, colour, font, "la")
+        beside += font.getlength(name) + 24
     return from_pil(picture)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from .backend import Family, OpenTextEncoder, Progress, unseen
+from .clock import Clock
 from .dictionary import (
     Dictionary,
     Slot,
@@ -28,6 +29,8 @@ from .mixture import TokenMix
 from .vocabulary import Vocabulary
 
 Method = Literal["shares", "conceptor"]
+Judge = Callable[[Dictionary, Tensor], float]
+"""How well a mix of a few tokens with coefficients does on held-out pictures: lower is better."""
 HIDDEN = 100  # of the paper's MLP
 WEIGHT_DECAY = 1e-2
 # The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
@@ -76,8 +79,8 @@ class FitStep:
     """What one step of a fit reports."""
 
     step: int
-    loss: float  # of the step's draws; of step 0, its validation
-    validation: float | None  # the loss of the largest coefficients on held-out pictures, where it was measured
+    loss: float | None  # of the step's draws; step 0 is the start
+    validation: float | None  # of the largest coefficients, where it was measured; lower is better
     best: bool  # whether it is the lowest so far
     dictionary: Dictionary
     coefficients: Tensor  # (tokens,), detached
@@ -95,44 +98,81 @@ class Explanation:
     mix: TokenMix
     losses: list[tuple[int, float]]  # (step, loss)
     validations: list[tuple[int, float]]
+    clock: Clock
+
+    def smooth_losses(self) -> list[tuple[int, float]]:
+        """The losses as means of 20 steps: one step's draws are few."""
+        values = [loss for _, loss in self.losses]
+        means = [sum(values[max(0, end - 20) : end]) / min(end, 20) for end in range(1, len(values) + 1)]
+        return [(step, mean) for (step, _), mean in zip(self.losses, means, strict=True)]
+
+    def report(self, rows: int = 20) -> str:
+        """The largest tokens with what is known of each, and how they were found."""
+        made_by = self.mix.made_by
+        lines = [f"{'token':<20} {'coefficient':>11} {'share':>6} {'alone':>8} {'removal':>9}"]
+        for token, text, value, share in zip(
+            self.mix.ids, self.mix.texts, self.mix.coefficients, self.mix.shares(), strict=False
+        ):
+            alone, removal = made_by["alone"][str(token)], made_by["removal"][str(token)]
+            lines.append(f"{text:<20} {value:>11.4g} {share:>6.1%} {alone:>8.5f} {removal:>+9.6f}")
+        settings = made_by["settings"]
+        lines = lines[: rows + 1]
+        lines.append(
+            f'{len(self.mix)} tokens of {made_by["family"]} for "{made_by["concept"]}" in "{made_by["prompt"]}", '
+            f"by {settings['method']} from {made_by['pictures']} pictures; best at step {made_by['step']} of "
+            f"{self.losses[-1][0] if self.losses else 0}, validation {made_by['validation']:.5f}"
+        )
+        lines.append("alone: loss of the token alone; removal: what the loss of the mix gains without it")
+        return "\n".join([*lines, f"time: {self.clock.report()}"])
 
 
 def decompose(
-    concept: Concept, settings: Settings, watch: Callable[[FitStep], object] = id, progress: Progress = unseen
+    concept: Concept,
+    settings: Settings,
+    watch: Callable[[FitStep], object] = id,
+    progress: Progress = unseen,
+    judge: Judge | None = None,
 ) -> Explanation:
     """Explains a concept by tokens: chooses a dictionary, fits coefficients and keeps those that validate best.
 
-    `watch` is called after each step of the fit, `progress` while words are compared. The mix says in `made_by` what it
-    was made of and, for each token, the loss of the token alone and the rise of the loss without it. Raises UserError
-    for a prompt without a slot and for a loss that is no finite number.
+    `watch` is called after each step of the fit, `progress` while words are compared. `judge` validates; without one
+    the loss on the held-out pictures does. The mix says in `made_by` what it was made of and, for each token, the loss
+    of the token alone and the rise of the loss without it. Raises UserError for a prompt without a slot and for a loss
+    that is no finite number.
     """
+    clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
+    diffusion, every = concept.diffusion, (0, len(concept.diffusion.alphas_cumprod))
     slot = Slot.of(concept.encoder, concept.encoder.towers(), concept.prompt)
-    dictionary = choose_dictionary(concept, slot, settings, generator)
+    held_out = draw(concept.held_out, DRAWS_PER_PICTURE * len(concept.held_out), every, generator)
+
+    def loss_on_held_out(chosen: Dictionary, values: Tensor) -> float:
+        return float(token_losses(diffusion, slot, chosen.pseudo_token(values), held_out).mean())
+
+    with clock.measure("dictionary"):
+        dictionary = choose_dictionary(concept, slot, settings, generator)
     coefficients: nn.Module = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
     rate = settings.learning_rate
     if settings.method == "shares":
-        dictionary, shares = race(concept.diffusion, slot, dictionary, concept.latents, settings, generator, progress)
+        with clock.measure("comparing words"):
+            dictionary, shares = race(diffusion, slot, dictionary, concept.latents, settings, generator, progress)
         coefficients, rate = OwnCoefficients(shares), rate * START_LEARNING
-    judge = draw(
-        concept.held_out,
-        DRAWS_PER_PICTURE * len(concept.held_out),
-        (0, len(concept.diffusion.alphas_cumprod)),
-        torch.Generator().manual_seed(settings.seed),
-    )
     kept, losses, validations = None, [], []
-    for step in fit_conceptor(
-        concept.diffusion, slot, dictionary, coefficients, concept.latents, judge, settings, rate, generator
-    ):
-        watch(step)
-        losses.append((step.step, step.loss))
-        if step.validation is not None:
-            validations.append((step.step, step.validation))
-        kept = step if step.best else kept
+    judge = clock.measured("validation", judge or loss_on_held_out)
+    with clock.measure("fit"):
+        for step in fit_conceptor(
+            diffusion, slot, dictionary, coefficients, concept.latents, judge, settings, rate, generator
+        ):
+            watch(step)
+            kept = step if step.best else kept
+            losses += [] if step.loss is None else [(step.step, step.loss)]
+            validations += [] if step.validation is None else [(step.step, step.validation)]
     if kept is None:
-        raise AssertionError("a fit validates its start")
+        raise UserError("No validation gave a finite number; run the model in float32.")
     chosen, values = kept.largest(settings.num_tokens)
-    alone, without = faithfulness(concept.diffusion, slot, chosen, values, judge)
+    with clock.measure("faithfulness"):
+        alone, removal = faithfulness(diffusion, slot, chosen, values, held_out)
+    ids = chosen.ids.tolist()
     made_by = {
         "family": concept.family,
         "concept": concept.name,
@@ -142,11 +182,11 @@ def decompose(
         "pictures": len(concept.latents),
         "step": kept.step,
         "validation": kept.validation,
-        "alone": dict(zip(map(str, chosen.ids.tolist()), alone.tolist(), strict=True)),
-        "removal": dict(zip(map(str, chosen.ids.tolist()), without.tolist(), strict=True)),
+        "alone": dict(zip(map(str, ids), alone.tolist(), strict=True)),
+        "removal": dict(zip(map(str, ids), removal.tolist(), strict=True)),
     }
-    mix = TokenMix.of(chosen.ids.tolist(), chosen.texts, values.tolist(), **made_by)
-    return Explanation(mix, losses, validations)
+    mix = TokenMix.of(ids, chosen.texts, values.tolist(), **made_by)
+    return Explanation(mix, losses, validations, clock)
 
 
 def choose_dictionary(concept: Concept, slot: Slot, settings: Settings, generator: torch.Generator) -> Dictionary:
@@ -261,7 +301,7 @@ def fit_conceptor(
     dictionary: Dictionary,
     coefficients: nn.Module,
     latents: Tensor,
-    judge: Draws,
+    judge: Judge,
     settings: Settings,
     learning_rate: float,
     generator: torch.Generator,
@@ -269,18 +309,16 @@ def fit_conceptor(
     """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
 
     `coefficients` maps embeddings (tokens, widths of all towers) to values >= 0 (tokens,). Ends early when
-    validations on `judge` no longer get better. Raises UserError, naming the step, when a loss is no finite number.
+    validations by `judge` no longer get better. Raises UserError, naming the step, when a loss is no finite number.
     """
     coefficients.to(latents.device)
     optimizer = torch.optim.AdamW(coefficients.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
     inputs = torch.cat(list(dictionary.embeddings), dim=1)
     portions = Portions(settings.batch_size, diffusion)
-    best, since = math.inf, 0
 
     def validation(values: Tensor) -> float:
-        step = FitStep(0, 0.0, None, False, dictionary, values)
-        chosen, largest = step.largest(settings.num_tokens)
-        return float(token_losses(diffusion, slot, chosen.pseudo_token(largest), judge).mean())
+        rows = values.topk(min(settings.num_tokens, len(values))).indices
+        return judge(dictionary.only(rows), values[rows])
 
     def descend(size: int, drawn: Draws) -> float:
         """The loss of one step, with its gradients."""
@@ -297,8 +335,8 @@ def fit_conceptor(
         return loss + float(penalty.detach())
 
     start = coefficients(inputs).detach()
-    best = validation(start)
-    yield FitStep(0, best, best, True, dictionary, start)
+    best, since = validation(start), 0
+    yield FitStep(0, None, best, math.isfinite(best), dictionary, start)
     for number in range(1, settings.steps + 1):
         drawn = draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), generator)
         loss = portions.run(lambda size, drawn=drawn: descend(size, drawn))
@@ -308,13 +346,11 @@ def fit_conceptor(
                 "are not finite: run the model in float32, or lower the learning rate."
             )
         optimizer.step()
-        values = coefficients(inputs).detach()
-        judged = None
+        values, judged, better = coefficients(inputs).detach(), None, False
         if number % settings.validate_every == 0 or number == settings.steps:
             judged = validation(values)
-            since = 0 if judged < best else since + 1
-        better = judged is not None and judged < best
-        best = judged if better and judged is not None else best
+            better = judged < best
+            best, since = (judged, 0) if better else (best, since + 1)
         yield FitStep(number, loss, judged, better, dictionary, values)
         if since == PATIENCE:
             return

@@ -13,7 +13,7 @@ from .backend import OpenTextEncoder, Progress, TextEncoder, unseen
 from .diffusion import Diffusion, Draws, denoising_loss
 from .errors import UserError
 from .memory import Portions
-from .text_tower import PROJECTION, Encoded, TextTower, encode
+from .text_tower import Encoded, TextTower, encode
 from .vocabulary import Vocabulary, text_feature
 
 SYNONYM = 0.9  # the cosine of features above which Conceptor takes two words for the same
@@ -31,9 +31,8 @@ class Slot:
     @classmethod
     def of(cls, encoder: TextEncoder, towers: Sequence[TextTower], prompt: str) -> Slot:
         """The slot {} of a prompt. Raises UserError when there is none."""
-        before, found, after = prompt.partition("{}")
-        if not found or "{}" in after:
-            raise UserError(f'The prompt "{prompt}" must have one {{}}, where the concept stands: a photo of a {{}}')
+        check_template(prompt)
+        before, _, after = prompt.partition("{}")
         head, tail = encoder.tokenize(before)[:-1], encoder.tokenize(after)[1:]
         return cls(towers, [*head, towers[0].end, *tail], [len(head)])
 
@@ -83,6 +82,12 @@ class Dictionary:
         return [normalize(e, dim=-1) * norm for e, norm in zip(self.embeddings, self.norms, strict=True)]
 
 
+def check_template(prompt: str) -> None:
+    """Raises UserError unless a prompt has one place for a concept."""
+    if prompt.count("{}") != 1:
+        raise UserError(f'The prompt "{prompt}" must have one {{}}, where the concept stands: a photo of a {{}}')
+
+
 def own_words(vocabulary: Vocabulary, encoder: OpenTextEncoder, tower: TextTower, concept: str) -> set[int]:
     """The rows that name the concept itself, by meaning and by spelling: an explanation without them says more.
 
@@ -97,7 +102,7 @@ def own_words(vocabulary: Vocabulary, encoder: OpenTextEncoder, tower: TextTower
         for row, (token, text) in enumerate(zip(vocabulary.ids.tolist(), vocabulary.texts, strict=True))
         if token in pieces or _plain(text) in forms or words & _plurals(_plain(text))
     }
-    if PROJECTION in tower.weights:
+    if vocabulary.made_by.get("projected"):
         feature = text_feature(encoder, tower, concept, vocabulary.made_by["templates"])
         rows |= set((vocabulary.features @ feature.cpu() > SYNONYM).nonzero().flatten().tolist())
     return rows
@@ -115,6 +120,7 @@ def _plurals(word: str) -> set[str]:
 
 def rank_by_pictures(vocabulary: Vocabulary, features: Tensor) -> Tensor:
     """All rows, those first whose text features are most like the mean of image features (pictures, width)."""
+    vocabulary.check_space(features)
     return (vocabulary.features @ features.mean(0).to(vocabulary.features)).argsort(descending=True)
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from . import storage
 from .backend import OpenTextEncoder, Progress, unseen
 from .errors import UserError
-from .text_tower import TextTower, mean_length
+from .text_tower import PROJECTION, TextTower, mean_length
 
 Tokens = Literal["words", "all"]
 # Conceptor's: those of textual inversion.
@@ -64,6 +64,20 @@ class Vocabulary:
         """Where the tokens `ids` stand; KeyError with the first one that is not here."""
         places = {token: row for row, token in enumerate(self.ids.tolist())}
         return [places[token] for token in ids]
+
+    def check_space(self, features: Tensor) -> None:
+        """Raises UserError when image features (n, width) can't be compared with the words'."""
+        if not self.made_by.get("projected"):
+            raise UserError(
+                "The text encoder has no projection into a space that it shares with pictures (most checkpoints leave "
+                "it out); load a text encoder that has one, or disconnect the image encoder."
+            )
+        if features.shape[-1] != self.features.shape[-1]:
+            raise UserError(
+                f"The image encoder's features are {features.shape[-1]} wide and the text encoder's "
+                f"{self.features.shape[-1]}: they share no space; connect the image encoder that was trained with this "
+                "text encoder."
+            )
 
     def nearest(self, feature: Tensor, top: int) -> list[tuple[int, float]]:
         """The rows whose features are most like `feature` (width,), with their cosine similarities, best first."""
@@ -131,7 +145,12 @@ def embed_vocabulary(
         }
     ids = torch.tensor(list(texts))
     tower = towers[-1]  # SDXL's second one is the one with a projection
-    made_by = {"encoder": fingerprint(towers), "templates": list(TEMPLATES[templates]), "tokens": tokens}
+    made_by: dict[str, Any] = {
+        "encoder": fingerprint(towers),
+        "templates": list(TEMPLATES[templates]),
+        "tokens": tokens,
+    }
+    made_by["projected"] = PROJECTION in tower.weights
     file = cache / f"{_digest(made_by)}.safetensors" if cache else None
     features = _cached(file, ids, made_by)
     if features is None:

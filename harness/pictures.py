@@ -36,16 +36,30 @@ class Sampling:
 
 def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
     """One picture for each seed, (seeds, height, width, 3) in 0..1; a seed gives the same start noise everywhere."""
-    result: Any = pipe(
-        prompt=[prompt] * len(sampling.seeds),
+    pictures = _run(pipe, sampling.seeds, sampling, "pt", prompt=[prompt] * len(sampling.seeds))
+    return pictures.permute(0, 2, 3, 1).float().cpu()
+
+
+def sample_latents(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, **prompt: Any) -> Tensor:
+    """The same before the VAE, (seeds, 4, h, w) in the UNet's scale; `prompt`: a text, or embeddings of one prompt."""
+    prompts = {
+        name: [value] * len(seeds) if isinstance(value, str) else value.expand(len(seeds), *value.shape[1:])
+        for name, value in prompt.items()
+    }
+    return _run(pipe, seeds, sampling, "latent", **prompts)
+
+
+def _run(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, **prompt: Any) -> Tensor:
+    call: Any = pipe
+    return call(
+        **prompt,
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         height=sampling.size,
         width=sampling.size,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in sampling.seeds],
-        output_type="pt",
-    )
-    return result.images.permute(0, 2, 3, 1).float().cpu()
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        output_type=output,
+    ).images
 
 
 def before_and_after(

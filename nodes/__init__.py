@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .decompose import ConceptDecompose
 from .grid import LabelledGrid, StrengthSweep
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .token_mix import (
@@ -20,7 +21,8 @@ from .vocabulary import VocabEmbed, VocabSearch
 class ConceptLensExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            *(VocabEmbed, VocabSearch, TokenMixFromText, TokenMixConditioning, TokenMixPlot),
+            *(VocabEmbed, VocabSearch, ConceptDecompose),
+            *(TokenMixFromText, TokenMixConditioning, TokenMixPlot),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
             *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
             *(StrengthSweep, LabelledGrid),

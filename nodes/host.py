@@ -13,6 +13,7 @@ import comfy.lora
 import comfy.model_management
 import comfy.model_sampling
 import comfy.ops
+import comfy.sample
 import comfy.supported_models
 import comfy.utils
 import comfyui_version
@@ -26,14 +27,16 @@ from comfy.sd import CLIP, VAE
 from comfy.sd1_clip import SD1ClipModel, SDTokenizer
 from comfy.sdxl_clip import SDXLClipModel
 from comfy.weight_adapter import LoRAAdapter
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from ..core.backend import CONTEXT_LENGTH, Family, Progress
+from ..core.backend import CONTEXT_LENGTH, Family, Progress, unseen
 from ..core.diffusion import Prediction
 from ..core.errors import UserError
 from ..core.lora import LoraFactors
+from ..core.plots import to_pil
 from ..core.text_tower import PROJECTION, Encoded, TextTower
 from ..core.vocabulary import WORD_END
 from ..world import architecture, weights
@@ -45,6 +48,7 @@ FAMILIES: dict[type, Family] = {
 }
 CLIP_TOKENS = 49408  # in CLIP's vocabulary
 SLOT = "<>"  # the place of a pseudo-token in a prompt
+PICTURES_AT_ONCE = 16  # sampled together, where memory allows
 PROMPTS_AT_ONCE = 128  # bounds the memory of one pass through the text encoder
 
 
@@ -257,19 +261,10 @@ class HostDenoiser:
         return clone
 
 
-def image_features(clip_vision: ClipVisionModel, images: Tensor, width: int) -> Tensor:
-    """Unit-length features (images, width) of pictures (images, height, width, 3) in 0..1.
-
-    Raises UserError when the image encoder's space has another width than the texts'.
-    """
+def image_features(clip_vision: ClipVisionModel, images: Tensor) -> Tensor:
+    """Unit-length features (images, width) of pictures (images, height, width, 3) in 0..1."""
     output: Any = clip_vision.encode_image(images)
-    embeds = output["image_embeds"]
-    if embeds.shape[-1] != width:
-        raise UserError(
-            f"The image encoder's features are {embeds.shape[-1]} wide and the text encoder's {width}: they share no "
-            "space; connect the image encoder that was trained with this text encoder."
-        )
-    return normalize(embeds.float(), dim=-1)
+    return normalize(output["image_embeds"].float(), dim=-1)
 
 
 class HostDiffusion:
@@ -417,6 +412,112 @@ def _clip_vision(state: dict[str, Tensor]) -> ClipVisionModel:
 def progress() -> Progress:
     """The bar of the node that is being executed; it raises when the user has pressed Cancel."""
     return comfy.utils.ProgressBar(1).update_absolute
+
+
+class LiveView:
+    """What the running node shows besides its result: a bar, a text and a picture."""
+
+    def __init__(self) -> None:
+        self._bar = comfy.utils.ProgressBar(1)
+
+    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
+        """The bar, with a picture (height, width, 3); raises when the user has pressed Cancel."""
+        preview = None if picture is None else ("JPEG", to_pil(picture), 512)
+        self._bar.update_absolute(done, total, preview)
+
+    def say(self, text: str) -> None:
+        """A text under the node, in place of the one before."""
+        context = get_executing_context()
+        if context is not None:  # there is nobody to tell outside of a run
+            from server import PromptServer  # the web server, which only a run has
+
+            PromptServer.instance.send_progress_text(text, context.node_id)
+
+
+class HostStudio:
+    """The host's model as `core.explanation.Studio`, with its own sampler.
+
+    DDIM at its own timesteps, which is what diffusers' pipelines do with the same noise. A seed gives the same picture
+    whatever is sampled beside it. Results are no inference tensors where the caller is not in inference mode.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        clip: CLIP,
+        vae: VAE,
+        clip_vision: ClipVisionModel | None,
+        negative: Any,
+        steps: int,
+        cfg: float,
+        size: int,
+    ) -> None:
+        self.encoder: HostTextEncoder = HostTextEncoder(clip)
+        self.family: Family = HostDenoiser(model).family
+        self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
+        self._negative = negative or self._plain("")
+        self._steps, self._cfg, self._size = steps, cfg, size
+
+    def diffusion(self) -> HostDiffusion:
+        return HostDiffusion(self._model)
+
+    def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        return self._sample(self._plain(prompt), seeds, progress)
+
+    def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+        with torch.inference_mode():
+            conditioning = self.encoder.conditioning(prompt.replace("{}", SLOT), vectors)
+        return self._sample(conditioning, seeds)
+
+    def latents_of_pictures(self, pictures: Tensor) -> Tensor:
+        side = self._size
+        with torch.inference_mode():
+            upright = pictures[..., :3].movedim(-1, 1)
+            square: Any = comfy.utils.common_upscale(upright, side, side, "lanczos", "center")
+            latents = self._latent_format().process_in(self._vae.encode(square.movedim(1, -1)).float())
+        return latents.cpu().clone()
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        with torch.inference_mode():
+            pictures = self._vae.decode(self._latent_format().process_out(latents))
+        return pictures.float().cpu().clone()
+
+    def features(self, pictures: Tensor) -> Tensor | None:
+        if self._clip_vision is None:
+            return None
+        with torch.inference_mode():
+            features = image_features(self._clip_vision, pictures)
+        return features.cpu().clone()
+
+    def _latent_format(self) -> Any:
+        return self._model.get_model_object("latent_format")
+
+    def _plain(self, prompt: str) -> Any:
+        with torch.inference_mode():
+            return self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))
+
+    def _sample(self, positive: Any, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        empty = torch.zeros(1, 4, self._size // 8, self._size // 8)
+        management: Any = comfy.model_management
+        free = management.get_free_memory(self._model.load_device)
+        need = self._model.memory_required([2, *empty.shape[1:]])  # a picture with and without the prompt
+        together = max(1, min(PICTURES_AT_ONCE, int(free / (2 * need))))
+        sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+        latents = []
+        for first in range(0, len(seeds), together):
+            some = seeds[first : first + together]
+
+            def step(number: int, *_: Any, first: int = first, count: int = len(some)) -> None:
+                progress(first * self._steps + count * (number + 1), len(seeds) * self._steps)
+
+            with torch.inference_mode():
+                noise = torch.cat([prepare_noise(empty, seed) for seed in some])
+                how = (self._steps, self._cfg, "ddim", "ddim_uniform", positive, self._negative)
+                sampled = sample(
+                    self._model, noise, *how, torch.zeros_like(noise), seed=some[0], callback=step, disable_pbar=True
+                )
+                latents.append(self._latent_format().process_in(sampled.float()).cpu())
+        return torch.cat(latents).clone()
 
 
 FOLDERS = ("loras", "output")  # where a TIME edit can be saved

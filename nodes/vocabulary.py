@@ -115,7 +115,9 @@ class VocabSearch(io.ComfyNode):
         if image is not None:
             if clip_vision is None:
                 raise UserError("A picture is connected without clip_vision; connect the image encoder as well.")
-            wanted.append(host.image_features(clip_vision, image, vocabulary.features.shape[1]).mean(0))
+            features = host.image_features(clip_vision, image)
+            vocabulary.check_space(features)
+            wanted.append(features.mean(0))
         if not wanted:
             raise UserError("There is nothing to look for; write a text or connect a picture.")
         found = vocabulary.nearest(torch.stack([feature.cpu() for feature in wanted]).mean(0), top)

@@ -1,0 +1,157 @@
+"""From a concept to its explanation: pictures of it, a mix of words, and pictures of the mix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .backend import Family, OpenTextEncoder, Progress, unseen
+from .charts import line_chart
+from .decomposition import Concept, Explanation, FitStep, Settings, decompose
+from .dictionary import Dictionary
+from .diffusion import Diffusion
+from .errors import UserError
+from .vocabulary import Vocabulary
+
+Validation = Literal["loss", "pictures"]
+HELD_OUT = 5  # of how many given pictures one is kept for validation
+SHOWN = 12  # words of a mix while it is fitted
+
+
+class Studio(Protocol):
+    """A model that makes pictures, and what it is made of."""
+
+    @property
+    def encoder(self) -> OpenTextEncoder: ...
+
+    @property
+    def family(self) -> Family: ...
+
+    def diffusion(self) -> Diffusion:
+        """Its UNet, differentiable."""
+        ...
+
+    def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        """A picture for each seed, (seeds, 4, h, w) in the scale that the UNet is trained on."""
+        ...
+
+    def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+        """The same for a prompt with a pseudo-token in place of {}; vectors: of each tower (1, width)."""
+        ...
+
+    def latents_of_pictures(self, pictures: Tensor) -> Tensor:
+        """Of pictures (n, height, width, 3) in 0..1."""
+        ...
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """(n, height, width, 3) in 0..1."""
+        ...
+
+    def features(self, pictures: Tensor) -> Tensor | None:
+        """Unit-length image features (n, width) in the space of the text features, where there is an image encoder."""
+        ...
+
+
+class Live(Protocol):
+    """What is seen of long work."""
+
+    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
+        """Steps done, and a picture (height, width, 3); may raise to stop the work."""
+        ...
+
+    def say(self, text: str) -> None:
+        """What is being done now."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """An explanation with its pictures, each (n, height, width, 3)."""
+
+    found: Explanation
+    pictures: Tensor
+    reconstructions: Tensor
+    similarity: float | None  # of reconstructions to held-out pictures: mean cosine of image features
+
+    def report(self) -> str:
+        """The explanation in words and numbers."""
+        told = "" if self.similarity is None else f"\nreconstructions are {self.similarity:.3f} like held-out pictures"
+        return self.found.report() + told
+
+    def chart(self) -> Tensor:
+        """Loss and validation over the steps, (height, width, 3)."""
+        return line_chart({"loss": self.found.smooth_losses(), "validation": self.found.validations}, "step")
+
+
+def explain(
+    studio: Studio,
+    vocabulary: Vocabulary,
+    name: str,
+    prompt: str,
+    settings: Settings,
+    live: Live,
+    num_images: int = 100,
+    validation_images: int = 20,
+    given: Tensor | None = None,
+    validation: Validation = "loss",
+) -> Explained:
+    """Explains the concept `name`, or what `given` pictures (n, height, width, 3) show, by words.
+
+    Pictures are made with seeds from `settings.seed` on, those for validation after those for training. `validation`
+    "pictures" judges as published, by the pictures that a mix makes. Raises UserError for what can't be explained so.
+    """
+    seed, clock = settings.seed, time.monotonic
+    later = range(seed + num_images, seed + num_images + validation_images)
+    if given is None:
+        if not name:
+            raise UserError("The concept is empty; write a word, or give pictures of it.")
+        live.say("making pictures")
+        latents = studio.latents_of_prompt(
+            prompt.replace("{}", name), [*range(seed, seed + num_images), *later], live.bar
+        )
+        used, held_out = latents[:num_images], latents[num_images:]
+        given = studio.pictures(used)
+    else:
+        latents = studio.latents_of_pictures(given)
+        kept = len(latents) - min(validation_images, len(latents) // HELD_OUT)
+        used, held_out = latents[:kept], latents[kept:] if kept < len(latents) else latents
+    features = studio.features(given)
+    wanted = studio.features(studio.pictures(held_out))
+
+    def remade(words: Dictionary, values: Tensor, seeds: Sequence[int]) -> Tensor:
+        return studio.pictures(studio.latents_of_mix(prompt, words.pseudo_token(values), seeds))
+
+    def likeness(pictures: Tensor) -> float | None:
+        made = studio.features(pictures)
+        return None if made is None or wanted is None else float((made @ wanted.T).mean())
+
+    def unlikeness(words: Dictionary, values: Tensor) -> float:
+        like = likeness(remade(words, values, later))
+        if like is None:
+            raise UserError("Validation by pictures compares them by an image encoder; connect clip_vision.")
+        return -like
+
+    start = clock()
+
+    def watch(step: FitStep) -> None:
+        picture = None if step.validation is None else remade(*step.largest(settings.num_tokens), later[:1])[0]
+        left = (clock() - start) / max(1, step.step) * (settings.steps - step.step)
+        words, values = step.largest(SHOWN)
+        found = ", ".join(f"{text} {value:.3g}" for text, value in zip(words.texts, values.tolist(), strict=True))
+        loss = "" if step.loss is None else f", loss {step.loss:.4f}, {left:.0f} s left"
+        live.say(f"step {step.step} of {settings.steps}{loss}\n{found}")
+        live.bar(step.step, settings.steps, picture)
+
+    live.say("comparing words")
+    concept = Concept(
+        *(studio.encoder, studio.family, studio.diffusion(), vocabulary, name, prompt, used, held_out, features)
+    )
+    found = decompose(concept, settings, watch, live.bar, unlikeness if validation == "pictures" else None)
+    chosen = Dictionary.of(vocabulary, vocabulary.rows(found.mix.ids), torch.device("cpu"))
+    reconstructions = remade(chosen, torch.tensor(found.mix.coefficients), later)
+    return Explained(found, given, reconstructions, likeness(reconstructions))

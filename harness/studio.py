@@ -1,0 +1,89 @@
+"""A diffusers pipeline as the studio in which concepts are explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..core.backend import Family, Progress, unseen
+from ..core.dictionary import Slot
+from .diffusers_backend import DiffusersDenoiser, DiffusersDiffusion, DiffusersTextEncoder, Pipeline
+from .pictures import Sampling, sample_latents
+
+PICTURES_AT_ONCE = 16
+
+
+class DiffusersStudio:
+    """`core.explanation.Studio`; `image_encoder` is a CLIPVisionModelWithProjection with its processor, or None.
+
+    The seeds of `sampling` are not used: each call names its own.
+    """
+
+    def __init__(self, pipe: Pipeline, sampling: Sampling, image_encoder: tuple[Any, Any] | None = None) -> None:
+        self._pipe, self._sampling, self._image_encoder = pipe, sampling, image_encoder
+        self.encoder: DiffusersTextEncoder = DiffusersTextEncoder(pipe)
+        self.family: Family = DiffusersDenoiser(pipe).family
+
+    def diffusion(self) -> DiffusersDiffusion:
+        return DiffusersDiffusion(self._pipe)
+
+    def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        return self._sample(seeds, progress, prompt=prompt)
+
+    @torch.no_grad()
+    def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+        encoded = Slot.of(self.encoder, self.encoder.towers(), prompt).encode(vectors)
+        context, pooled = (part.to(self._pipe.device, self._pipe.dtype) for part in encoded)
+        embeds = {"prompt_embeds": context, "pooled_prompt_embeds": pooled}
+        if self.family != "SDXL":
+            del embeds["pooled_prompt_embeds"]
+        return self._sample(seeds, unseen, **embeds)
+
+    @torch.no_grad()
+    def latents_of_pictures(self, pictures: Tensor) -> Tensor:
+        vae: Any = self._pipe.vae
+        size = self._sampling.size or self._pipe.unet.config.sample_size * 8
+        square = _cut_to_square(pictures.permute(0, 3, 1, 2), size)
+        encoded = vae.encode((2 * square - 1).to(vae.device, vae.dtype))
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return (latents * vae.config.scaling_factor).float()
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> Tensor:
+        vae: Any = self._pipe.vae
+        decoded = [
+            vae.decode(some.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+            for some in latents.split(PICTURES_AT_ONCE)
+        ]
+        return (torch.cat(decoded).float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor | None:
+        if self._image_encoder is None:
+            return None
+        model, processor = self._image_encoder
+        inputs = processor(images=list(pictures.permute(0, 3, 1, 2)), do_rescale=False, return_tensors="pt")
+        embeds = model(inputs.pixel_values.to(model.device, model.dtype)).image_embeds
+        return normalize(embeds.float().cpu(), dim=-1)
+
+    def _sample(self, seeds: Sequence[int], progress: Progress = unseen, **prompt: Any) -> Tensor:
+        latents = []
+        for first in range(0, len(seeds), PICTURES_AT_ONCE):
+            some = seeds[first : first + PICTURES_AT_ONCE]
+            latents.append(sample_latents(self._pipe, some, self._sampling, **prompt).float())
+            progress(first + len(some), len(seeds))
+        return torch.cat(latents)
+
+
+def _cut_to_square(pictures: Tensor, size: int) -> Tensor:
+    """The middle of pictures (n, 3, height, width), scaled to `size`."""
+    side = min(pictures.shape[-2:])
+    top, left = ((length - side) // 2 for length in pictures.shape[-2:])
+    square = pictures[..., top : top + side, left : left + side]
+    if side == size:
+        return square
+    return torch.nn.functional.interpolate(square, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
