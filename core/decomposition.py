@@ -35,9 +35,10 @@ HIDDEN = 100  # of the paper's MLP
 WEIGHT_DECAY = 1e-2
 # The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
 DECISIVE = (0.25, 0.7)
-GRADIENT_DRAWS = 64
-RACERS, FINAL_DRAWS = 512, 128  # of a race's first and last round
-FACTOR = 4  # by which a race's rounds have fewer tokens and more draws
+GRADIENT_DRAWS = 4, 64  # for each picture, and at most
+RACERS = 256  # tokens in a race's first round
+FACTOR = 4  # by which each further round has fewer tokens and more draws
+FINAL_DRAWS = 2, 16, 192  # of a race's last round: for each picture, and at least and at most
 START_LEARNING = 10.0  # times the learning rate: of coefficients that are learned themselves, not by an MLP
 PATIENCE = 4  # validations without a better one, after which a fit ends
 DRAWS_PER_PICTURE = 2  # of validation
@@ -198,8 +199,10 @@ def choose_dictionary(concept: Concept, slot: Slot, settings: Settings, generato
     if concept.features is not None:
         order = rank_by_pictures(vocabulary, concept.features)
     else:
-        times = _decisive(diffusion)
-        order = rank_by_gradient(vocabulary, diffusion, slot, draw(concept.latents, GRADIENT_DRAWS, times, generator))
+        each, most = GRADIENT_DRAWS
+        count = min(each * len(concept.latents), most)
+        drawn = draw(concept.latents, count, _decisive(diffusion), generator)
+        order = rank_by_gradient(vocabulary, diffusion, slot, drawn)
     banned: set[int] = set()
     if settings.exclude_concept and concept.name:
         banned = own_words(vocabulary, concept.encoder, slot.towers[-1], concept.name)
@@ -225,7 +228,9 @@ def race(
     sizes = [min(RACERS, len(dictionary))]
     while sizes[-1] > settings.num_tokens:
         sizes.append(max(settings.num_tokens, sizes[-1] // FACTOR))
-    draws = [FINAL_DRAWS // FACTOR**later for later in reversed(range(len(sizes)))]
+    each, least, most = FINAL_DRAWS
+    last = min(max(each * len(latents), least), most)
+    draws = [max(1, last // FACTOR**later) for later in reversed(range(len(sizes)))]
     work = [size * (count - before) for size, count, before in zip(sizes, draws, [0, *draws], strict=False)]
     losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
     shares = torch.ones(len(dictionary))
