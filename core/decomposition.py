@@ -36,9 +36,8 @@ WEIGHT_DECAY = 1e-2
 # The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
 DECISIVE = (0.25, 0.7)
 GRADIENT_DRAWS = 4, 64  # for each picture, and at most
-RACERS = 256  # tokens in a race's first round
+RACERS, FIRST_DRAWS = 256, 12  # tokens in a race's first round, and draws on which they are compared
 FACTOR = 4  # by which each further round has fewer tokens and more draws
-FINAL_DRAWS = 2, 16, 192  # of a race's last round: for each picture, and at least and at most
 START_LEARNING = 10.0  # times the learning rate: of coefficients that are learned themselves, not by an MLP
 PATIENCE = 4  # validations without a better one, after which a fit ends
 DRAWS_PER_PICTURE = 2  # of validation
@@ -228,9 +227,7 @@ def race(
     sizes = [min(RACERS, len(dictionary))]
     while sizes[-1] > settings.num_tokens:
         sizes.append(max(settings.num_tokens, sizes[-1] // FACTOR))
-    each, least, most = FINAL_DRAWS
-    last = min(max(each * len(latents), least), most)
-    draws = [max(1, last // FACTOR**later) for later in reversed(range(len(sizes)))]
+    draws = [FIRST_DRAWS * FACTOR**number for number in range(len(sizes))]
     work = [size * (count - before) for size, count, before in zip(sizes, draws, [0, *draws], strict=False)]
     losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
     shares = torch.ones(len(dictionary))
@@ -245,7 +242,9 @@ def race(
         new = token_losses(diffusion, slot, dictionary.singles(), drawn, tell)
         losses, pictures = torch.cat([losses, new.cpu()], 1), torch.cat([pictures, drawn.pictures])
         shares = explained(losses, pictures, iterations=1)
-    return dictionary, explained(losses, pictures)
+    # Half by what explains all pictures together, half by what comes close: a word that is nearly as good is worth more
+    # than one that is not.
+    return dictionary, (explained(losses, pictures) + shares) / 2
 
 
 def explained(losses: Tensor, pictures: Tensor, iterations: int = 200) -> Tensor:

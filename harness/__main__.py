@@ -10,17 +10,22 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import edit
+from . import decompose, edit
 from .console import Console, quiet_libraries
+
+COMMANDS = {"edit": edit, "decompose": decompose}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m conceptlens.harness", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("edit", help=edit.__doc__, description=edit.__doc__)
-    command.add_argument("--json", action="store_true", help="print the result as one JSON object, the rest on stderr")
-    edit.add_arguments(command)
-    command.set_defaults(run=edit.run)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
+        command.add_argument(
+            "--json", action="store_true", help="print the result as a JSON object, the rest on stderr"
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
     try:
         quiet_libraries()

@@ -15,16 +15,18 @@ from .diffusers_backend import DiffusersDenoiser, DiffusersDiffusion, DiffusersT
 from .pictures import Sampling, sample_latents
 
 PICTURES_AT_ONCE = 16
+# Of the pictures that CLIP was trained on, unless an encoder's configuration names its own.
+CLIP_COLOURS = (("mean", (0.48145466, 0.4578275, 0.40821073)), ("std", (0.26862954, 0.26130258, 0.27577711)))
 
 
 class DiffusersStudio:
-    """`core.explanation.Studio`; `image_encoder` is a CLIPVisionModelWithProjection with its processor, or None.
+    """`core.explanation.Studio`, with the pipeline's image encoder where it has one.
 
     The seeds of `sampling` are not used: each call names its own.
     """
 
-    def __init__(self, pipe: Pipeline, sampling: Sampling, image_encoder: tuple[Any, Any] | None = None) -> None:
-        self._pipe, self._sampling, self._image_encoder = pipe, sampling, image_encoder
+    def __init__(self, pipe: Pipeline, sampling: Sampling) -> None:
+        self._pipe, self._sampling = pipe, sampling
         self.encoder: DiffusersTextEncoder = DiffusersTextEncoder(pipe)
         self.family: Family = DiffusersDenoiser(pipe).family
 
@@ -63,11 +65,14 @@ class DiffusersStudio:
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor | None:
-        if self._image_encoder is None:
+        model: Any = getattr(self._pipe, "image_encoder", None)
+        if model is None:
             return None
-        model, processor = self._image_encoder
-        inputs = processor(images=list(pictures.permute(0, 3, 1, 2)), do_rescale=False, return_tensors="pt")
-        embeds = model(inputs.pixel_values.to(model.device, model.dtype)).image_embeds
+        inputs = _cut_to_square(pictures.permute(0, 3, 1, 2), model.config.image_size)
+        mean, std = (
+            torch.tensor(getattr(model.config, f"image_{name}", clip)).view(3, 1, 1) for name, clip in CLIP_COLOURS
+        )
+        embeds = model((inputs.mul(255).round() / 255 - mean).div(std).to(model.device, model.dtype)).image_embeds
         return normalize(embeds.float().cpu(), dim=-1)
 
     def _sample(self, seeds: Sequence[int], progress: Progress = unseen, **prompt: Any) -> Tensor:

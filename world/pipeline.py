@@ -7,20 +7,33 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from . import weights
-from .architecture import SCHEDULER, TEXT, UNET
+from .architecture import SCHEDULER, TEXT, UNET, VISION, WIDTH
 
 
 def emoji_world_pipeline(
     tokenizer: CLIPTokenizer, device: torch.device | str = "cpu", folder: Path = weights.FOLDER
 ) -> StableDiffusionPipeline:
-    """EmojiWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM, float32. `tokenizer` is CLIP's."""
+    """EmojiWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM, float32. `tokenizer` is CLIP's.
+
+    Its image encoder is there too, and the text encoder carries the projection into the space that they share.
+    """
+    encoders = weights.load("encoders", folder)
     text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT))
-    prefix = "text_model."
-    state = {k.removeprefix(prefix): v for k, v in weights.load("encoders", folder).items() if k.startswith(prefix)}
-    text_encoder.load_state_dict(state)
+    text_encoder.text_projection = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+    text_encoder.load_state_dict(
+        {k.removeprefix("text_model."): v for k, v in encoders.items() if k.startswith("text_")}
+    )
+    image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
+    image_encoder.load_state_dict({k: v for k, v in encoders.items() if k.startswith("vis")})
     unet = UNet2DConditionModel(**UNET)
     unet.load_state_dict(weights.load("unet", folder))
     autoencoder = AutoencoderTiny(scaling_factor=1.0)
@@ -31,6 +44,7 @@ def emoji_world_pipeline(
         "tokenizer": tokenizer,
         "unet": unet,
         "scheduler": DDIMScheduler(**SCHEDULER),
+        "image_encoder": image_encoder,
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,

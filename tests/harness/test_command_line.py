@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conceptlens.core.mixture import TokenMix
 from conceptlens.core.plots import from_pil, to_pil
 from conceptlens.harness.__main__ import main
 from conceptlens.tests.conftest import ROOT
@@ -78,6 +79,53 @@ def test_unusable_input_is_one_line_and_exit_code_1(
     model: Path, tmp_path: Path, options: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["edit", "--model", str(model), "--out", str(tmp_path / "edit.safetensors"), *options]) == 1
+    told = capsys.readouterr().err
+    assert says in told
+    assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+SMALL = ["--num-tokens", "4", "--dictionary-size", "6", "--steps", "2", "--num-images", "2", "--validation-images", "1"]
+SMALL += ["--sampling-steps", "2", "--size", "64", "--templates", "none"]
+
+
+def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Into files of their own; finished ones are not made again, and a lost one is."""
+    listed = tmp_path / "concepts.txt"
+    listed.write_text("ice cream\n\n日本の犬\n", encoding="utf-8")
+    out = tmp_path / "out"
+    command = ["decompose", "--json", "--model", str(model), "--out", str(out), *SMALL]
+    command += ["--concept", "castle", "--concepts", str(listed)]
+    assert main(command) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert list(results) == ["castle", "ice cream", "日本の犬"]
+    for name in ("castle", "ice_cream", "日本の犬"):
+        mix = TokenMix.load(out / f"{name}.safetensors")
+        assert len(mix) == 4
+        for suffix in (".png", ".bars.png", ".loss.png"):
+            assert (out / f"{name}{suffix}").is_file()
+    (out / "castle.safetensors").unlink()
+    written = {file: file.stat().st_mtime_ns for file in out.glob("*.safetensors")}
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == results
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    assert main([*command, "--steps", "3"]) == 1
+    assert "was made with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "nothing to explain"),
+        (("--concept", "dog", "--prompt", "a photo"), "must have one {}"),
+        (("--concepts", "missing.txt"), "missing.txt can't be read"),
+        (("--concept", "dog", "--size", "100"), "multiple of 64"),
+    ],
+)
+def test_what_can_not_be_explained_is_one_line(
+    model: Path, tmp_path: Path, options: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decompose", "--model", str(model), "--out", str(tmp_path / "out"), *options]) == 1
     told = capsys.readouterr().err
     assert says in told
     assert len(told.strip().splitlines()) == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import aiohttp
 import torch
 from conceptlens.harness.host_server import Graph, HostServer
 from safetensors.torch import load_file
@@ -70,3 +72,24 @@ def run_to_latent(server: HostServer, graph: Graph) -> Tensor:
     latent = saved_latent(server, history)
     assert torch.isfinite(latent).all()
     return latent
+
+
+async def watch(server: HostServer, graph: Graph, interrupt_at: str | None = None) -> list[dict[str, Any]]:
+    """Queues a graph and returns the host's websocket messages; presses Cancel in `interrupt_at` after two steps."""
+    messages: list[dict[str, Any]] = []
+    address = f"{server.address}/ws?clientId={server.client}"
+    async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
+        prompt_id = server.queue(graph)
+        async for message in socket:
+            if message.type != aiohttp.WSMsgType.TEXT:
+                continue
+            event = json.loads(message.data)
+            messages.append(event)
+            data = event["data"]
+            if event["type"] == "progress" and data["node"] == interrupt_at and data["value"] >= 2:
+                server.post("/interrupt", {})
+                interrupt_at = None
+            ends = ("execution_success", "execution_error", "execution_interrupted")
+            if event["type"] in ends and data.get("prompt_id") == prompt_id:
+                break
+    return messages

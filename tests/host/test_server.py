@@ -8,7 +8,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from conceptlens.tests.host.graphs import (
     node,
     run_to_latent,
     sampling_graph,
+    watch,
 )
 from PIL import Image
 from safetensors import safe_open
@@ -82,27 +82,6 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
 def refresh(server: HostServer) -> None:
     """Runs a graph without our nodes, after which the host's classic cache holds no other sampler's result."""
     server.run(sampling_graph(seed=999, steps=1))
-
-
-async def watch(server: HostServer, graph: Graph, interrupt_at: str | None = None) -> list[dict[str, Any]]:
-    """Queues a graph and returns the host's websocket messages; presses Cancel in `interrupt_at` after two steps."""
-    messages: list[dict[str, Any]] = []
-    address = f"{server.address}/ws?clientId={server.client}"
-    async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
-        prompt_id = server.queue(graph)
-        async for message in socket:
-            if message.type != aiohttp.WSMsgType.TEXT:
-                continue
-            event = json.loads(message.data)
-            messages.append(event)
-            data = event["data"]
-            if event["type"] == "progress" and data["node"] == interrupt_at and data["value"] >= 2:
-                server.post("/interrupt", {})
-                interrupt_at = None
-            ends = ("execution_success", "execution_error", "execution_interrupted")
-            if event["type"] in ends and data.get("prompt_id") == prompt_id:
-                break
-    return messages
 
 
 @pytest.mark.parametrize("kind", CONTRACT)

@@ -1,0 +1,143 @@
+"""`decompose`: Conceptor on a diffusers model: which words it pictures concepts with. Finished concepts are skipped."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from ..core.backend import Progress
+from ..core.decomposition import Method, Settings
+from ..core.dictionary import check_template
+from ..core.errors import UserError
+from ..core.mixture import TokenMix
+from ..core.vocabulary import TEMPLATES
+from .console import Console
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NUMBERS = (
+    "num_tokens",
+    "dictionary_size",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "sparsity",
+    "validate_every",
+    "seed",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add, paper = parser.add_argument, Settings()
+    add("--model", type=Path, required=True, metavar="PATH", help="diffusers model folder (SD 1.x, SD 2.x, SDXL)")
+    add("--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply first (repeatable)")
+    add("--concept", action="append", default=[], metavar="WORD", help="what is to be explained (repeatable)")
+    add("--concepts", type=Path, metavar="FILE", help="a text file with one concept a line")
+    add("--out", type=Path, required=True, metavar="DIR", help="where mixes, pictures and reports go")
+    add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
+    add("--method", choices=get_args(Method), default=paper.method, help=f"default {paper.method}")
+    for name in NUMBERS:
+        default = getattr(paper, name)
+        add(f"--{name.replace('_', '-')}", type=type(default), default=default, metavar="N", help=f"default {default}")
+    add("--keep-concept", action="store_true", help="let the concept's own words explain it")
+    add("--templates", choices=list(TEMPLATES), default="conceptor27", help="of text features (default conceptor27)")
+    add("--num-images", type=int, default=100, metavar="N", help="training pictures (default 100)")
+    add("--validation-images", type=int, default=20, metavar="N", help="further pictures (default 20)")
+    add("--sampling-steps", type=int, default=50, metavar="N", help="of a picture (default 50)")
+    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
+    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    from ..core.charts import bar_chart
+    from ..core.explanation import explain
+    from ..core.plots import labelled_grid
+    from ..core.vocabulary import embed_vocabulary
+    from .diffusers_backend import load_loras, load_pipeline
+    from .pictures import Sampling, save_picture
+    from .studio import DiffusersStudio
+
+    concepts = [*arguments.concept, *_lines(arguments.concepts)]
+    if not concepts:
+        raise UserError("There is nothing to explain; name a --concept, or a file of --concepts.")
+    check_template(arguments.prompt)
+    sampling = Sampling((), arguments.sampling_steps, arguments.guidance_scale, arguments.size)
+    numbers = {name: getattr(arguments, name) for name in NUMBERS}
+    settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
+    pipe = load_pipeline(arguments.model)
+    load_loras(pipe, arguments.lora)
+    studio = DiffusersStudio(pipe, sampling)
+    with console.progress("embedding words") as progress:
+        vocabulary = embed_vocabulary(
+            studio.encoder, arguments.templates, cache=arguments.out / "cache", progress=progress
+        )
+    results = {}
+    for concept in concepts:
+        file = arguments.out / f"{_file_name(concept)}.safetensors"
+        if file.exists():
+            results[concept] = _summary(_finished(file, concept, arguments.prompt, settings))
+            console.line(f"{concept}: {file} is there already")
+            continue
+        with console.progress(concept) as progress:
+            counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
+            explained = explain(*(studio, vocabulary, concept, arguments.prompt, settings, _Bar(progress)), **counts)
+        mix = explained.found.mix
+        console.line(explained.report())
+        rows = [*explained.pictures[:8], *explained.reconstructions[:8]]
+        labels = [concept] * len(explained.pictures[:8]) + ["mix"] * len(explained.reconstructions[:8])
+        save_picture(labelled_grid(rows, labels, columns=8), file.with_suffix(".png"))
+        save_picture(bar_chart(mix.top(20).texts, mix.top(20).coefficients), file.with_suffix(".bars.png"))
+        save_picture(explained.chart(), file.with_suffix(".loss.png"))
+        mix.save(file)  # the last: it marks the concept as finished
+        console.line(str(file))
+        results[concept] = _summary(mix)
+    console.result(results)
+
+
+class _Bar:
+    """What a console shows of an explanation."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:  # noqa: ARG002  (no place for it)
+        self._progress(done, total)
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def _finished(file: Path, concept: str, prompt: str, settings: Settings) -> TokenMix:
+    """The mix that an earlier run has made. Raises UserError when that run was to make something else."""
+    mix = TokenMix.load(file)
+    wanted = {"concept": concept, "prompt": prompt, "settings": asdict(settings)}
+    for name, value in wanted.items():
+        if mix.made_by.get(name) != value:
+            raise UserError(
+                f"{file} was made with other {name} ({mix.made_by.get(name)}, not {value}); remove it, or choose "
+                "another --out."
+            )
+    return mix
+
+
+def _summary(mix: TokenMix) -> dict[str, float]:
+    return dict(zip(mix.texts, mix.coefficients, strict=True))
+
+
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read ({error}); give a text file with one concept a line.") from error
+
+
+def _file_name(concept: str) -> str:
+    """A concept as a file is named after it."""
+    return re.sub(r"[^\w-]+", "_", concept).strip("_") or "concept"
