@@ -144,25 +144,25 @@ def decompose(
     generator = torch.Generator().manual_seed(settings.seed)
     diffusion, every = concept.diffusion, (0, len(concept.diffusion.alphas_cumprod))
     slot = Slot.of(concept.encoder, concept.encoder.towers(), concept.prompt)
-    held_out = draw(concept.held_out, DRAWS_PER_PICTURE * len(concept.held_out), every, generator)
+    device = slot.towers[0].table.device
+    latents = concept.latents.to(device)
+    held_out = draw(concept.held_out.to(device), DRAWS_PER_PICTURE * len(concept.held_out), every, generator)
 
     def loss_on_held_out(chosen: Dictionary, values: Tensor) -> float:
         return float(token_losses(diffusion, slot, chosen.pseudo_token(values), held_out).mean())
 
     with clock.measure("dictionary"):
-        dictionary = choose_dictionary(concept, slot, settings, generator)
+        dictionary = choose_dictionary(concept, slot, latents, settings, generator)
     coefficients: nn.Module = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
     rate = settings.learning_rate
     if settings.method == "shares":
         with clock.measure("comparing words"):
-            dictionary, shares = race(diffusion, slot, dictionary, concept.latents, settings, generator, progress)
+            dictionary, shares = race(diffusion, slot, dictionary, latents, settings, generator, progress)
         coefficients, rate = OwnCoefficients(shares), rate * START_LEARNING
     kept, losses, validations = None, [], []
     judge = clock.measured("validation", judge or loss_on_held_out)
     with clock.measure("fit"):
-        for step in fit_conceptor(
-            diffusion, slot, dictionary, coefficients, concept.latents, judge, settings, rate, generator
-        ):
+        for step in fit_conceptor(diffusion, slot, dictionary, coefficients, latents, judge, settings, rate, generator):
             watch(step)
             kept = step if step.best else kept
             losses += [] if step.loss is None else [(step.step, step.loss)]
@@ -179,7 +179,7 @@ def decompose(
         "prompt": concept.prompt,
         "encoder": concept.vocabulary.made_by["encoder"],
         "settings": asdict(settings),
-        "pictures": len(concept.latents),
+        "pictures": len(latents),
         "step": kept.step,
         "validation": kept.validation,
         "alone": dict(zip(map(str, ids), alone.tolist(), strict=True)),
@@ -189,7 +189,9 @@ def decompose(
     return Explanation(mix, losses, validations, clock)
 
 
-def choose_dictionary(concept: Concept, slot: Slot, settings: Settings, generator: torch.Generator) -> Dictionary:
+def choose_dictionary(
+    concept: Concept, slot: Slot, latents: Tensor, settings: Settings, generator: torch.Generator
+) -> Dictionary:
     """The tokens nearest to the pictures by an image encoder, or, without one, by the gradient of the loss.
 
     Without the concept's own words, if so wished.
@@ -199,14 +201,13 @@ def choose_dictionary(concept: Concept, slot: Slot, settings: Settings, generato
         order = rank_by_pictures(vocabulary, concept.features)
     else:
         each, most = GRADIENT_DRAWS
-        count = min(each * len(concept.latents), most)
-        drawn = draw(concept.latents, count, _decisive(diffusion), generator)
+        drawn = draw(latents, min(each * len(latents), most), _decisive(diffusion), generator)
         order = rank_by_gradient(vocabulary, diffusion, slot, drawn)
     banned: set[int] = set()
     if settings.exclude_concept and concept.name:
         banned = own_words(vocabulary, concept.encoder, slot.towers[-1], concept.name)
     rows = [row for row in order.tolist() if row not in banned][: settings.dictionary_size]
-    return Dictionary.of(vocabulary, rows, slot.towers[0].table.device)
+    return Dictionary.of(vocabulary, rows, latents.device)
 
 
 def race(

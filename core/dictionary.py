@@ -38,7 +38,8 @@ class Slot:
 
     def encode(self, vectors: Sequence[Tensor]) -> Encoded:
         """The prompt with each pseudo-token in turn; vectors: of each tower (prompts, width)."""
-        return encode(self.towers, self.tokens, self.places, vectors)
+        here = [vector.to(tower.table.device) for tower, vector in zip(self.towers, vectors, strict=True)]
+        return encode(self.towers, self.tokens, self.places, here)
 
 
 @dataclass(frozen=True, eq=False)

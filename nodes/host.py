@@ -312,8 +312,8 @@ class HostDiffusion:
             size = self._model.encode_adm(pooled_output=encoded.pooled, **sizes, device=device)
             size = size.to(device, self._dtype)
         context = encoded.context.to(device, self._dtype)
-        noisy = noisy.to(device, self._dtype)
-        return self._unet(noisy, timesteps.float().to(device), context=context, y=size).float()
+        output = self._unet(noisy.to(device, self._dtype), timesteps.float().to(device), context=context, y=size)
+        return output.float().to(noisy.device)  # the text encoder, and with it the loss, may be elsewhere
 
     def save_memory(self) -> bool:
         if self._checkpointed:
