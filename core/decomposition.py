@@ -87,8 +87,7 @@ class FitStep:
 
     def largest(self, count: int) -> tuple[Dictionary, Tensor]:
         """The tokens with the largest coefficients, and these."""
-        values, rows = self.coefficients.topk(min(count, len(self.coefficients)))
-        return self.dictionary.only(rows), values
+        return self.dictionary.largest(self.coefficients, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +152,11 @@ def decompose(
 
     with clock.measure("dictionary"):
         dictionary = choose_dictionary(concept, slot, latents, settings, generator)
-    coefficients: nn.Module = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
     rate = settings.learning_rate
-    if settings.method == "shares":
+    coefficients: nn.Module
+    if settings.method == "conceptor":
+        coefficients = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
+    else:
         with clock.measure("comparing words"):
             dictionary, shares = race(diffusion, slot, dictionary, latents, settings, generator, progress)
         coefficients, rate = OwnCoefficients(shares), rate * START_LEARNING
@@ -322,8 +323,7 @@ def fit_conceptor(
     portions = Portions(settings.batch_size, diffusion)
 
     def validation(values: Tensor) -> float:
-        rows = values.topk(min(settings.num_tokens, len(values))).indices
-        return judge(dictionary.only(rows), values[rows])
+        return judge(*dictionary.largest(values, settings.num_tokens))
 
     def descend(size: int, drawn: Draws) -> float:
         """The loss of one step, with its gradients."""

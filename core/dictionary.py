@@ -67,6 +67,11 @@ class Dictionary:
         embeddings = [table[rows.to(table.device)] for table in self.embeddings]
         return Dictionary(self.ids[rows], texts, embeddings, self.norms)
 
+    def largest(self, coefficients: Tensor, count: int) -> tuple[Dictionary, Tensor]:
+        """The `count` tokens with the largest coefficients, and these."""
+        values, rows = coefficients.topk(min(count, len(self)))
+        return self.only(rows), values
+
     def pseudo_token(self, coefficients: Tensor) -> list[Tensor]:
         """w* = normalise(sum_i alpha_i w_i) times the mean length, of each tower (n, width); coefficients (n, tokens).
 

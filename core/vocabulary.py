@@ -149,8 +149,8 @@ def embed_vocabulary(
         "encoder": fingerprint(towers),
         "templates": list(TEMPLATES[templates]),
         "tokens": tokens,
+        "projected": PROJECTION in tower.weights,
     }
-    made_by["projected"] = PROJECTION in tower.weights
     file = cache / f"{_digest(made_by)}.safetensors" if cache else None
     features = _cached(file, ids, made_by)
     if features is None:

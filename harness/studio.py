@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import normalize
 
 from ..core.backend import Family, Progress, unseen
 from ..core.dictionary import Slot
+from ..core.text_tower import TextTower
 from .diffusers_backend import DiffusersDenoiser, DiffusersDiffusion, DiffusersTextEncoder, Pipeline
 from .pictures import Sampling, sample_latents
 
@@ -30,6 +32,10 @@ class DiffusersStudio:
         self.encoder: DiffusersTextEncoder = DiffusersTextEncoder(pipe)
         self.family: Family = DiffusersDenoiser(pipe).family
 
+    @cached_property
+    def _towers(self) -> list[TextTower]:
+        return self.encoder.towers()  # a copy of all weights: made once, not for each picture of a mix
+
     def diffusion(self) -> DiffusersDiffusion:
         return DiffusersDiffusion(self._pipe)
 
@@ -38,12 +44,10 @@ class DiffusersStudio:
 
     @torch.no_grad()
     def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
-        encoded = Slot.of(self.encoder, self.encoder.towers(), prompt).encode(vectors)
+        encoded = Slot.of(self.encoder, self._towers, prompt).encode(vectors)
         context, pooled = (part.to(self._pipe.device, self._pipe.dtype) for part in encoded)
-        embeds = {"prompt_embeds": context, "pooled_prompt_embeds": pooled}
-        if self.family != "SDXL":
-            del embeds["pooled_prompt_embeds"]
-        return self._sample(seeds, unseen, **embeds)
+        sized = {"pooled_prompt_embeds": pooled} if self.family == "SDXL" else {}
+        return self._sample(seeds, unseen, prompt_embeds=context, **sized)
 
     @torch.no_grad()
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
