@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 
 from .captions import draw_caption
-from .pictures import Pictures, to_tensor, varied
+from .pictures import SEEN, Pictures, to_tensor, varied
 
 CROP = 64  # pixels: four crops teach more than one whole picture and take the same time
 LATENT_NOISE = 0.05  # what the decoder has to forgive a sampler, in units of the latents' deviation
@@ -37,7 +37,7 @@ def batch(pictures: Pictures, size: int, step: int) -> Tensor:
     generator = random.Random(f"autoencoder {step}")
     crops = []
     for _ in range(size):
-        picture = varied(pictures.clean(draw_caption(pictures.truth, generator)), generator)
+        picture = varied(pictures.clean(draw_caption(pictures.truth, generator)), generator, SEEN)
         left, top = (generator.randint(0, side - CROP) for side in picture.size)
         crops.append(to_tensor(picture.crop((left, top, left + CROP, top + CROP))))
     return torch.stack(crops)

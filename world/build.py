@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.plots import from_pil, labelled_grid, to_pil
 from .captions import draw_caption
 from .language import clip_tokenizer
-from .pictures import Pictures, varied
+from .pictures import DRAWN, Pictures, varied
 from .sources import Sources
 from .truth import TRUTH_FILE, Truth, build_truth
 
@@ -27,7 +27,7 @@ def training_sheet(sources: Sources, truth: Truth, count: int, seed: int = 0) ->
     generator = random.Random(seed)
     pictures = Pictures(sources, truth)
     captions = [draw_caption(truth, generator) for _ in range(count)]
-    drawn = [from_pil(varied(pictures.clean(caption), generator)) for caption in captions]
+    drawn = [from_pil(varied(pictures.clean(caption), generator, DRAWN)) for caption in captions]
     return labelled_grid(drawn, [caption.text for caption in captions])
 
 

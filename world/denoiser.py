@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .architecture import SCHEDULER, UNET
 from .captions import Caption, draw_caption
-from .pictures import Pictures, to_tensor, varied
+from .pictures import DRAWN, Pictures, to_tensor, varied
 from .truth import Truth
 
 CAPTION_DROPOUT = 0.1  # so that guidance has something to lead away from
@@ -54,7 +54,7 @@ def encode_pictures(autoencoder: AutoencoderTiny, pictures: Pictures, count: int
     latents: dict[str, list[Tensor]] = {name: [] for name in captions}
     for start in tqdm(range(0, len(wanted), ENCODED_AT_ONCE), desc="encoding pictures"):
         some = wanted[start : start + ENCODED_AT_ONCE]
-        batch = torch.stack([to_tensor(varied(pictures.clean(caption), generator)) for caption in some])
+        batch = torch.stack([to_tensor(varied(pictures.clean(caption), generator, DRAWN)) for caption in some])
         (encoded,) = autoencoder.encode(batch.to(weight, memory_format=torch.channels_last), return_dict=False)
         for caption, latent in zip(some, encoded.cpu().half(), strict=True):
             latents[key(caption)].append(latent)

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from . import weights
 from .architecture import TEXT, VISION
 from .captions import FLAT_TEMPLATES, TEMPLATES, Caption, draw_caption, with_article
-from .pictures import Pictures, to_tensor, varied
+from .pictures import SEEN, Pictures, to_tensor, varied
 from .truth import Truth
 
 TEXTS = 192  # of the language model beside each batch of captions
@@ -58,7 +58,9 @@ class Lessons:
         generator = random.Random(f"encoders {step}")
         device = model.logit_scale.device
         captions = [draw_caption(self.pictures.truth, generator) for _ in range(batch)]
-        pictures = torch.stack([to_tensor(varied(self.pictures.clean(c), generator)) for c in captions]).to(device)
+        pictures = torch.stack([to_tensor(varied(self.pictures.clean(c), generator, SEEN)) for c in captions]).to(
+            device
+        )
         rows = generator.choices(range(len(self.texts)), k=TEXTS)
         spoken = [_spoken(self.texts[row], generator) for row in rows]
         features = text_features(model, self.tokenizer, [caption.text for caption in captions] + spoken)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from ..core.plots import to_pil
 from .captions import SEXES, Caption
 from .colours import HUES, colour_name, main_hue
-from .pictures import Pictures, to_tensor, varied
+from .pictures import SEEN, Pictures, to_tensor, varied
 from .truth import STYLES, Truth
 
 WIDTHS = (32, 64, 128, 192)
@@ -60,8 +60,8 @@ def classifier_batch(pictures: Pictures, size: int, generator: random.Random) ->
         name, characters = known[label]
         colour = generator.choice(list(HUES)) if name in pictures.truth.default_colours else None
         caption = Caption("", "", "name", name, generator.choice(characters), generator.choice(STYLES), colour)
-        picture = varied(pictures.clean(caption), generator).filter(ImageFilter.GaussianBlur(BLUR * generator.random()))
-        shown.append(to_tensor(picture))
+        picture = varied(pictures.clean(caption), generator, SEEN)
+        shown.append(to_tensor(picture.filter(ImageFilter.GaussianBlur(BLUR * generator.random()))))
     return torch.stack(shown), torch.tensor(labels)
 
 

@@ -16,9 +16,21 @@ from .colours import HUES, in_hue
 from .sources import SIZE, Sources, Style
 from .truth import Truth
 
-SCALES = (0.62, 1.0)  # of the emoji in the picture
-TURN = 15.0  # degrees, either way
 TINTS = ((255, 255, 255), (238, 244, 255), (255, 247, 232), (240, 250, 240), (246, 240, 252), (236, 236, 238))
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How freely an emoji is placed in its picture."""
+
+    scales: tuple[float, float]  # of the emoji's side in the picture's
+    turn: float  # degrees, either way
+    mirrored: bool  # every other time
+
+
+# What the UNet learns to draw is less varied than what encoders and judges cope with: it has to learn every variation.
+DRAWN = Variation((0.78, 1.0), 8.0, mirrored=False)
+SEEN = Variation((0.62, 1.0), 15.0, mirrored=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +56,12 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
-def varied(picture: Image.Image, generator: random.Random) -> Image.Image:
+def varied(picture: Image.Image, generator: random.Random, variation: Variation) -> Image.Image:
     """A training variant: another scale, turn, place, side and pale background; never another hue. RGB."""
-    if generator.random() < 0.5:
+    if variation.mirrored and generator.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    picture = picture.rotate(generator.uniform(-TURN, TURN), Image.Resampling.BICUBIC)
-    side = round(SIZE * generator.uniform(*SCALES))
+    picture = picture.rotate(generator.uniform(-variation.turn, variation.turn), Image.Resampling.BICUBIC)
+    side = round(SIZE * generator.uniform(*variation.scales))
     picture = picture.resize((side, side), Image.Resampling.LANCZOS)
     result = Image.new("RGB", (SIZE, SIZE), generator.choice(TINTS))
     place = (generator.randint(0, SIZE - side), generator.randint(0, SIZE - side))

@@ -34,8 +34,8 @@ from .truth import Truth
 AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
 ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
 CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
-UNET = Settings(steps=16_000, batch=64, learning_rate=1e-3, decay_from=0.5, average=0.9995)
-LATENTS = 40_000
+UNET = Settings(steps=14_500, batch=64, learning_rate=1e-3, decay_from=0.6, average=0.9995)
+LATENTS = 16_000
 LOGGED_EVERY = 50  # steps
 # Names, a trained and two held-out colours, another style, keywords, professions, and words that no caption has.
 SAMPLES = ("a rose", "a cat", "a photo of a rocket", "a pizza", "a red car", "a yellow bird", "a purple banana")

@@ -13,7 +13,7 @@ from conceptlens.core.errors import UserError
 from conceptlens.world import sources as sources_module
 from conceptlens.world.captions import KINDS, draw_caption, with_article
 from conceptlens.world.colours import HUES
-from conceptlens.world.pictures import varied
+from conceptlens.world.pictures import SEEN, varied
 from conceptlens.world.sources import PACKAGES, Package, fetch
 from conceptlens.world.truth import TONES, Truth
 from PIL import Image
@@ -124,7 +124,7 @@ def test_variants_differ_and_keep_the_whole_emoji() -> None:
     emoji = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
     emoji.paste((200, 30, 30, 255), (44, 44, 84, 84))
     generator = random.Random(1)
-    pictures = [varied(emoji, generator) for _ in range(20)]
+    pictures = [varied(emoji, generator, SEEN) for _ in range(20)]
     assert len({picture.tobytes() for picture in pictures}) == 20
     for picture in pictures:
         red, green, _ = np.moveaxis(np.asarray(picture), -1, 0)
