@@ -88,6 +88,12 @@ class Explained:
         return line_chart({"loss": self.found.smooth_losses(), "validation": self.found.validations}, "step")
 
 
+def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tuple[range, range]:
+    """Of the pictures for training and, after them, of those for validation."""
+    first, later = settings.seed, settings.seed + num_images
+    return range(first, later), range(later, later + validation_images)
+
+
 def explain(
     studio: Studio,
     vocabulary: Vocabulary,
@@ -102,18 +108,16 @@ def explain(
 ) -> Explained:
     """Explains the concept `name`, or what `given` pictures (n, height, width, 3) show, by words.
 
-    Pictures are made with seeds from `settings.seed` on, those for validation after those for training. `validation`
-    "pictures" judges as published, by the pictures that a mix makes. Raises UserError for what can't be explained so.
+    Pictures are made with the seeds of `seeds_of`. `validation` "pictures" judges as published, by the pictures that a
+    mix makes. Raises UserError for what can't be explained so.
     """
-    seed, clock = settings.seed, time.monotonic
-    later = range(seed + num_images, seed + num_images + validation_images)
+    clock = time.monotonic
+    earlier, later = seeds_of(settings, num_images, validation_images)
     if given is None:
         if not name:
             raise UserError("The concept is empty; write a word, or give pictures of it.")
         live.say("making pictures")
-        latents = studio.latents_of_prompt(
-            prompt.replace("{}", name), [*range(seed, seed + num_images), *later], live.bar
-        )
+        latents = studio.latents_of_prompt(prompt.replace("{}", name), [*earlier, *later], live.bar)
         used, held_out = latents[:num_images], latents[num_images:]
         given = studio.pictures(used)
     else:

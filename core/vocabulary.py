@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "photo": ("a photo of a {}",),
     "none": ("{}",),
 }
+Spread = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""Applies a function to rows, over several processes where there are some."""
 PROMPTS_AT_ONCE = 1024  # short ones: a few tokens each
 WORD_END = "</w>"  # with which CLIP's vocabulary marks the last piece of a word
 KIND, VERSION = "vocabulary", 1
@@ -120,6 +122,11 @@ def text_feature(encoder: OpenTextEncoder, tower: TextTower, text: str, template
     return template_features(encoder, tower, torch.tensor([tokens]), templates)[0]
 
 
+def alone(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """A `Spread` over nothing but this process."""
+    return function(rows)
+
+
 @torch.no_grad()
 def embed_vocabulary(
     encoder: OpenTextEncoder,
@@ -127,6 +134,7 @@ def embed_vocabulary(
     tokens: Tokens = "words",
     cache: Path | None = None,
     progress: Progress = unseen,
+    spread: Spread = alone,
 ) -> Vocabulary:
     """The vocabulary of a text encoder; its features are kept in the folder `cache` and found there again.
 
@@ -154,7 +162,9 @@ def embed_vocabulary(
     file = cache / f"{_digest(made_by)}.safetensors" if cache else None
     features = _cached(file, ids, made_by)
     if features is None:
-        features = template_features(encoder, tower, ids[:, None], TEMPLATES[templates], progress).cpu().half()
+        texts_in = TEMPLATES[templates]
+        features = spread(lambda some: template_features(encoder, tower, some, texts_in, progress), ids[:, None])
+        features = features.cpu().half()
         if file:
             storage.write(file, {"ids": ids, "features": features}, {"kind": KIND, "version": VERSION, **made_by})
     return Vocabulary(

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import decompose, edit
+from . import decompose, edit, mix, vocab
 from .console import Console, quiet_libraries
 
-COMMANDS = {"edit": edit, "decompose": decompose}
+COMMANDS = {"edit": edit, "vocab": vocab, "decompose": decompose, "mix": mix}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ class Console:
     """Speaks to the user on stderr when stdout is reserved for JSON, else on stdout."""
 
     def __init__(self, as_json: bool) -> None:
+        self.bars = True  # of several processes one shows its own
         self._as_json = as_json
         self._stream = sys.stderr if as_json else sys.stdout
 
@@ -27,7 +28,7 @@ class Console:
     def progress(self, what: str) -> Iterator[Progress]:
         """A callback that shows steps done and time left; in a pipe, one plain line with the number of steps."""
         on_terminal = self._stream.isatty()
-        with tqdm(desc=what, file=self._stream, disable=not on_terminal, leave=False) as bar:
+        with tqdm(desc=what, file=self._stream, disable=not (on_terminal and self.bars), leave=False) as bar:
 
             def show(done: int, total: int) -> None:
                 if done == 1 and not on_terminal:

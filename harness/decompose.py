@@ -1,4 +1,7 @@
-"""`decompose`: Conceptor on a diffusers model: which words it pictures concepts with. Finished concepts are skipped."""
+"""`decompose`: Conceptor on a diffusers model: which words it pictures concepts with. Finished concepts are skipped.
+
+Under `accelerate launch` or `torchrun` all processes work together, in one --out folder.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.vocabulary import TEMPLATES
 from .console import Console
+from .options import add_model_options, open_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +37,7 @@ NUMBERS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, paper = parser.add_argument, Settings()
-    add("--model", type=Path, required=True, metavar="PATH", help="diffusers model folder (SD 1.x, SD 2.x, SDXL)")
-    add("--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply first (repeatable)")
+    add_model_options(parser)
     add("--concept", action="append", default=[], metavar="WORD", help="what is to be explained (repeatable)")
     add("--concepts", type=Path, metavar="FILE", help="a text file with one concept a line")
     add("--out", type=Path, required=True, metavar="DIR", help="where mixes, pictures and reports go")
@@ -55,12 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
     from ..core.charts import bar_chart
-    from ..core.explanation import explain
+    from ..core.explanation import explain, seeds_of
     from ..core.plots import labelled_grid
     from ..core.vocabulary import embed_vocabulary
-    from .diffusers_backend import load_loras, load_pipeline
     from .pictures import Sampling, save_picture
-    from .studio import DiffusersStudio
+    from .processes import Processes
+    from .studio import DiffusersStudio, portions
 
     concepts = [*arguments.concept, *_lines(arguments.concepts)]
     if not concepts:
@@ -69,22 +72,33 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     sampling = Sampling((), arguments.sampling_steps, arguments.guidance_scale, arguments.size)
     numbers = {name: getattr(arguments, name) for name in NUMBERS}
     settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
-    pipe = load_pipeline(arguments.model)
-    load_loras(pipe, arguments.lora)
-    studio = DiffusersStudio(pipe, sampling)
+    counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
+    files = {concept: arguments.out / f"{_file_name(concept)}.safetensors" for concept in concepts}
+    if len(set(files.values())) < len(files):
+        raise UserError("Two concepts would be written to the same file; their names differ in signs only: drop one.")
+    pending = [concept for concept, file in files.items() if not _finished(file, concept, arguments.prompt, settings)]
+    processes = Processes()
+    console.bars = processes.first
+    pipe = open_model(arguments, processes.device)
+    processes.check_shared(arguments.out)
+    if processes.first:
+        for concept in set(concepts).difference(pending):
+            console.line(f"{concept}: {files[concept]} is there already")
+    cache = arguments.out / "cache"
+    studio = DiffusersStudio(pipe, sampling, cache)
     with console.progress("embedding words") as progress:
         vocabulary = embed_vocabulary(
-            studio.encoder, arguments.templates, cache=arguments.out / "cache", progress=progress
+            studio.encoder, arguments.templates, cache=cache, progress=progress, spread=processes.spread
         )
-    results = {}
-    for concept in concepts:
-        file = arguments.out / f"{_file_name(concept)}.safetensors"
-        if file.exists():
-            results[concept] = _summary(_finished(file, concept, arguments.prompt, settings))
-            console.line(f"{concept}: {file} is there already")
-            continue
+    if processes.count > 1:  # pictures are drawn by all: there may be fewer concepts than processes
+        seeds = [seed for part in seeds_of(settings, **counts) for seed in part]
+        work = [(concept, some) for concept in pending for some in portions(seeds)]
+        for concept, some in processes.share(work):
+            studio.latents_of_prompt(arguments.prompt.replace("{}", concept), some)
+        processes.meet()
+    for concept in processes.share(pending):
+        file = files[concept]
         with console.progress(concept) as progress:
-            counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
             explained = explain(*(studio, vocabulary, concept, arguments.prompt, settings, _Bar(progress)), **counts)
         mix = explained.found.mix
         console.line(explained.report())
@@ -95,8 +109,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         save_picture(explained.chart(), file.with_suffix(".loss.png"))
         mix.save(file)  # the last: it marks the concept as finished
         console.line(str(file))
-        results[concept] = _summary(mix)
-    console.result(results)
+    processes.meet()
+    if processes.first:
+        console.result({concept: _summary(TokenMix.load(file)) for concept, file in files.items()})
 
 
 class _Bar:
@@ -112,8 +127,10 @@ class _Bar:
         pass
 
 
-def _finished(file: Path, concept: str, prompt: str, settings: Settings) -> TokenMix:
-    """The mix that an earlier run has made. Raises UserError when that run was to make something else."""
+def _finished(file: Path, concept: str, prompt: str, settings: Settings) -> bool:
+    """Whether an earlier run has made the mix. Raises UserError when that run was to make something else."""
+    if not file.exists():
+        return False
     mix = TokenMix.load(file)
     wanted = {"concept": concept, "prompt": prompt, "settings": asdict(settings)}
     for name, value in wanted.items():
@@ -122,7 +139,7 @@ def _finished(file: Path, concept: str, prompt: str, settings: Settings) -> Toke
                 f"{file} was made with other {name} ({mix.made_by.get(name)}, not {value}); remove it, or choose "
                 "another --out."
             )
-    return mix
+    return True
 
 
 def _summary(mix: TokenMix) -> dict[str, float]:

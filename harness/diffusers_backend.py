@@ -8,25 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    DDIMScheduler,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..core.backend import CONTEXT_LENGTH, Family
+from ..core.backend import Family
 from ..core.diffusion import Prediction
 from ..core.errors import UserError
 from ..core.text_tower import Encoded, TextTower
+from ..world.language import clip_tokenizer
+from ..world.pipeline import emoji_world_pipeline
 
+EMOJI_WORLD = Path("emoji-world")
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
@@ -167,28 +161,25 @@ class DiffusersDiffusion:
         return True
 
 
-def load_pipeline(path: Path, tokenizer: Path | None = None) -> Pipeline:
-    """The pipeline in the diffusers folder `path`, on the GPU where there is one.
-
-    A folder of bare parts (`clip`, `unet`, `vae`) without a model_index.json is put together as an
-    SD 1.x pipeline; `tokenizer` is the folder of CLIP's tokenizer when the model has none of its own.
-    """
+def load_pipeline(path: Path, device: str | None = None) -> Pipeline:
+    """The pipeline in the diffusers folder `path`, or EmojiWorld's by its name; on the GPU where there is one."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if path == EMOJI_WORLD:
+        return emoji_world_pipeline(clip_tokenizer(), device)
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; give a diffusers model folder of SD 1.x, SD 2.x or SDXL.")
-    options = {"dtype": torch.float16 if torch.cuda.is_available() else torch.float32, "local_files_only": True}
-    try:
-        pipe = (
-            DiffusionPipeline.from_pretrained(path, **options)
-            if (path / "model_index.json").is_file()
-            else _from_parts(path, tokenizer, options)
+        raise UserError(
+            f"{path} is not a folder; give a diffusers model folder of SD 1.x, SD 2.x or SDXL, or {EMOJI_WORLD}."
         )
+    try:
+        dtype = torch.float16 if torch.cuda.is_available() else torch.float32
+        pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         reason = f"{path} could not be loaded as a diffusers model ({str(error).splitlines()[0]})"
         raise UserError(f"{reason}; check that it is complete.") from error
     if not isinstance(pipe, Pipeline):
         raise UserError(f"{path} is a {type(pipe).__name__}; ConceptLens reads text-to-image SD 1.x, SD 2.x and SDXL.")
     pipe.set_progress_bar_config(disable=True)  # the harness shows its own
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipe.to(device)
 
 
 def load_loras(pipe: Pipeline, files: Sequence[Path]) -> None:
@@ -203,23 +194,3 @@ def load_loras(pipe: Pipeline, files: Sequence[Path]) -> None:
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             reason = f"{file} could not be loaded as a LoRA of this model ({str(error).splitlines()[0]})"
             raise UserError(f"{reason}; give a safetensors file made for it.") from error
-
-
-def _from_parts(path: Path, tokenizer: Path | None, options: dict[str, Any]) -> StableDiffusionPipeline:
-    if tokenizer is None:
-        raise UserError(
-            f"{path} has no model_index.json and no tokenizer; name CLIP's tokenizer folder with --tokenizer."
-        )
-    autoencoder = AutoencoderTiny if "Tiny" in (path / "vae/config.json").read_text() else AutoencoderKL
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-    parts: dict[str, Any] = {
-        "vae": autoencoder.from_pretrained(path / "vae", **options),
-        "text_encoder": CLIPTextModel.from_pretrained(path / "clip", **options),
-        "tokenizer": CLIPTokenizer.from_pretrained(tokenizer, model_max_length=CONTEXT_LENGTH),
-        "unet": UNet2DConditionModel.from_pretrained(path / "unet", **options),
-        "scheduler": DDIMScheduler(**schedule, clip_sample=False),
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    }
-    return StableDiffusionPipeline(**parts)

@@ -9,15 +9,14 @@ from ..core.errors import UserError
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model
 from .console import Console
+from .options import add_model_options, add_sampling_options, open_model, sampling_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     repeated = {"action": "append", "default": [], "metavar": "PROMPT"}
     required = {"action": "append", "required": True, "metavar": "PROMPT"}
-    add("--model", type=Path, required=True, metavar="PATH", help="diffusers model folder (SD 1.x, SD 2.x, SDXL)")
-    add("--tokenizer", type=Path, metavar="PATH", help="CLIP's tokenizer folder, for a model that carries none")
-    add("--lora", **{**repeated, "metavar": "FILE"}, type=Path, help="LoRA to apply before the edit (repeatable)")
+    add_model_options(parser)
     add("--source", **required, help="prompt whose meaning shall change (repeatable)")
     add("--destination", **required, help="what it shall mean (one for each source)")
     add("--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="above 0 (default 0.1)")
@@ -28,16 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rank", type=int, default=0, metavar="R", help="0: exact (default), else the best approximation of this rank")
     add("--out", type=Path, required=True, metavar="FILE", help="LoRA file to write (.safetensors)")
     add("--prompt", **repeated, help="show this prompt before and after (repeatable)")
-    add("--seed", type=int, action="append", default=[], help="seed of a picture (repeatable; default 0)")
-    add("--steps", type=int, default=25, help="sampling steps (default 25)")
-    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
-    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+    add_sampling_options(parser)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
-    from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_loras, load_pipeline
-    from .pictures import Sampling, before_and_after, comparison, save_picture
+    from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder
+    from .pictures import before_and_after, comparison, save_picture
 
     if len(arguments.source) != len(arguments.destination):
         raise UserError(
@@ -45,9 +41,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         )
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out is {arguments.out}; its name must end in .safetensors, pictures go beside it.")
-    sampling = Sampling(arguments.seed or (0,), arguments.steps, arguments.guidance_scale, arguments.size)
-    pipe = load_pipeline(arguments.model, arguments.tokenizer)
-    load_loras(pipe, arguments.lora)
+    sampling = sampling_of(arguments)
+    pipe = open_model(arguments)
     denoiser = DiffusersDenoiser(pipe)
     with console.progress("editing weights") as progress:
         edited = edit_model(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..core import storage
 from ..core.backend import Family, Progress, unseen
 from ..core.dictionary import Slot
+from ..core.errors import UserError
 from ..core.text_tower import TextTower
+from ..core.vocabulary import fingerprint
 from .diffusers_backend import DiffusersDenoiser, DiffusersDiffusion, DiffusersTextEncoder, Pipeline
 from .pictures import Sampling, sample_latents
 
@@ -24,30 +31,36 @@ CLIP_COLOURS = (("mean", (0.48145466, 0.4578275, 0.40821073)), ("std", (0.268629
 class DiffusersStudio:
     """`core.explanation.Studio`, with the pipeline's image encoder where it has one.
 
-    The seeds of `sampling` are not used: each call names its own.
+    The seeds of `sampling` are not used: each call names its own. What was drawn from a prompt is kept in the folder
+    `cache` and found there again.
     """
 
-    def __init__(self, pipe: Pipeline, sampling: Sampling) -> None:
-        self._pipe, self._sampling = pipe, sampling
+    def __init__(self, pipe: Pipeline, sampling: Sampling, cache: Path | None = None) -> None:
+        self._pipe, self._sampling, self._cache = pipe, sampling, cache
         self.encoder: DiffusersTextEncoder = DiffusersTextEncoder(pipe)
         self.family: Family = DiffusersDenoiser(pipe).family
 
     @cached_property
-    def _towers(self) -> list[TextTower]:
+    def towers(self) -> list[TextTower]:
         return self.encoder.towers()  # a copy of all weights: made once, not for each picture of a mix
 
     def diffusion(self) -> DiffusersDiffusion:
         return DiffusersDiffusion(self._pipe)
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
-        return self._sample(seeds, progress, prompt=prompt)
+        latents = []
+        for some in portions(seeds):
+            latents.append(self._drawn(prompt, some))
+            progress(sum(map(len, latents)), len(seeds))
+        return torch.cat(latents)
 
     @torch.no_grad()
     def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
-        encoded = Slot.of(self.encoder, self._towers, prompt).encode(vectors)
+        encoded = Slot.of(self.encoder, self.towers, prompt).encode(vectors)
         context, pooled = (part.to(self._pipe.device, self._pipe.dtype) for part in encoded)
         sized = {"pooled_prompt_embeds": pooled} if self.family == "SDXL" else {}
-        return self._sample(seeds, unseen, prompt_embeds=context, **sized)
+        drawn = (self._sample(some, prompt_embeds=context, **sized) for some in portions(seeds))
+        return torch.cat(list(drawn))
 
     @torch.no_grad()
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
@@ -79,13 +92,36 @@ class DiffusersStudio:
         embeds = model((inputs.mul(255).round() / 255 - mean).div(std).to(model.device, model.dtype)).image_embeds
         return normalize(embeds.float().cpu(), dim=-1)
 
-    def _sample(self, seeds: Sequence[int], progress: Progress = unseen, **prompt: Any) -> Tensor:
-        latents = []
-        for first in range(0, len(seeds), PICTURES_AT_ONCE):
-            some = seeds[first : first + PICTURES_AT_ONCE]
-            latents.append(sample_latents(self._pipe, some, self._sampling, **prompt).float())
-            progress(first + len(some), len(seeds))
-        return torch.cat(latents)
+    def _drawn(self, prompt: str, seeds: Sequence[int]) -> Tensor:
+        """Latents of one portion of seeds, from the cache if they are there."""
+        if self._cache is None:
+            return self._sample(seeds, prompt=prompt)
+        sampling = {**asdict(self._sampling), "seeds": list(seeds)}
+        made_by = {"kind": "latents", "version": 1, "model": self._model, "prompt": prompt, "sampling": sampling}
+        file = self._cache / f"{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:24]}.safetensors"
+        try:
+            return storage.read(file, "latents", 1, ("latents",))[0]["latents"].to(self._pipe.device)
+        except UserError:  # not there, or cut off while it was written
+            latents = self._sample(seeds, prompt=prompt)
+            storage.write(file, {"latents": latents}, made_by)
+            return latents
+
+    @cached_property
+    def _model(self) -> str:
+        """A hash of all weights that a picture depends on before the VAE."""
+        digest = hashlib.sha256(fingerprint(self.towers).encode())
+        for name, weight in sorted(self._pipe.unet.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _sample(self, seeds: Sequence[int], **prompt: Any) -> Tensor:
+        return sample_latents(self._pipe, seeds, self._sampling, **prompt).float()
+
+
+def portions(seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Seeds as they are drawn together."""
+    return [seeds[first : first + PICTURES_AT_ONCE] for first in range(0, len(seeds), PICTURES_AT_ONCE)]
 
 
 def _cut_to_square(pictures: Tensor, size: int) -> Tensor:

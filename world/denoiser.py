@@ -19,6 +19,7 @@ from .pictures import DRAWN, Pictures, to_tensor, varied
 from .truth import Truth
 
 CAPTION_DROPOUT = 0.1  # so that guidance has something to lead away from
+CAPTIONS = 200_000  # so many that none is missed: the rarest comes once in 10,000
 LEAST_VARIANTS = 8  # of each clean picture, however rarely it is drawn
 ENCODED_AT_ONCE = 32
 NOISE = DDIMScheduler(**SCHEDULER)
@@ -44,12 +45,13 @@ def encode_pictures(autoencoder: AutoencoderTiny, pictures: Pictures, count: int
     About `count` in all, shared out as captions are drawn.
     """
     generator = random.Random(f"latents {seed}")
-    drawn = [draw_caption(pictures.truth, generator) for _ in range(count)]
+    drawn = [draw_caption(pictures.truth, generator) for _ in range(CAPTIONS)]
     captions = {key(caption): caption for caption in drawn}
     times = dict.fromkeys(captions, 0)
     for caption in drawn:
         times[key(caption)] += 1
-    wanted = [captions[name] for name in captions for _ in range(max(times[name], LEAST_VARIANTS))]
+    shares = {name: round(count * times[name] / CAPTIONS) for name in captions}
+    wanted = [captions[name] for name in captions for _ in range(max(shares[name], LEAST_VARIANTS))]
     weight = next(autoencoder.parameters())
     latents: dict[str, list[Tensor]] = {name: [] for name in captions}
     for start in tqdm(range(0, len(wanted), ENCODED_AT_ONCE), desc="encoding pictures"):

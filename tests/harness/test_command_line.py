@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conceptlens.core.mixture import TokenMix
-from conceptlens.core.plots import from_pil, to_pil
+from conceptlens.core.plots import from_pil, labelled_grid, to_pil
 from conceptlens.harness.__main__ import main
 from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.tiny import tiny_pipeline
@@ -18,7 +21,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 EDIT = ("--source", "a pack of roses", "--destination", "a pack of blue roses")
-SMALL_MODEL = ROOT.parent / "shared/emoji_world_start"
 
 
 def harness(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -132,6 +134,129 @@ def test_what_can_not_be_explained_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(model: Path, tmp_path: Path) -> None:
+    """Both have work: three concepts, whose pictures and words they share out."""
+    concepts = ("castle", "river", "palace")
+    command = ["decompose", "--json", "--model", str(model), *SMALL, "--num-images", "17"]
+    command += [part for concept in concepts for part in ("--concept", concept)]
+    one = harness(*command, "--out", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "conceptlens.harness"]
+    two = subprocess.run(
+        [*together, *command, "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert two.returncode == 0, two.stderr
+    assert sorted(map(str, (tmp_path / "two").glob("*.png"))) != []
+    found, expected = (json.loads(result.stdout) for result in (two, one))
+    assert list(found) == list(expected) == list(concepts)
+    for concept in concepts:
+        assert found[concept] == pytest.approx(expected[concept], rel=1e-3)
+
+
+def test_a_run_that_was_cut_off_finds_its_pictures_again(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conceptlens.core import explanation
+    from conceptlens.harness import studio
+
+    command = ["decompose", "--json", "--model", str(model), "--out", str(tmp_path), *SMALL, "--concept", "castle"]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(explanation, "decompose", interrupted)
+        assert main(command) == 130
+    assert not list(tmp_path.glob("*.safetensors"))
+    asked = []
+    original = studio.sample_latents
+
+    def counted(pipe: object, seeds: Sequence[int], sampling: object, **prompt: object) -> torch.Tensor:
+        asked.extend(prompt)
+        return original(pipe, seeds, sampling, **prompt)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(studio, "sample_latents", counted)
+    assert main(command) == 0
+    assert "prompt" not in asked  # pictures of mixes come by "prompt_embeds"
+    assert "prompt_embeds" in asked
+    kept = list((tmp_path / "cache").glob("*.safetensors"))
+    for file in kept:  # one of them: the words
+        file.write_bytes(file.read_bytes()[:100])
+    (tmp_path / "castle.safetensors").rename(tmp_path / "before")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["castle"] == pytest.approx(
+        dict(zip(*_words(TokenMix.load(tmp_path / "before")), strict=True)), rel=1e-3
+    )
+
+
+def _words(mix: TokenMix) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    return mix.texts, mix.coefficients
+
+
+def test_words_nearest_to_a_text(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["vocab", "--json", "--model", str(model), "--templates", "none", "--cache", str(tmp_path)]
+    assert main([*command, "--text", "castle", "--text", "ice cream", "--top", "3"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tokens"] > 30_000
+    assert next(iter(told["nearest"]["castle"].items())) == ("castle", pytest.approx(1, abs=1e-3))
+    assert len(told["nearest"]["ice cream"]) == 3
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    assert main([*command, "--picture", str(picture)]) == 1
+    assert "has no image encoder" in capsys.readouterr().err
+    assert main([*command, "--picture", str(tmp_path / "missing.png")]) == 1
+    assert "can't be read as a picture" in capsys.readouterr().err
+
+
+def test_a_mix_is_pictured_changed_and_kept_as_an_embedding(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mix` draws what its prompt would with the embedding in the place of <>."""
+    from conceptlens.harness.diffusers_backend import load_pipeline
+    from conceptlens.harness.pictures import Sampling, sample
+
+    picture, embedding = tmp_path / "mix.png", tmp_path / "mix.safetensors"
+    command = ["mix", "--json", "--model", str(model), "--words", "dog: 0.6, snow: 0.3, night: 0.1", "--steps", "2"]
+    command += ["--size", "64", "--seed", "3", "--out", str(picture)]
+    changes = ["--set", "snow: 0.8, river: 0.4", "--without", "night", "--top", "2", "--embedding", str(embedding)]
+    assert main([*command, *changes]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"mix": {"snow": 0.8, "dog": 0.6}, "picture": str(picture)}
+    pipe = load_pipeline(model)
+    pipe.load_textual_inversion(str(embedding), token="<mix>")
+    drawn = sample(pipe, "a photo of a <mix>", Sampling((3,), 2, size=64))
+    expected = to_pil(labelled_grid(list(drawn), ["seed 3"]))
+    assert np.abs(np.asarray(Image.open(picture), dtype=int) - np.asarray(expected, dtype=int)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--words", "dog", "--prompt", "a photo"), "must have one <>"),
+        (("--words", "dog: many"), "has no number after its colon"),
+        (("--words", "dog", "--without", "dog"), "empty or its coefficients cancel out"),
+        (("--words", "dog", "--top", "0"), "use at least 1 coefficient"),
+        (("--mix", "missing.safetensors"), "missing.safetensors does not exist"),
+    ],
+)
+def test_what_can_not_be_mixed_is_one_line(
+    model: Path, tmp_path: Path, options: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mix.png"
+    assert main(["mix", "--model", str(model), "--out", str(out), *options]) == 1
+    told = capsys.readouterr().err
+    assert says in told
+    assert len(told.strip().splitlines()) == 1
+    assert not out.exists()
+
+
 def test_wrong_usage_is_exit_code_2() -> None:
     assert harness("edit").returncode == 2
     assert harness("unknown").returncode == 2
@@ -143,15 +268,20 @@ def test_help_names_every_option() -> None:
         assert option in text
 
 
-@pytest.mark.skipif(not SMALL_MODEL.is_dir(), reason="the small trained model does not lie beside the repository")
-def test_rose_turns_blue_and_apple_stays_red(comfyui: Path) -> None:
+@pytest.mark.usefixtures("comfyui")
+def test_rose_turns_blue_and_apple_stays_red() -> None:
     """On a trained model: the edit is seen in the edited and in a related prompt, and not in a preserved one."""
     from conceptlens.core.lora import lora_state_dict
     from conceptlens.core.model_edit import EditPair, edit_model
-    from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_pipeline
+    from conceptlens.harness.diffusers_backend import (
+        EMOJI_WORLD,
+        DiffusersDenoiser,
+        DiffusersTextEncoder,
+        load_pipeline,
+    )
     from conceptlens.harness.pictures import Sampling, sample
 
-    pipe = load_pipeline(SMALL_MODEL, comfyui / "comfy/sd1_tokenizer")
+    pipe = load_pipeline(EMOJI_WORLD)
     sampling = Sampling(seeds=(1, 2, 3), steps=15, guidance_scale=4.0)
     prompts = ["a rose", "a photo of a rose", "an apple"]
 
@@ -168,7 +298,7 @@ def test_rose_turns_blue_and_apple_stays_red(comfyui: Path) -> None:
     denoiser, encoder = DiffusersDenoiser(pipe), DiffusersTextEncoder(pipe)
     before = redness()
     roses = [EditPair("a rose", "a blue rose")]
-    edited = edit_model(encoder, denoiser, roses, regularization=1000.0, preserve=["an apple"])
+    edited = edit_model(encoder, denoiser, roses, preserve=["an apple"])
     denoiser.apply(lora_state_dict(edited.edit, edited.factors, denoiser.family))
     after = redness()
     assert all((values > 0.3).all() for values in before)
