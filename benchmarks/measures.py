@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -39,6 +40,17 @@ class Measure:
             higher = target["better"] == "higher"
             ok = self.value >= target["target"] if higher else self.value <= target["target"]
         return {**asdict(self), **target, "ok": ok}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def machine() -> str:

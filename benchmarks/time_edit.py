@@ -7,7 +7,6 @@ two token slots share anything but the words that source and destination begin w
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..core.backend import CONTEXT_LENGTH, Family
 from ..core.lora import LoraFactors, edit_denoiser, lora_state_dict, save_lora
 from ..core.model_edit import time_edit
-from .measures import Measure
+from .measures import Measure, seconds
 
 LAMBDA = 0.1
 REPEATS = 5
@@ -71,12 +70,6 @@ def published(weight: Tensor, states: Tensor, targets: Tensor) -> Tensor:
         numerator = numerator + (values[:, :, None] @ context[:, None, :]).sum(0)
         denominator = denominator + (context[:, :, None] @ context[:, None, :]).sum(0)
     return numerator @ denominator.inverse()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def published_seconds(denoiser: Projections, states: Tensor, targets: Tensor, per_width: int | None) -> float:

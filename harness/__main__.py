@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import decompose, edit, mix, vocab
+from . import bench_concepts, decompose, edit, mix, vocab
 from .console import Console, quiet_libraries
 
-COMMANDS = {"edit": edit, "vocab": vocab, "decompose": decompose, "mix": mix}
+COMMANDS = {"edit": edit, "vocab": vocab, "decompose": decompose, "mix": mix, "bench-concepts": bench_concepts}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,15 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
-        command.add_argument(
-            "--json", action="store_true", help="print the result as a JSON object, the rest on stderr"
-        )
         module.add_arguments(command)
+        if module is not bench_concepts:  # which writes its measures to a file
+            command.add_argument(
+                "--json", action="store_true", help="print the result as a JSON object, the rest on stderr"
+            )
         command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
     try:
         quiet_libraries()
-        parsed.run(parsed, Console(parsed.json))
+        parsed.run(parsed, Console(parsed.json is True))
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     numbers = {name: getattr(arguments, name) for name in NUMBERS}
     settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
     counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
-    files = {concept: arguments.out / f"{_file_name(concept)}.safetensors" for concept in concepts}
+    files = {concept: arguments.out / f"{file_name(concept)}.safetensors" for concept in concepts}
     if len(set(files.values())) < len(files):
         raise UserError("Two concepts would be written to the same file; their names differ in signs only: drop one.")
-    pending = [concept for concept, file in files.items() if not _finished(file, concept, arguments.prompt, settings)]
+    pending = [concept for concept, file in files.items() if not finished(file, concept, arguments.prompt, settings)]
     processes = Processes()
     console.bars = processes.first
     pipe = open_model(arguments, processes.device)
@@ -99,7 +99,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     for concept in processes.share(pending):
         file = files[concept]
         with console.progress(concept) as progress:
-            explained = explain(*(studio, vocabulary, concept, arguments.prompt, settings, _Bar(progress)), **counts)
+            subject = (studio, vocabulary, concept, arguments.prompt, settings, ConsoleLive(progress))
+            explained = explain(*subject, **counts)
         mix = explained.found.mix
         console.line(explained.report())
         rows = [*explained.pictures[:8], *explained.reconstructions[:8]]
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         console.result({concept: _summary(TokenMix.load(file)) for concept, file in files.items()})
 
 
-class _Bar:
+class ConsoleLive:
     """What a console shows of an explanation."""
 
     def __init__(self, progress: Progress) -> None:
@@ -127,7 +128,7 @@ class _Bar:
         pass
 
 
-def _finished(file: Path, concept: str, prompt: str, settings: Settings) -> bool:
+def finished(file: Path, concept: str, prompt: str, settings: Settings) -> bool:
     """Whether an earlier run has made the mix. Raises UserError when that run was to make something else."""
     if not file.exists():
         return False
@@ -155,6 +156,6 @@ def _lines(file: Path | None) -> list[str]:
         raise UserError(f"{file} can't be read ({error}); give a text file with one concept a line.") from error
 
 
-def _file_name(concept: str) -> str:
+def file_name(concept: str) -> str:
     """A concept as a file is named after it."""
     return re.sub(r"[^\w-]+", "_", concept).strip("_") or "concept"
