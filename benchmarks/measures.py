@@ -32,6 +32,12 @@ class Measure:
     def of(cls, name: str, values: Sequence[float], unit: str) -> Measure:
         return cls(name, statistics.median(values), unit, len(values), (min(values), max(values)))
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Measure:
+        """The measure of which `row` told."""
+        interval = tuple(row["interval"]) if row["interval"] else None
+        return cls(row["name"], row["value"], row["unit"], row["n"], interval, row["reason"])
+
     def row(self) -> dict[str, Any]:
         """The measure with its target and whether it is reached (None without a value or a target)."""
         target = TARGETS.get(self.name, {"target": None, "better": None})

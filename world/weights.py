@@ -30,10 +30,14 @@ def save(part: Part, state: Mapping[str, Tensor], made: Mapping[str, Any], folde
         tensors |= pack(state[EMBEDDING])
     file = folder / f"{part}.safetensors"
     storage.write(file, tensors, {"kind": f"EmojiWorld {part}", **made})
-    checksums = folder / CHECKSUMS
-    known = json.loads(checksums.read_text(encoding="utf-8")) if checksums.is_file() else {}
-    known[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    checksums.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    known = {**checksums(folder), file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    (folder / CHECKSUMS).write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def checksums(folder: Path = FOLDER) -> dict[str, str]:
+    """The checksum of each part's file; none where there are no weights."""
+    file = folder / CHECKSUMS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def load(part: Part, folder: Path = FOLDER) -> dict[str, Tensor]:
@@ -44,7 +48,7 @@ def load(part: Part, folder: Path = FOLDER) -> dict[str, Tensor]:
     file = folder / f"{part}.safetensors"
     restore = f"restore it with: git -C {folder.parent.parent} checkout -- {folder.parent.name}/{folder.name}"
     try:
-        expected = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))[file.name]
+        expected = checksums(folder)[file.name]
         data = file.read_bytes()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} or its checksum can't be read ({error}); {restore}") from error
