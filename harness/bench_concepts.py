@@ -205,11 +205,12 @@ def faithfulness(bench: Bench) -> Iterator[Measure]:
         mix = bench.mix(concept)
         if len(mix) > 2:
             removal = [mix.made_by["removal"][str(token)] for token in mix.ids]
-            correlations.append(statistics.correlation(_ranks(mix.coefficients), _ranks(removal)))
+            correlations.append(statistics.correlation(ranks(mix.coefficients), ranks(removal)))
     yield mean("faithfulness: rank correlation of coefficient and removal cost", correlations, "")
 
 
-def _ranks(values: Sequence[float]) -> list[int]:
+def ranks(values: Sequence[float]) -> list[int]:
+    """The place of each value in their order, from 0 on."""
     order = sorted(range(len(values)), key=values.__getitem__)
     return [order.index(place) for place in range(len(values))]
 

@@ -435,7 +435,7 @@ def main() -> int:
     arguments = parser.parse_args()
     quiet_libraries()
     try:
-        known = _known(arguments.json)
+        known = known_parts(arguments.json)
         lab = Laboratory(arguments.packages)
         for part in arguments.only or [part for part in PARTS if part not in known]:
             measures, details = [], {}
@@ -459,7 +459,7 @@ def main() -> int:
     return 0
 
 
-def _known(file: Path | None) -> dict[str, tuple[list[Measure], dict[str, Any]]]:
+def known_parts(file: Path | None) -> dict[str, tuple[list[Measure], dict[str, Any]]]:
     """What an earlier run has measured on the same weights, by part."""
     if file is None or not file.is_file():
         return {}
