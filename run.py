@@ -248,8 +248,6 @@ def comfyui(arguments: argparse.Namespace) -> int:
 def demo(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
     command = ["-m", "conceptlens.harness.demo", "--out", absolute(arguments.out)]
-    if arguments.model:
-        command += ["--model", absolute(arguments.model)]
     return python(*command, *(["--open"] if arguments.open else []), host=host)
 
 
@@ -274,9 +272,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    sub = commands.add_parser("demo", parents=[common], help="make a before/after picture and run a graph in the host")
+    sub = commands.add_parser("demo", parents=[common], help="make a before/after picture in a real ComfyUI")
     sub.add_argument("--out", type=Path, default=ROOT / "demo", metavar="DIR", help="where pictures go (default: demo)")
-    sub.add_argument("--model", type=Path, metavar="PATH", help="a diffusers model folder to edit")
     sub.add_argument("--open", action="store_true", help="show the picture")
     sub.set_defaults(run=demo)
 

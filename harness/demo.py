@@ -1,107 +1,82 @@
-"""`python run.py demo`: an edit that one sees, and the same edit in a real ComfyUI.
+"""`python run.py demo`: an edit that one sees, made by a real ComfyUI on the model that comes with the pack.
 
-A trained model is edited with diffusers and pictured before and after: the folder that --model names, or a small model
-that may lie beside the repository. Then the host is started and an example graph with TIMEEditModel runs in it on
-random weights. The path of each picture is printed on a line of its own.
+The path of the picture is printed on a line of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import shutil
 import sys
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import UserError
-from ..core.lora import lora_state_dict
-from ..core.model_edit import EditPair, edit_model
-from .console import Console, quiet_libraries
-from .diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_pipeline
-from .host_server import ROOT, Graph, GraphError, HostServer, comfyui_folder
-from .pictures import Sampling, before_and_after, comparison, save_picture
+from .console import Console
+from .host_server import Graph, GraphError, HostServer
 
-SMALL_MODEL = ROOT.parent / "shared/emoji_world_start"
+# A narrow text encoder has few dimensions that an edit of 77 states leaves free: a lambda far above Stable Diffusion's
+# 0.1 keeps other prompts what they are.
+EDIT = {"source": "a rose", "destination": "a blue rose", "regularization": 30.0, "preserve": "a tulip\nan apple"}
+PROMPTS = ("a rose", "a photo of a rose", "a tulip", "an apple", "a car", "a mechanic")
+PICTURES = 2  # of a prompt
 
 
-def picture(model: Path, out: Path, console: Console) -> Path:
+def before_and_after() -> Graph:
     """Roses turned blue: the edited prompt, a related one, two preserved and two unrelated ones, before and after."""
-    pipe = load_pipeline(model, comfyui_folder() / "comfy/sd1_tokenizer")
-    denoiser = DiffusersDenoiser(pipe)
-    small = denoiser.context_width < 512
-    # 308 token states fill all dimensions of a narrow text encoder, so that its edit reaches every prompt unless a
-    # large lambda holds it; Stable Diffusion's widths leave most dimensions free.
-    regularization = 1000.0 if small else 0.1
-    pair = EditPair("a rose", "a blue rose")
-    preserve = ["a tulip", "an apple"]
-    prompts = [pair.source, f"a photo of {pair.source}", *preserve, "a car", "a cat"]
-    with console.progress("editing weights") as progress:
-        encoder = DiffusersTextEncoder(pipe)
-        settings = {"regularization": regularization, "preserve": preserve}
-        edited = edit_model(encoder, denoiser, [pair], **settings, progress=progress)
-    console.line(edited.report)
-    lora = lora_state_dict(edited.edit, edited.factors, denoiser.family)
-    sampling = Sampling(seeds=(1, 2), steps=25, guidance_scale=4.0 if small else 7.5)
-    before, after = before_and_after(pipe, lora, prompts, sampling, console)
-    path = out / "time_edit.png"
-    save_picture(comparison(before, after, prompts), path)
-    return path
+    options = {"edit_keys": True, "augment": True, "strength": 1.0, "rank": 0}
+    sampling = {"seed": 1, "steps": 25, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    graph: Graph = {}
 
+    def add(name: str, kind: str, **inputs: Any) -> list[Any]:
+        graph[name] = {"class_type": kind, "inputs": inputs}
+        return [name, 0]
 
-def example_graph(checkpoint: str) -> Graph:
-    """TIMEEditModel between stock nodes, its edit saved as a LoRA."""
-    edit = {"source": "a pack of roses", "destination": "a pack of blue roses", "regularization": 0.1, "preserve": ""}
-    edit |= {"edit_keys": True, "augment": True, "strength": 1.0, "rank": 0}
-    sampler = {"seed": 1, "steps": 4, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    links = {"model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0]}
-    nodes = {
-        "1": ("CheckpointLoaderSimple", {"ckpt_name": checkpoint}),
-        "2": ("TIMEEditModel", {"model": ["1", 0], "clip": ["1", 1], **edit}),
-        "3": ("CLIPTextEncode", {"clip": ["1", 1], "text": "a field of roses"}),
-        "4": ("CLIPTextEncode", {"clip": ["1", 1], "text": ""}),
-        "5": ("EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
-        "6": ("KSampler", {**links, **sampler}),
-        "7": ("VAEDecode", {"samples": ["6", 0], "vae": ["1", 2]}),
-        "8": ("SaveImage", {"images": ["7", 0], "filename_prefix": "random_weights"}),
-        "9": ("SaveTIMEEdit", {"lora": ["2", 1], "filename_prefix": "blue_roses", "folder": "loras"}),
-    }
-    return {number: {"class_type": kind, "inputs": inputs} for number, (kind, inputs) in nodes.items()}
-
-
-def run_in_host(base: Path, console: Console) -> None:
-    checkpoint = base / "models/checkpoints/random.safetensors"
-    if not checkpoint.exists():
-        command = [sys.executable, "-m", "conceptlens.harness.random_checkpoint", "sd1-small", str(checkpoint)]
-        subprocess.run(command, check=True)
-    console.line("starting ComfyUI")
-    with HostServer(base) as host:
-        outputs = host.run(example_graph(checkpoint.name))["outputs"]
-    console.line(f"ComfyUI ran an example graph on random weights and saved the edit as {outputs['9']['text'][0]}")
-    for file in outputs["8"]["images"]:
-        console.line(str(base / "output" / file["filename"]))
+    before = add("world", "EmojiWorldLoader")
+    clip, vae = ["world", 1], ["world", 2]
+    after = add("edit", "TIMEEditModel", model=before, clip=clip, **EDIT, **options)
+    add("saved edit", "SaveTIMEEdit", lora=["edit", 1], filename_prefix="blue_roses", folder="loras")
+    add("report", "PreviewAny", source=["edit", 2])
+    latent = add("latent", "EmptyLatentImage", width=128, height=128, batch_size=PICTURES)
+    negative = add("negative", "CLIPTextEncode", clip=clip, text="")
+    images, labels = None, []
+    for prompt in PROMPTS:
+        positive = add(prompt, "CLIPTextEncode", clip=clip, text=prompt)
+        for label, model in (("before", before), ("after", after)):
+            name = f"{prompt} ({label})"
+            links = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+            sampled = add(f"sampled {name}", "KSampler", **links, **sampling)
+            pictures = add(f"pictures {name}", "VAEDecode", samples=sampled, vae=vae)
+            images = add(f"until {name}", "ImageBatch", image1=images, image2=pictures) if images else pictures
+            labels += [name] * PICTURES
+    lines = add("labels", "PrimitiveStringMultiline", value="\n".join(labels))
+    grid = add("grid", "LabelledGrid", images=images, labels=lines, columns=4 * PICTURES)
+    add("saved picture", "SaveImage", images=grid, filename_prefix="time_edit")
+    return graph
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", type=Path)
     parser.add_argument("--open", action="store_true")
     arguments = parser.parse_args()
-    quiet_libraries()
     console = Console(as_json=False)
+    base = arguments.out / "host"
     try:
-        model = arguments.model or (SMALL_MODEL if SMALL_MODEL.is_dir() else None)
-        if model:
-            path = picture(model, arguments.out, console)
-            console.line(str(path))
-            if arguments.open:
-                webbrowser.open(path.resolve().as_uri())
-        else:
-            console.line("No trained model is at hand, so no picture is made; name one with --model PATH.")
-        run_in_host(arguments.out / "host", console)
-    except (UserError, GraphError, OSError, subprocess.CalledProcessError) as error:
+        console.line("starting ComfyUI")
+        with HostServer(base) as host:
+            outputs = host.run(before_and_after())["outputs"]
+        picture = arguments.out / "time_edit.png"
+        shutil.copyfile(base / "output" / outputs["saved picture"]["images"][0]["filename"], picture)
+    except (UserError, GraphError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    console.line(outputs["report"]["text"][0])
+    console.line(f"saved as a LoRA: {outputs['saved edit']['text'][0]}")
+    console.line(str(picture))
+    if arguments.open:
+        webbrowser.open(picture.resolve().as_uri())
     return 0
 
 

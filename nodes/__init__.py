@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .decompose import ConceptDecompose
+from .emoji_world import EmojiWorldLoader
 from .grid import LabelledGrid, StrengthSweep
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .token_mix import (
@@ -25,5 +26,5 @@ class ConceptLensExtension(ComfyExtension):
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
             *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
-            *(StrengthSweep, LabelledGrid),
+            *(EmojiWorldLoader, StrengthSweep, LabelledGrid),
         ]

@@ -137,7 +137,7 @@ def test_pipeline_survives_saving_and_loading(pipe: Any, family: Family, tmp_pat
 def test_other_folders_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         load_pipeline(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"no model_index\.json and no tokenizer"):
+    with pytest.raises(UserError, match="could not be loaded as a diffusers model"):
         load_pipeline(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(UserError, match="could not be loaded as a diffusers model"):

@@ -17,11 +17,9 @@ from conceptlens.harness.host_server import Graph, GraphError, HostServer
 from conceptlens.harness.pictures import Sampling
 from conceptlens.harness.studio import DiffusersStudio
 from conceptlens.tests.host.graphs import executed_nodes, node, watch
-from conceptlens.world import weights
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")
-needs_world = pytest.mark.skipif(not (weights.FOLDER / "unet.safetensors").is_file(), reason="the UNet is not trained")
 SIZE, STEPS, CFG = 64, 4, 3.0
 SETTINGS = Settings(num_tokens=5, dictionary_size=12, steps=20, validate_every=10, exclude_concept=False)
 
@@ -165,7 +163,6 @@ def mix_of(server: HostServer, graph: Graph) -> TokenMix:
     return TokenMix.load(Path(history["outputs"]["save"]["text"][0]))
 
 
-@needs_world
 def test_a_graph_explains_a_concept(server: HostServer) -> None:
     outputs = server.run(decompose_graph())["outputs"]
     assert [len(outputs[name]["images"]) for name in ("pictures", "remade", "chart")] == [3, 2, 1]
@@ -177,7 +174,6 @@ def test_a_graph_explains_a_concept(server: HostServer) -> None:
     assert "by conceptor from 3 pictures" in published["outputs"]["report"]["text"][0]
 
 
-@needs_world
 def test_cancel_in_the_fit_leaves_nothing_behind(server: HostServer) -> None:
     """No mix is passed on, and the next run is the run that it would have been."""
     before = mix_of(server, decompose_graph(seed=9))
@@ -187,7 +183,25 @@ def test_cancel_in_the_fit_leaves_nothing_behind(server: HostServer) -> None:
     assert mix_of(server, decompose_graph(seed=9)) == before
 
 
-@needs_world
+def test_two_in_one_graph_are_each_what_they_are_alone(server: HostServer) -> None:
+    """Also after the host has unloaded its models and forgotten what it had computed."""
+    alone = mix_of(server, decompose_graph(seed=11))
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    both = decompose_graph(seed=11)
+    both["other"] = node("ConceptDecompose", **{**both["found"]["inputs"], "concept": "boat"})
+    both["save other"] = node("SaveTokenMix", mix=["other", 0], filename_prefix="other")
+    outputs = server.run(both)["outputs"]
+    together, other = (TokenMix.load(Path(outputs[name]["text"][0])) for name in ("save", "save other"))
+    assert together == alone
+    assert other.made_by["concept"] == "boat"
+    assert other.ids != together.ids
+
+
+@pytest.mark.parametrize("concept", ["ice cream", "日本の犬", " ".join(["dog"] * 70)])
+def test_concepts_of_any_length_and_script(server: HostServer, concept: str) -> None:
+    assert len(mix_of(server, decompose_graph(concept=concept))) == 8
+
+
 @pytest.mark.parametrize(
     ("changes", "message"), [({"prompt": "a photo"}, "must have one"), ({"concept": " "}, "The concept is empty")]
 )

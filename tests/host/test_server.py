@@ -74,6 +74,7 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "SaveTokenMix": ({"mix": None, "filename_prefix": "token_mix"}, []),
     "LoadTokenMix": ({"file": None}, ["mix"]),
     "SaveTokenMixEmbedding": ({"mix": None, "clip": None, "name": "my_concept"}, ["name"]),
+    "EmojiWorldLoader": ({}, ["model", "clip", "vae", "clip_vision"]),
     "StrengthSweep": ({"start": -2.0, "stop": 2.0, "count": 5}, ["value", "label"]),
     "LabelledGrid": ({"images": None, "labels": None, "columns": 0}, ["image"]),
 }
@@ -88,7 +89,7 @@ def refresh(server: HostServer) -> None:
 def test_node_keeps_its_contract(server: HostServer, kind: str) -> None:
     info = server.get(f"/object_info/{kind}")[kind]
     inputs, outputs = CONTRACT[kind]
-    assert info["input_order"]["required"][: len(inputs)] == list(inputs)
+    assert info["input_order"].get("required", [])[: len(inputs)] == list(inputs)
     assert info["output_name"] == outputs
     assert info["category"].startswith("ConceptLens/")
     assert info["search_aliases"]
