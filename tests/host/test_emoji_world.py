@@ -91,9 +91,7 @@ def test_a_picture_of_the_host_is_the_one_of_diffusers(pipe: Any, loaded: tuple)
     )
     ddim, pipe.scheduler = pipe.scheduler, scheduler
     try:
-        expected = pipe(
-            prompt, latents=noise, sigmas=sigmas.tolist(), guidance_scale=4.0, output_type="latent"
-        ).images
+        expected = pipe(prompt, latents=noise, sigmas=sigmas.tolist(), guidance_scale=4.0, output_type="latent").images
         picture = pipe.vae.decode(expected).sample / 2 + 0.5
     finally:
         pipe.scheduler = ddim
