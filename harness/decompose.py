@@ -82,8 +82,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     pipe = open_model(arguments, processes.device)
     processes.check_shared(arguments.out)
     if processes.first:
-        for concept in set(concepts).difference(pending):
-            console.line(f"{concept}: {files[concept]} is there already")
+        for concept, file in files.items():
+            if concept not in pending:
+                console.line(f"{concept}: {file} is there already")
     cache = arguments.out / "cache"
     studio = DiffusersStudio(pipe, sampling, cache)
     with console.progress("embedding words") as progress:

@@ -108,8 +108,9 @@ class DiffusersStudio:
 
     @cached_property
     def _model(self) -> str:
-        """A hash of all weights that a picture depends on before the VAE."""
-        digest = hashlib.sha256(fingerprint(self.towers).encode())
+        """A hash of all that a picture depends on before the VAE."""
+        schedule = json.dumps(dict(self._pipe.scheduler.config), default=str, sort_keys=True)
+        digest = hashlib.sha256((fingerprint(self.towers) + schedule).encode())
         for name, weight in sorted(self._pipe.unet.state_dict().items()):
             digest.update(name.encode())
             digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
