@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, mse_loss, normalize
 from ..core.decomposition import HIDDEN, WEIGHT_DECAY, CoefficientMLP, Settings, fit_conceptor
 from ..core.dictionary import Dictionary, Slot
 from ..core.diffusion import add_noise
-from ..core.vocabulary import CONCEPTOR_TEMPLATES, embed_vocabulary, template_features
+from ..core.vocabulary import CONCEPTOR_TEMPLATES, Vocabulary, embed_vocabulary, template_features
 from ..harness.diffusers_backend import EMOJI_WORLD, DiffusersDiffusion, DiffusersTextEncoder, load_pipeline
 from .measures import Measure, seconds
 
@@ -26,12 +26,12 @@ SETTINGS = Settings(method="conceptor", steps=STEPS + 1, validate_every=STEPS + 
 def measure() -> list[Measure]:
     torch.manual_seed(0)
     pipe = load_pipeline(EMOJI_WORLD)
-    return [*vocabulary(pipe), *fit(pipe)]
+    words = embed_vocabulary(DiffusersTextEncoder(pipe), "none")
+    return [*vocabulary(pipe, words), *fit(pipe, words)]
 
 
-def vocabulary(pipe: Any) -> list[Measure]:
+def vocabulary(pipe: Any, words: Vocabulary) -> list[Measure]:
     encoder = DiffusersTextEncoder(pipe)
-    words = embed_vocabulary(encoder, "none")
     ids = words.ids[:: len(words) // TOKENS][:TOKENS]
     some = ids[:: TOKENS // PUBLISHED_TOKENS][:PUBLISHED_TOKENS]
     with torch.no_grad():
@@ -58,9 +58,8 @@ def published_feature(pipe: Any, text: str) -> Tensor:
     return normalize(features.mean(0), dim=-1).cpu()
 
 
-def fit(pipe: Any) -> list[Measure]:
+def fit(pipe: Any, words: Vocabulary) -> list[Measure]:
     encoder, diffusion = DiffusersTextEncoder(pipe), DiffusersDiffusion(pipe)
-    words = embed_vocabulary(encoder, "none")
     rows = range(0, len(words), len(words) // SETTINGS.dictionary_size)[: SETTINGS.dictionary_size]
     dictionary = Dictionary.of(words, rows, pipe.device)
     pictures = torch.rand(PICTURES, 3, 128, 128, device=pipe.device) * 2 - 1
