@@ -53,6 +53,7 @@ def _run(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, 
     call: Any = pipe
     return call(
         **prompt,
+        negative_prompt=[""] * len(seeds),  # as the host has it; without one SDXL's pipeline takes zeros
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         height=sampling.size,

@@ -38,13 +38,10 @@ def twin_model(pipe: Any, family: Family) -> ModelPatcher:
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "")
     names = comfy.utils.unet_to_diffusers(unet)
-    state = pipe.unet.state_dict()
-    weights = {names[key]: tensor.clone() for key, tensor in state.items() if key in names}
-    missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False)
-    assert not unexpected
-    for key in missing:
-        assert "label_emb" in key  # SDXL's size embedding, for which the host's table has no names
-        torch.nn.init.normal_(model.diffusion_model.get_parameter(key), std=0.02)
+    for own, place in (("linear_1", 0), ("linear_2", 2)):  # SDXL's size embedding, which the host's table leaves out
+        names |= {f"add_embedding.{own}.{part}": f"label_emb.0.{place}.{part}" for part in ("weight", "bias")}
+    weights = {names[key]: tensor.clone() for key, tensor in pipe.unet.state_dict().items()}
+    model.diffusion_model.load_state_dict(weights)
     return ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
