@@ -47,7 +47,8 @@ def host_studio(pipe: Any, family: Family, inference: bool, steps: int = STEPS) 
         model, clip = twin_model(pipe, family), twin_clip(pipe, family)
         vae = host._tiny_vae(pipe.vae.state_dict())
         # The twins' UNet is trained on the VAE's own scale; the host's is on that of its family.
-        vae.first_stage_model.vae_scale.data.fill_(model.model.latent_format.scale_factor)
+        taesd: Any = vae.first_stage_model
+        taesd.vae_scale.data.fill_(model.model.latent_format.scale_factor)
     with torch.inference_mode(False):
         return host.HostStudio(model, clip, vae, None, None, steps, CFG, SIZE)
 
