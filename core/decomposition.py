@@ -43,6 +43,10 @@ PATIENCE = 4  # validations without a better one, after which a fit ends
 DRAWS_PER_PICTURE = 2  # of validation
 
 
+class LossNotFiniteError(UserError):
+    """The loss of a fit overflowed."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How an explanation is found; the defaults are the paper's, but for the method."""
@@ -122,7 +126,8 @@ class Explanation:
             f"{self.losses[-1][0] if self.losses else 0}, validation {made_by['validation']:.5f}"
         )
         lines.append("alone: loss of the token alone; removal: what the loss of the mix gains without it")
-        return "\n".join([*lines, f"time: {self.clock.report()}"])
+        stopped = [made_by["stopped"]] if made_by["stopped"] else []
+        return "\n".join([*stopped, *lines, f"time: {self.clock.report()}"])
 
 
 def decompose(
@@ -136,8 +141,9 @@ def decompose(
 
     `watch` is called after each step of the fit, `progress` while words are compared. `judge` validates; without one
     the loss on the held-out pictures does. The mix says in `made_by` what it was made of and, for each token, the loss
-    of the token alone and the rise of the loss without it. Raises UserError for a prompt without a slot and for a loss
-    that is no finite number.
+    of the token alone and the rise of the loss without it. A fit whose loss is no finite number ends with the best
+    state before, and the explanation says so. Raises UserError for a prompt without a slot, and when there is no such
+    state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -160,14 +166,19 @@ def decompose(
         with clock.measure("comparing words"):
             dictionary, shares = race(diffusion, slot, dictionary, latents, settings, generator, progress)
         coefficients, rate = OwnCoefficients(shares), rate * START_LEARNING
-    kept, losses, validations = None, [], []
+    kept, losses, validations, stopped = None, [], [], None
     judge = clock.measured("validation", judge or loss_on_held_out)
     with clock.measure("fit"):
-        for step in fit_conceptor(diffusion, slot, dictionary, coefficients, latents, judge, settings, rate, generator):
-            watch(step)
-            kept = step if step.best else kept
-            losses += [] if step.loss is None else [(step.step, step.loss)]
-            validations += [] if step.validation is None else [(step.step, step.validation)]
+        try:
+            for step in fit_conceptor(
+                diffusion, slot, dictionary, coefficients, latents, judge, settings, rate, generator
+            ):
+                watch(step)
+                kept = step if step.best else kept
+                losses += [] if step.loss is None else [(step.step, step.loss)]
+                validations += [] if step.validation is None else [(step.step, step.validation)]
+        except LossNotFiniteError as error:
+            stopped = f"{error} What follows is the state of step {kept.step}." if kept else None
     if kept is None:
         raise UserError("No validation gave a finite number; run the model in float32.")
     chosen, values = kept.largest(settings.num_tokens)
@@ -182,6 +193,7 @@ def decompose(
         "settings": asdict(settings),
         "pictures": len(latents),
         "step": kept.step,
+        "stopped": stopped,
         "validation": kept.validation,
         "alone": dict(zip(map(str, ids), alone.tolist(), strict=True)),
         "removal": dict(zip(map(str, ids), removal.tolist(), strict=True)),
@@ -315,7 +327,7 @@ def fit_conceptor(
     """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
 
     `coefficients` maps embeddings (tokens, widths of all towers) to values >= 0 (tokens,). Ends early when
-    validations by `judge` no longer get better. Raises UserError, naming the step, when a loss is no finite number.
+    validations by `judge` no longer get better. Raises LossNotFiniteError, naming the step, when a loss overflows.
     """
     coefficients.to(latents.device)
     optimizer = torch.optim.AdamW(coefficients.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
@@ -346,7 +358,7 @@ def fit_conceptor(
         drawn = draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), generator)
         loss = portions.run(lambda size, drawn=drawn: descend(size, drawn))
         if not math.isfinite(loss):
-            raise UserError(
+            raise LossNotFiniteError(
                 f"The loss of step {number} is {loss}; half precision overflowed, or the pictures hold numbers that "
                 "are not finite: run the model in float32, or lower the learning rate."
             )

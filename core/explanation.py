@@ -125,7 +125,7 @@ def explain(
         kept = len(latents) - min(validation_images, len(latents) // HELD_OUT)
         used, held_out = latents[:kept], latents[kept:] if kept < len(latents) else latents
     features = studio.features(given)
-    wanted = studio.features(studio.pictures(held_out))
+    wanted = None if features is None else studio.features(studio.pictures(held_out))
 
     def remade(words: Dictionary, values: Tensor, seeds: Sequence[int]) -> Tensor:
         return studio.pictures(studio.latents_of_mix(prompt, words.pseudo_token(values), seeds))
@@ -156,6 +156,8 @@ def explain(
         *(studio.encoder, studio.family, studio.diffusion(), vocabulary, name, prompt, used, held_out, features)
     )
     found = decompose(concept, settings, watch, live.bar, unlikeness if validation == "pictures" else None)
+    if stopped := found.mix.made_by["stopped"]:
+        live.say(stopped)
     chosen = Dictionary.of(vocabulary, vocabulary.rows(found.mix.ids), torch.device("cpu"))
     reconstructions = remade(chosen, torch.tensor(found.mix.coefficients), later)
     return Explained(found, given, reconstructions, likeness(reconstructions))

@@ -396,3 +396,27 @@ def test_numbers_that_are_not_finite_stop_a_fit(
 ) -> None:
     with pytest.raises(UserError, match="loss of step 1 is nan"):
         fit(diffusion, slot, dictionary, latents * float("nan"))
+
+
+class Overflowing(Planted):
+    """Gives no finite number any more after the third step of a fit."""
+
+    fitted = 0
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        self.fitted += encoded.context.requires_grad and len(noisy) == Settings.batch_size
+        return super().predict(noisy, timesteps, encoded) * (float("nan") if self.fitted > 3 else 1.0)
+
+
+def test_a_fit_that_overflows_leaves_its_last_good_state(
+    slot: Slot, encoder: DiffusersTextEncoder, vocabulary: Vocabulary, some_words: Vocabulary, family: Family
+) -> None:
+    rows = [vocabulary.texts.index(word) for word in ("castle", "river")]
+    singles = Dictionary.of(vocabulary, rows, torch.device("cpu")).singles()
+    found = decompose(
+        concept_of(Overflowing(slot, singles), encoder, some_words, family),
+        Settings(num_tokens=6, dictionary_size=64, steps=6, validate_every=2, learning_rate=1e-6),
+    )
+    assert [step for step, _ in found.losses] == [1, 2, 3]
+    assert found.mix.texts[:2] == ("castle", "river")
+    assert found.report().startswith("The loss of step 4 is nan")
