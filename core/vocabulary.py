@@ -7,8 +7,9 @@ prompts that contain it, brought to unit length again.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 Spread = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """Applies a function to rows, over several processes where there are some."""
 PROMPTS_AT_ONCE = 1024  # short ones: a few tokens each
+MARKS = ("<|startoftext|>", "<|endoftext|>")
 WORD_END = "</w>"  # with which CLIP's vocabulary marks the last piece of a word
 KIND, VERSION = "vocabulary", 1
 
@@ -127,6 +129,47 @@ def alone(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return function(rows)
 
 
+def token_texts(entries: Sequence[str], decode: Callable[[Sequence[int]], str], tokens: Tokens) -> dict[int, str]:
+    """Each token's text as a reader would write it, by its id; `entries` are those of the tokenizer's vocabulary.
+
+    "words" are whole words made of letters, "all" is every entry but CLIP's two marks.
+    """
+    texts = {token: decode([token]).strip() for token, entry in enumerate(entries) if entry not in MARKS}
+    if tokens == "all":
+        return texts
+    return {
+        token: text
+        for token, text in texts.items()
+        if entries[token].endswith(WORD_END) and text.replace("'", "").isalpha()
+    }
+
+
+def completions(texts: Mapping[int, str], query: str, limit: int) -> list[tuple[int, str]]:
+    """Tokens for what a person has begun to write: the word itself, words that begin so, words that contain it.
+
+    Frequent ones first: CLIP's vocabulary is ordered so.
+    """
+    wanted = query.casefold()
+    ranked = [
+        (text.casefold() != wanted, not text.casefold().startswith(wanted), token)
+        for token, text in texts.items()
+        if wanted in text.casefold()
+    ]
+    return [(token, texts[token]) for *_, token in heapq.nsmallest(limit, ranked)]
+
+
+def nearest_tokens(table: Tensor, candidates: Sequence[int], ids: Sequence[int], top: int) -> list[list[int]]:
+    """For each token of `ids` the `top` others among `candidates` whose input embeddings point most the same way.
+
+    table: the input embeddings of all tokens (tokens, width).
+    """
+    others = normalize(table[list(candidates)], dim=-1)
+    scores = normalize(table[list(ids)], dim=-1) @ others.T
+    best = scores.topk(min(top + 1, len(candidates)), dim=-1).indices.tolist()
+    found = ([candidates[place] for place in row] for row in best)
+    return [[other for other in row if other != token][:top] for token, row in zip(ids, found, strict=True)]
+
+
 @torch.no_grad()
 def embed_vocabulary(
     encoder: OpenTextEncoder,
@@ -138,19 +181,11 @@ def embed_vocabulary(
 ) -> Vocabulary:
     """The vocabulary of a text encoder; its features are kept in the folder `cache` and found there again.
 
-    `templates` names one of TEMPLATES. `tokens`: "words" are whole words made of letters, "all" is every entry but
-    CLIP's two marks.
+    `templates` names one of TEMPLATES, `tokens` one of those of `token_texts`.
     """
     towers = encoder.towers()
     entries = encoder.vocabulary()
-    marks = {towers[0].start, towers[0].end}
-    texts = {token: encoder.decode([token]).strip() for token in range(len(entries)) if token not in marks}
-    if tokens == "words":
-        texts = {
-            token: text
-            for token, text in texts.items()
-            if entries[token].endswith(WORD_END) and text.replace("'", "").isalpha()
-        }
+    texts = token_texts(entries, encoder.decode, tokens)
     ids = torch.tensor(list(texts))
     tower = towers[-1]  # SDXL's second one is the one with a projection
     made_by: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from . import routes
 from .decompose import ConceptDecompose
 from .emoji_world import EmojiWorldLoader
 from .grid import LabelledGrid, StrengthSweep
@@ -20,6 +21,9 @@ from .vocabulary import VocabEmbed, VocabSearch
 
 
 class ConceptLensExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        routes.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             *(VocabEmbed, VocabSearch, ConceptDecompose),

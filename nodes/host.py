@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from ..core.errors import UserError
 from ..core.lora import LoraFactors
 from ..core.plots import to_pil
 from ..core.text_tower import PROJECTION, Encoded, TextTower
-from ..core.vocabulary import WORD_END
+from ..core.vocabulary import WORD_END, token_texts
 from ..world import architecture, weights
 
 FAMILIES: dict[type, Family] = {
@@ -179,6 +179,14 @@ class HostTextEncoder:
             end=encoder.special_tokens["end"],
             pad=encoder.special_tokens["pad"],
         )
+
+
+@cache
+def words() -> dict[int, str]:
+    """The whole words of CLIP's vocabulary, which all supported families share, by token id."""
+    tokenizer = SDTokenizer()
+    entries = [tokenizer.inv_vocab[token] for token in range(len(tokenizer.inv_vocab))]
+    return token_texts(entries, tokenizer.decode, "words")
 
 
 def check_slot(prompt: str) -> None:
@@ -407,6 +415,13 @@ def _clip_vision(state: dict[str, Tensor]) -> ClipVisionModel:
     if missing:
         raise KeyError(f"no weights for {missing[0]}")
     return vision
+
+
+def routes() -> Any:
+    """The server's, to which handlers are added; it exists before nodes are loaded."""
+    from server import PromptServer  # not where only the host's classes are used
+
+    return PromptServer.instance.routes
 
 
 def progress() -> Progress:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
 
 from ..core.charts import bar_chart, word_cloud
 from ..core.errors import UserError
 from ..core.mixture import MixEdits, TokenMix, mix_from_text
+from ..core.vocabulary import nearest_tokens
 from . import host
 
 CATEGORY = "ConceptLens/Concepts"
 TokenMixType = io.Custom("TOKEN_MIX")
+WITH_NEIGHBOURS, NEIGHBOURS = 50, 8  # rows whose nearest words the editor is told, and how many of them
 MIX_TOOLTIP = "Words with coefficients, from ConceptDecompose, TokenMixFromText or a file."
 
 
@@ -110,8 +113,17 @@ class TokenMixConditioning(io.ComfyNode):
         base = mix or TokenMix((), (), ())
         base.check_family(encoder.family)
         edited = MixEdits.parse(coefficients, host.CLIP_TOKENS).apply(base, encoder).top(num_tokens)
-        vectors = edited.pseudo_token(encoder.tables())
-        return io.NodeOutput(encoder.conditioning(prompt, vectors), edited)
+        tables = encoder.tables()
+        conditioning = encoder.conditioning(prompt, edited.pseudo_token(tables))
+        return io.NodeOutput(conditioning, edited, ui={"token_mix": [_for_editor(base, tables[-1])]})
+
+
+def _for_editor(mix: TokenMix, table: Tensor) -> dict[str, Any]:
+    """What the coefficient editor shows: the rows of a mix, and the nearest words to the largest of them."""
+    words, asked = host.words(), mix.ids[:WITH_NEIGHBOURS]
+    near = nearest_tokens(table, list(words), asked, NEIGHBOURS)
+    named = {token: [[other, words[other]] for other in row] for token, row in zip(asked, near, strict=True)}
+    return {"rows": [mix.ids, mix.texts, mix.coefficients], "near": named}
 
 
 class TokenMixPlot(io.ComfyNode):

@@ -1,0 +1,317 @@
+"""The coefficient editor as it is used: by pointer, by keyboard, and what the node is then told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conceptlens.core.mixture import MixEdits
+from conceptlens.tests.browser.conftest import MOUNT
+from playwright.sync_api import Locator, Page, expect
+
+ROWS = [[11, 12, 13, 14], ["rose", "tulip", "daisy", "grass"], [0.8, 0.4, 0.2, 0.1]]
+TOKENS = 49408
+
+
+def learn(page: Page, rows: list[Any] = ROWS) -> None:
+    page.evaluate("rows => editor.learn({ rows, near: { 11: [[21, 'roses'], [22, 'floral']] } })", rows)
+
+
+def row(page: Page, text: str) -> Locator:
+    named = page.get_by_role("button", name=text, exact=True)
+    return page.locator(".conceptlens-row").filter(has=named)
+
+
+def bar(page: Page, text: str) -> Locator:
+    return page.get_by_role("slider", name=text, exact=True)
+
+
+def value(page: Page, text: str) -> float:
+    return float(bar(page, text).get_attribute("aria-valuenow") or "nan")
+
+
+def told(page: Page) -> dict[str, Any]:
+    """The changes as the node now reads them."""
+    text = page.evaluate("editor.text")
+    MixEdits.parse(text, TOKENS)  # every text that the editor writes is one that the node can read
+    return json.loads(text) if text else {}
+
+
+def drag(page: Page, text: str, start: float, end: float) -> None:
+    box = bar(page, text).bounding_box()
+    assert box is not None
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + start * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + end * box["width"], middle, steps=4)
+    page.mouse.up()
+
+
+def test_before_the_first_run_it_says_what_to_do(page: Page) -> None:
+    expect(page.get_by_text("Run the graph once")).to_be_visible()
+    assert page.evaluate("editor.text") == ""
+
+
+def test_learned_words_are_shown_with_their_shares(page: Page) -> None:
+    learn(page)
+    assert page.locator(".conceptlens-text").all_inner_texts() == ["rose", "tulip", "daisy", "grass"]
+    assert page.locator(".conceptlens-share").all_inner_texts() == ["53.3%", "26.7%", "13.3%", "6.7%"]
+    assert page.evaluate("editor.text") == ""
+    expect(page.get_by_text("4 of 4 words")).to_be_visible()
+
+
+def test_a_drag_sets_the_coefficient_under_the_pointer(page: Page) -> None:
+    learn(page)
+    drag(page, "tulip", 0.4, 0.75)
+    assert told(page)["set"] == {"12": pytest.approx(0.75, abs=0.02)}  # a whole bar is 1.25 times the largest
+    finished = page.evaluate("told.map(one => one.finished)")
+    assert finished[-1]
+    assert not any(finished[:-1])
+    page.get_by_label("Undo").click()
+    assert told(page) == {}
+    page.get_by_label("Redo").click()
+    assert told(page)["set"] == {"12": pytest.approx(0.75, abs=0.02)}
+    bar(page, "tulip").dblclick()
+    assert told(page) == {}
+
+
+def test_a_drag_with_shift_is_fine(page: Page) -> None:
+    learn(page)
+    page.keyboard.down("Shift")
+    drag(page, "tulip", 0.4, 0.9)
+    page.keyboard.up("Shift")
+    assert value(page, "tulip") == pytest.approx(0.4 + 0.1 * 0.5, abs=0.01)
+
+
+def test_a_zoomed_graph_drags_alike(page: Page) -> None:
+    learn(page)
+    page.evaluate("document.getElementById('place').style.transform = 'translate(30px, 20px) scale(0.6)'")
+    drag(page, "tulip", 0.4, 0.75)
+    assert value(page, "tulip") == pytest.approx(0.75, abs=0.03)
+
+
+def test_everything_goes_by_keyboard(page: Page) -> None:
+    learn(page)
+    bar(page, "rose").focus()
+    page.keyboard.press("ArrowRight")  # a hundredth of the bar, which ends at 1
+    assert value(page, "rose") == pytest.approx(0.81)
+    page.keyboard.press("PageDown")
+    assert value(page, "rose") == pytest.approx(0.71)
+    page.keyboard.press("Home")
+    assert value(page, "rose") == 0
+    page.keyboard.press("ArrowDown")
+    expect(bar(page, "tulip")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.type("0,5")
+    page.keyboard.press("Enter")
+    assert told(page)["set"] == {"11": 0, "12": 0.5}
+    expect(bar(page, "tulip")).to_be_focused()
+    page.keyboard.press("Space")
+    assert told(page)["off"] == [12]
+    page.keyboard.press("Delete")
+    assert page.locator(".conceptlens-text").all_inner_texts() == ["rose", "daisy", "grass"]
+    assert told(page)["off"] == [12]
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    assert told(page) == {"v": 1, "set": {"11": 0, "12": 0.5}, "off": [], "add": {}}
+
+
+def test_a_number_that_is_none_changes_nothing(page: Page) -> None:
+    learn(page)
+    field = row(page, "rose").get_by_label("Coefficient")
+    field.fill("much")
+    field.press("Enter")
+    assert field.input_value() == "0.8"
+    assert told(page) == {}
+    field.fill("-0.3")
+    field.press("Enter")
+    assert told(page)["set"] == {"11": -0.3}
+    assert bar(page, "tulip").get_attribute("aria-valuemin") == "-1"  # bars begin in the middle now
+
+
+def test_selected_words_move_by_the_same_factor(page: Page) -> None:
+    learn(page)
+    row(page, "rose").locator(".conceptlens-text").click()
+    row(page, "daisy").locator(".conceptlens-text").click(modifiers=["Control"])
+    field = row(page, "rose").get_by_label("Coefficient")
+    field.fill("0.4")
+    field.press("Enter")
+    assert told(page)["set"] == {"11": 0.4, "13": pytest.approx(0.1)}
+
+
+def test_two_groups_are_weighed_against_each_other(page: Page) -> None:
+    learn(page)
+    row(page, "rose").locator(".conceptlens-text").click()
+    page.get_by_role("button", name="Group A").click()
+    row(page, "tulip").locator(".conceptlens-text").click()
+    page.get_by_role("button", name="Group B").click()
+    slider = page.get_by_role("slider", name="Between rose and tulip")
+    slider.fill("1")
+    assert told(page)["set"] == {"11": 0, "12": 0.8}
+    slider.fill("-0.5")
+    assert told(page)["set"] == {"11": 1.2, "12": 0.2}
+    slider.fill("0")
+    assert told(page) == {}
+
+
+def test_locked_words_stay(page: Page) -> None:
+    learn(page)
+    row(page, "rose").hover()
+    row(page, "rose").get_by_label("Lock").click()
+    drag(page, "rose", 0.6, 0.1)
+    assert told(page) == {}
+    page.get_by_label("Make the coefficients sum to 1").click()
+    changed = told(page)["set"]
+    assert "11" not in changed
+    assert sum(changed.values()) == pytest.approx(0.2, abs=1e-5)
+
+
+def test_solo_is_taken_back(page: Page) -> None:
+    learn(page)
+    row(page, "grass").locator(".conceptlens-switch").click()
+    row(page, "tulip").hover()
+    row(page, "tulip").get_by_label("Solo").click()
+    assert told(page)["off"] == [11, 13, 14]
+    row(page, "tulip").get_by_label("Solo").click()
+    assert told(page)["off"] == [14]
+
+
+def test_the_largest_only(page: Page) -> None:
+    learn(page)
+    page.get_by_role("textbox", name="Largest").fill("2")
+    page.get_by_role("textbox", name="Largest").press("Enter")
+    assert told(page)["top"] == 2
+    assert page.locator(".conceptlens-share").all_inner_texts() == ["66.7%", "33.3%", "", ""]
+    page.get_by_role("slider", name="Largest").focus()
+    page.keyboard.press("ArrowDown")
+    assert told(page)["top"] == 3
+    page.keyboard.press("End")
+    assert told(page) == {}
+
+
+def test_a_word_is_added_from_the_vocabulary(page: Page) -> None:
+    learn(page)
+    page.get_by_label("Add a word").click()
+    page.keyboard.type("wol")
+    expect(page.get_by_role("listbox").get_by_role("option")).to_have_text(["wolf", "wolves"])
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(bar(page, "wolves")).to_be_focused()
+    assert told(page)["add"] == {"10635": 0.5}
+    row(page, "rose").hover()
+    row(page, "rose").get_by_label("Nearest words").click()
+    page.get_by_role("listbox").get_by_role("option", name="floral").click()
+    assert told(page)["add"] == {"10635": 0.5, "22": 0.8}
+
+
+def test_changes_survive_a_new_mix(page: Page) -> None:
+    learn(page)
+    drag(page, "tulip", 0.4, 0.75)
+    row(page, "daisy").locator(".conceptlens-switch").click()
+    changes = told(page)
+    learn(page, [[11, 12, 15], ["rose", "tulip", "leaf"], [0.7, 0.5, 0.3]])
+    assert told(page) == changes
+    expect(page.get_by_text("your changes stay")).to_be_visible()
+    assert "vanished" in (row(page, "daisy").get_attribute("data-flags") or "")
+    page.get_by_role("button", name="Adopt").click()
+    assert told(page) == {}
+    assert page.locator(".conceptlens-number").evaluate_all("all => all.map(one => one.value)") == ["0.7", "0.5", "0.3"]
+
+
+def test_what_a_graph_has_kept_is_there_again(page: Page) -> None:
+    learn(page)
+    drag(page, "tulip", 0.4, 0.75)
+    row(page, "rose").hover()
+    row(page, "rose").get_by_label("Lock").click()
+    row(page, "daisy").hover()
+    row(page, "daisy").get_by_label("Solo").click()
+    before, kept = told(page), page.evaluate("editor.aside")
+    page.evaluate("editor.destroy()")
+    page.evaluate(MOUNT, [])
+    page.evaluate("([text, aside]) => editor.load(text, aside)", [json.dumps(before, separators=(",", ":")), kept])
+    assert told(page) == before
+    row(page, "daisy").hover()
+    row(page, "daisy").get_by_label("Solo").click()
+    assert told(page)["off"] == []
+    assert bar(page, "rose").get_attribute("aria-disabled") == "true"
+
+
+def test_a_text_that_can_not_be_read_is_kept_until_it_is_reset(page: Page) -> None:
+    learn(page)
+    page.evaluate("""editor.load('{"v": 2}', null)""")
+    expect(page.get_by_text("can't be read")).to_be_visible()
+    assert page.evaluate("editor.text") == '{"v": 2}'
+    page.get_by_role("button", name="Reset", exact=False).last.click()
+    assert told(page) == {}
+
+
+def test_a_mix_as_text_and_back(page: Page) -> None:
+    learn(page)
+    assert page.evaluate("editor.asText") == "rose: 0.8, tulip: 0.4, daisy: 0.2, grass: 0.1"
+    assert page.evaluate("editor.putText('tulip: 0.9, wolf: 0.25')") == ""
+    assert told(page) == {"v": 1, "set": {"12": 0.9}, "off": [11, 13, 14], "add": {"5916": 0.25}}
+    assert page.evaluate("editor.asText") == "tulip: 0.9, wolf: 0.25"
+    assert "xyzzy" in page.evaluate("editor.putText('tulip: 1, xyzzy: 2')")
+
+
+PAYLOADS = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked=1'>",
+    "<svg/onload=window.hacked=1>",
+    "<svg><script>window.hacked=1</script></svg>",
+    "<iframe srcdoc='<script>parent.hacked=1</script>'></iframe>",
+    '"><script>window.hacked=1</script>',
+    "' onmouseover='window.hacked=1",
+    "javascript:window.hacked=1",
+    "<a href='javascript:window.hacked=1'>x</a>",
+    "<details open ontoggle=window.hacked=1>",
+    "<body onload=window.hacked=1>",
+    "<style>*{display:none}</style>",
+    "<link rel=stylesheet href=//example.invalid/x.css>",
+    "<math><mtext></p><img src onerror=window.hacked=1>",
+    "<video><source onerror=window.hacked=1>",
+    "<input autofocus onfocus=window.hacked=1>",
+    "<template><script>window.hacked=1</script></template>",
+    "<object data='data:text/html,<script>parent.hacked=1</script>'>",
+    "{{constructor.constructor('window.hacked=1')()}}",
+    "${window.hacked=1}",
+    "</textarea><script>window.hacked=1</script>",
+    "<marquee onstart=window.hacked=1>",
+    "\u202e<b>reversed</b>",
+]
+
+
+def test_markup_is_text(page: Page) -> None:
+    """Words of a shared workflow, in rows, notices, groups, suggestions and dialogs."""
+    ids = list(range(100, 100 + len(PAYLOADS)))
+    learn(page, [ids, PAYLOADS, [1.0] * len(ids)])
+    page.evaluate("editor.load('', { names: { 7: '<img src=x onerror=window.hacked=1>' }, order: '<b>' })")
+    shown: list[str] = []
+    for place in range(len(PAYLOADS)):
+        page.evaluate("place => editor._list.reveal(place)", place)
+        shown += page.locator(".conceptlens-text").evaluate_all("all => all.map(one => one.textContent)")
+    assert set(PAYLOADS) <= set(shown)
+    page.locator(".conceptlens-text").first.click()
+    page.get_by_role("button", name="Group A").click()
+    page.get_by_label("Chart").click()
+    page.keyboard.press("Escape")
+    learn(page, [[1], ["plain"], [1.0]])
+    assert page.evaluate("window.hacked") is None
+    foreign = "script, img, iframe, object, video, marquee, details, math, template, style, b, a, link"
+    assert page.locator(f".conceptlens-editor :is({foreign})").count() == 0
+
+
+def test_thousands_of_words_are_a_few_rows_on_the_page(page: Page) -> None:
+    count = 5000
+    ids = list(range(count))
+    learn(page, [ids, [f"word{place}" for place in ids], [1 / (1 + place) for place in ids]])
+    assert page.locator(".conceptlens-row").count() < 40
+    page.locator(".conceptlens-list").evaluate("list => { list.scrollTop = list.scrollHeight }")
+    expect(row(page, "word4999")).to_be_visible()
+    assert page.locator(".conceptlens-row").count() < 60
+    page.get_by_label("Filter words").fill("word499")
+    assert page.locator(".conceptlens-text").all_inner_texts() == ["word499", *[f"word{4990 + n}" for n in range(10)]]
+    changes = {str(token): 0.123456789 for token in ids[:200]}
+    page.evaluate("changes => editor.load(JSON.stringify({ v: 1, set: changes }), null)", changes)
+    assert len(page.evaluate("editor.text")) < 20_000

@@ -1,0 +1,388 @@
+// What the coefficient editor edits: the learned words, the artist's changes over them, and undo. It knows no page.
+
+const NOTHING = Object.freeze({
+  set: {}, // token id -> coefficient, over the learned one
+  off: [], // token ids that take no part
+  add: {}, // token id -> coefficient of words that were not learned
+  top: null, // how many of the largest take part; null: all
+  removed: [], // token ids that are off and not shown
+  locked: [], // token ids whose coefficients stay
+  solo: null, // the token id that alone takes part
+  contrast: null, // {a, b: token ids; start: token id -> coefficient; t: -1..1}
+});
+const UNDO_STEPS = 200;
+const DIGITS = 6;
+
+/** The text that the node reads; "" when nothing is changed. `ids`: of all rows, for a solo. */
+export function encode(changes, ids) {
+  const off = changes.solo === null ? [...changes.off, ...changes.removed] : ids.filter((id) => id !== changes.solo);
+  const { set, add, top } = changes;
+  if (!off.length && !Object.keys(set).length && !Object.keys(add).length && top === null) return "";
+  return JSON.stringify({
+    v: 1,
+    set: rounded(set),
+    off: [...new Set(off)].sort((a, b) => a - b),
+    add: rounded(add),
+    ...(top === null ? {} : { top }),
+  });
+}
+
+/** The changes that a text says, or null when it can't be read. */
+export function decode(text) {
+  if (typeof text !== "string" || !text.trim()) return NOTHING;
+  try {
+    const { v, set = {}, off = [], add = {}, top = null, ...rest } = JSON.parse(text);
+    const numbers = [...Object.values(set), ...Object.values(add)];
+    const ids = [...Object.keys(set), ...Object.keys(add), ...off].map(Number);
+    const sound =
+      v === 1 &&
+      !Object.keys(rest).length &&
+      Array.isArray(off) &&
+      numbers.every(Number.isFinite) &&
+      ids.every((id) => Number.isInteger(id) && id >= 0) &&
+      (top === null || (Number.isInteger(top) && top > 0));
+    return sound ? { ...NOTHING, set: { ...set }, off: [...off], add: { ...add }, top } : null;
+  } catch {
+    return null;
+  }
+}
+
+function rounded(values) {
+  return Object.fromEntries(Object.entries(values).map(([id, value]) => [id, Number(value.toPrecision(DIGITS))]));
+}
+
+function without(values, ids) {
+  const gone = new Set(ids.map(String));
+  return Object.fromEntries(Object.entries(values).filter(([id]) => !gone.has(id)));
+}
+
+const toggled = (list, ids, on) => (on ? [...new Set([...list, ...ids])] : list.filter((id) => !ids.includes(id)));
+
+export class EditorState {
+  constructor() {
+    this.learned = []; // {id, text, value}, the largest first
+    this.names = new Map(); // token id -> text, of every word that was ever here
+    this.now = NOTHING;
+    this.broken = null; // the text that could not be read: kept until something is changed
+    this.fresh = false; // the learned values are others than those that were changed
+    this.limit = Infinity; // the node's num_tokens
+    this._past = [];
+    this._future = [];
+    this._anchor = null;
+    this._most = 0; // the end of a bar
+    this._index();
+  }
+
+  // --- what there is -------------------------------------------------------------------------------------------------
+
+  /** {id, text, value, learned, on, kind: "learned" | "added" | "vanished", locked} of each row that is shown. */
+  get rows() {
+    return this._rows;
+  }
+
+  row(id) {
+    return this._byId.get(id);
+  }
+
+  /** Whether a word is in the picture: on, and among the largest. */
+  used(row) {
+    return row.on && row.kind !== "vanished" && row.value >= this._least;
+  }
+
+  share(row) {
+    return this.used(row) && this._total > 0 ? Math.abs(row.value) / this._total : 0;
+  }
+
+  /** The values at both ends of a bar. */
+  get range() {
+    return this._range;
+  }
+
+  get count() {
+    return this._count;
+  }
+
+  get top() {
+    return Math.min(this.now.top ?? Infinity, this.limit);
+  }
+
+  get changed() {
+    return this.text !== "";
+  }
+
+  /** What the node reads. */
+  get text() {
+    return this.broken ?? encode(this.now, [...this.learned.map((row) => row.id), ...Object.keys(this.now.add).map(Number)]);
+  }
+
+  /** What is kept beside it: what the page shows and the node does not need. */
+  get aside() {
+    const { off, removed, locked, solo, contrast } = this.now;
+    return {
+      learned: [this.learned.map((r) => r.id), this.learned.map((r) => r.text), this.learned.map((r) => r.value)],
+      names: Object.fromEntries(this.rows.filter((r) => r.kind !== "learned").map((r) => [r.id, r.text])),
+      ...{ off, removed, locked, solo, contrast },
+    };
+  }
+
+  // --- from outside --------------------------------------------------------------------------------------------------
+
+  /** Takes over the node's text and what was kept beside it, which counts as far as it says the same as the text. */
+  load(text, aside) {
+    const learned = aside?.learned ?? [];
+    if (learned.length === 3 && !this.learned.length) this._keep(learned);
+    for (const [id, name] of Object.entries(aside?.names ?? {})) this.names.set(Number(id), String(name));
+    const said = decode(text);
+    const { off = [], removed = [], locked = [], solo = null, contrast = null } = aside ?? {};
+    const kept = { ...said, off, removed, locked, solo, contrast };
+    const ids = [...this.learned.map((row) => row.id), ...Object.keys(said?.add ?? {}).map(Number)];
+    this.broken = said ? null : text;
+    this.now = !said ? NOTHING : encode(kept, ids) === text ? kept : said;
+    this._past = [];
+    this._future = [];
+    this._anchor = null;
+    this._most = 0;
+    this._index();
+  }
+
+  /** New learned words, [ids, texts, values]; changes stay. */
+  learn(rows) {
+    const before = this.learned.map(({ id, value }) => [id, value]).toString();
+    this._keep(rows);
+    const differ = before !== this.learned.map(({ id, value }) => [id, value]).toString();
+    this.fresh ||= differ && before !== "" && Object.keys(this.now.set).length > 0;
+    if (differ) this._most = 0;
+    this._index();
+    return differ;
+  }
+
+  name(id, text) {
+    this.names.set(id, text);
+  }
+
+  // --- changes -------------------------------------------------------------------------------------------------------
+
+  /** Sets coefficients, {token id: value}; locked ones stay. Part of a longer change until `commit`. */
+  put(values) {
+    const set = { ...this.now.set };
+    const add = { ...this.now.add };
+    for (const [key, value] of Object.entries(values)) {
+      const row = this.row(Number(key));
+      if (!row || row.locked || !Number.isFinite(value)) continue;
+      if (row.kind === "added") add[key] = value;
+      else if (value === row.learned) delete set[key];
+      else set[key] = value;
+    }
+    this._change({ set, add });
+  }
+
+  /** Moves a row and those with it: by the same factor, or by the same step from 0. `start`: their values before. */
+  moveTogether(id, value, start) {
+    const own = start.get(id);
+    const moved = {};
+    for (const [other, before] of start) moved[other] = own === 0 ? before + value : (before * value) / own;
+    this.put({ ...moved, [id]: value });
+  }
+
+  switch(ids, on) {
+    this._change({ off: toggled(this.now.off, ids, !on) });
+  }
+
+  solo(id) {
+    this._change({ solo: this.now.solo === id ? null : id });
+  }
+
+  lock(ids, on) {
+    this._change({ locked: toggled(this.now.locked, ids, on) });
+  }
+
+  /** Added words go, learned ones are off and out of sight, vanished ones are forgotten. */
+  remove(ids) {
+    const rows = ids.map((id) => this.row(id)).filter(Boolean);
+    const gone = (kind) => rows.filter((row) => row.kind === kind).map((row) => row.id);
+    const forgotten = [...gone("added"), ...gone("vanished")];
+    this._change({
+      add: without(this.now.add, forgotten),
+      set: without(this.now.set, forgotten),
+      off: this.now.off.filter((id) => !forgotten.includes(id)),
+      removed: toggled(this.now.removed, gone("learned"), true),
+      solo: ids.includes(this.now.solo) ? null : this.now.solo,
+    });
+  }
+
+  /** A word that was not learned; one that is here already is switched on. */
+  add(id, text, value) {
+    this.name(id, text);
+    const { add, off, removed } = this.now;
+    const known = this.learned.some((row) => row.id === id) || String(id) in add;
+    this._change({
+      add: known ? add : { ...add, [id]: value },
+      off: toggled(off, [id], false),
+      removed: toggled(removed, [id], false),
+    });
+  }
+
+  backToLearned(ids) {
+    this._change({ set: without(this.now.set, ids) });
+  }
+
+  /** Exactly these words with these coefficients, [id, text, value]; all others are off. */
+  become(words) {
+    this.switch(this.rows.map((row) => row.id), false);
+    for (const [id, text, value] of words) this.add(id, text, value);
+    this.put(Object.fromEntries(words.map(([id, , value]) => [id, value])));
+  }
+
+  /** Makes the coefficients of all words that are on sum to 1 without moving locked ones. */
+  normalise() {
+    const on = this.rows.filter((row) => row.on && row.kind !== "vanished");
+    const sum = (rows) => rows.reduce((total, row) => total + Math.abs(row.value), 0);
+    const free = on.filter((row) => !row.locked);
+    const rest = 1 - (sum(on) - sum(free));
+    if (rest > 0 && sum(free) > 0) this.put(Object.fromEntries(free.map((row) => [row.id, (row.value * rest) / sum(free)])));
+  }
+
+  cut(count) {
+    this._change({ top: count === null || count >= this._candidates ? null : Math.max(1, Math.round(count)) });
+    this._index();
+  }
+
+  resetAll() {
+    this._change(NOTHING);
+  }
+
+  /** Takes over what was learned anew: no changed coefficients, no vanished rows. */
+  adopt() {
+    const gone = this.rows.filter((row) => row.kind === "vanished").map((row) => row.id);
+    this.fresh = false;
+    this._change({ set: {}, off: this.now.off.filter((id) => !gone.includes(id)) });
+  }
+
+  /** Two groups to be weighed against each other, from where they are now. */
+  oppose(a, b) {
+    const start = Object.fromEntries([...a, ...b].map((id) => [id, this.row(id)?.value ?? 0]));
+    this._change({ contrast: a.length && b.length ? { a, b, start, t: 0 } : null });
+  }
+
+  /** Between the groups: -1 is all of the first, 1 all of the second. */
+  weigh(t) {
+    const { a, b, start } = this.now.contrast;
+    const scaled = (ids, factor) => ids.map((id) => [id, start[id] * factor]);
+    this.put(Object.fromEntries([...scaled(a, 1 - t), ...scaled(b, 1 + t)]));
+    this._change({ contrast: { ...this.now.contrast, t } });
+  }
+
+  // --- undo ----------------------------------------------------------------------------------------------------------
+
+  /** Ends a change, which undo takes back as a whole. */
+  commit() {
+    if (this._anchor !== null && this._anchor !== this.now) {
+      this._past = [...this._past, this._anchor].slice(-UNDO_STEPS);
+      this._future = [];
+    }
+    this._anchor = null;
+    this._index();
+  }
+
+  /** Forgets a change that was not ended. */
+  cancel() {
+    this.now = this._anchor ?? this.now;
+    this._anchor = null;
+    this._index();
+  }
+
+  get canUndo() {
+    return this._past.length > 0;
+  }
+
+  get canRedo() {
+    return this._future.length > 0;
+  }
+
+  undo() {
+    this._travel(this._past, this._future);
+  }
+
+  redo() {
+    this._travel(this._future, this._past);
+  }
+
+  _travel(from, to) {
+    if (!from.length) return;
+    this.cancel();
+    to.push(this.now);
+    this.now = from.pop();
+    this._index();
+  }
+
+  // --- inside --------------------------------------------------------------------------------------------------------
+
+  _keep([ids, texts, values]) {
+    this.learned = ids.map((id, i) => ({ id, text: String(texts[i]), value: values[i] }));
+    for (const { id, text } of this.learned) this.names.set(id, text);
+  }
+
+  _change(part) {
+    this._anchor ??= this.now;
+    this.now = { ...this.now, ...part };
+    this.broken = null;
+    const rows = this._listed();
+    if (rows.length !== this._rows.length) this._index();
+    else this._refresh();
+  }
+
+  _listed() {
+    const { set, off, add, removed } = this.now;
+    const hidden = new Set(removed);
+    const here = new Set(this.learned.map((row) => row.id));
+    const added = Object.keys(add).map(Number).filter((id) => !here.has(id));
+    const known = new Set([...here, ...added]);
+    const waiting = [...new Set([...Object.keys(set).map(Number), ...off])].filter((id) => !known.has(id));
+    const named = (id) => this.names.get(id) ?? `#${id}`;
+    return [
+      ...this.learned.filter((row) => !hidden.has(row.id)).map(({ id, text, value }) => ({ id, text, learned: value, kind: "learned" })),
+      ...added.map((id) => ({ id, text: named(id), learned: null, kind: "added" })),
+      // Before the first run nothing is known: what is changed waits, and has not vanished.
+      ...waiting.map((id) => ({ id, text: named(id), learned: null, kind: this.learned.length ? "vanished" : "waiting" })),
+    ];
+  }
+
+  /** All rows anew; `_refresh` only what changes while one is dragged. */
+  _index() {
+    this._rows = this._listed();
+    this._byId = new Map(this._rows.map((row) => [row.id, row]));
+    this._refresh();
+    const values = this._rows.flatMap((row) => [Math.abs(row.value), Math.abs(row.learned ?? 0)]);
+    const largest = values.reduce((most, value) => Math.max(most, value), 0);
+    if (largest > this._most) this._most = 1.25 * largest; // else bars keep their lengths
+    const most = this._most || 1;
+    this._range = [this._rows.some((row) => row.value < 0) ? -most : 0, most];
+    const on = this._rows.filter((row) => row.on && row.kind !== "vanished");
+    this._candidates = on.length;
+    const order = on.map((row) => row.value).sort((a, b) => b - a);
+    this._least = this.top < order.length ? order[this.top - 1] : -Infinity;
+    this._sum();
+  }
+
+  _refresh() {
+    const { set, add, solo } = this.now;
+    const off = new Set(this.now.off);
+    const locked = new Set(this.now.locked);
+    for (const row of this._rows) {
+      row.value = add[row.id] ?? set[row.id] ?? row.learned ?? 0;
+      row.on = solo === null ? !off.has(row.id) : row.id === solo;
+      row.locked = locked.has(row.id);
+    }
+    this._sum();
+  }
+
+  _sum() {
+    this._total = 0;
+    this._count = 0;
+    for (const row of this._rows) {
+      if (!this.used(row)) continue;
+      this._total += Math.abs(row.value);
+      this._count += 1;
+    }
+  }
+}
