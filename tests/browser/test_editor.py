@@ -315,3 +315,22 @@ def test_thousands_of_words_are_a_few_rows_on_the_page(page: Page) -> None:
     changes = {str(token): 0.123456789 for token in ids[:200]}
     page.evaluate("changes => editor.load(JSON.stringify({ v: 1, set: changes }), null)", changes)
     assert len(page.evaluate("editor.text")) < 20_000
+
+
+def test_every_language_says_everything(page: Page) -> None:
+    texts = page.evaluate(
+        """async (languages) => {
+          const { textsIn } = await import("/token_mix/texts.js");
+          return languages.map(textsIn);
+        }""",
+        ["en", "zh", "ja", "ko", "de", "fr", "es", "ru", "xx", None],
+    )
+    english, *others = texts
+    assert texts[-1] == texts[-2] == english
+    for other in others[:-2]:
+        assert other.keys() == english.keys()
+        assert sum(other[key] != english[key] for key in english) > len(english) - 5
+        for key, text in english.items():
+            assert {f"{{{n}}}" for n in range(2) if f"{{{n}}}" in text} == {
+                f"{{{n}}}" for n in range(2) if f"{{{n}}}" in other[key]
+            }

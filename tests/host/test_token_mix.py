@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,26 @@ def test_vocabulary_is_searched_by_text_and_picture(
     for arguments, says in (((), "nothing to look for"), ((picture,), "without clip_vision")):
         with pytest.raises(UserError, match=says):
             VocabSearch.execute(vocabulary, clip, "", 5, *arguments)
+
+
+def test_the_editor_is_told_its_rows(server: HostServer) -> None:
+    """Those that came, whatever was changed, with the words that are nearest to each."""
+    history = server.run(graph(mix="rose: 1, tulip: 0.25", coefficients='{"v": 1, "set": {"3568": 0.5}}'))
+    (told,) = history["outputs"]["mixed"]["token_mix"]
+    assert told["rows"] == [[3568, 28389], ["rose", "tulip"], [1.0, 0.25]]
+    assert {token: len(words) for token, words in told["near"].items()} == {"3568": 8, "28389": 8}
+    assert "rose" not in [text for _, text in told["near"]["3568"]]
+
+
+def test_words_are_completed(server: HostServer) -> None:
+    found = server.get("/conceptlens/tokens?query=Wol&limit=4")
+    assert [word["text"] for word in found] == ["wol", "wolf", "wolves", "wolfe"]
+    assert server.get("/conceptlens/tokens?query=%E6%97%A5&limit=1") != []  # any script
+
+
+@pytest.mark.parametrize("query", ["", "query=", f"query={'a' * 65}", "query=a&limit=0", "query=a&limit=../etc"])
+def test_other_questions_are_refused(server: HostServer, query: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.get(f"/conceptlens/tokens?{query}")
+    assert refused.value.code == 400
+    assert "send" in json.load(refused.value)["error"]
