@@ -82,8 +82,8 @@ class TokenMixConditioning(io.ComfyNode):
                 io.String.Input(
                     "coefficients",
                     default="",
-                    tooltip='What the editor writes: changes over the mix, as JSON by token id: {"v": 1, "set": {"1929": 0.5}, "off": [], '
-                    '"add": {}, "top": 20}. Empty: the mix as it comes.',
+                    tooltip="What the editor writes: changes over the mix, as JSON by token id: "
+                    '{"v": 1, "set": {"1929": 0.5}, "off": [], "add": {}, "top": 20}. Empty: the mix as it comes.',
                 ),
                 TokenMixType.Input("mix", optional=True, tooltip=MIX_TOOLTIP),
             ],

@@ -195,8 +195,7 @@ class Editor {
     this._list = new VirtualList(make, (element, item) => element.row.fill(item));
     this._empty = h("p", { className: "conceptlens-empty", textContent: t.empty });
     this._cut = h("div", { className: "conceptlens-cut", role: "slider", tabIndex: 0, "aria-label": t.top, "aria-orientation": "vertical" });
-    this._list.content.append(this._cut);
-    this._list.element.append(this._empty);
+    this._list.element.append(this._cut, this._empty);
     this._listenToCut();
     this._group = h("div", { className: "conceptlens-group", hidden: true });
     this._counted = h("span", { role: "status" });

@@ -13,9 +13,9 @@ export class VirtualList {
     this._items = [];
     this._elements = new Map(); // index -> element
     this._spare = [];
-    this.content = h("div", { className: "conceptlens-content" });
+    this.content = h("div", { className: "conceptlens-content", role: "list" });
     // Wheel over a focused list scrolls it; elsewhere it zooms the graph.
-    this.element = h("div", { className: "conceptlens-list", role: "list", tabIndex: -1, "data-capture-wheel": "true" }, this.content);
+    this.element = h("div", { className: "conceptlens-list", tabIndex: -1, "data-capture-wheel": "true" }, this.content);
     this.element.addEventListener("scroll", () => this.render(), { passive: true });
     this._observer = new ResizeObserver(() => this.render());
     this._observer.observe(this.element);
@@ -24,6 +24,7 @@ export class VirtualList {
   show(items) {
     this._items = items;
     this.content.style.height = `${items.length * ROW_HEIGHT}px`;
+    this.content.hidden = !items.length;
     for (const index of [...this._elements.keys()]) if (index >= items.length) this._release(index);
     this.render(true);
   }
