@@ -8,6 +8,7 @@ import { mountEditor } from "./token_mix/editor.js";
 const NODE = "TokenMixConditioning";
 const KEPT = "conceptlens"; // the node's property with what the editor shows and the node does not need
 const LEAST = [420, 560];
+let count = 0; // of editors: after an undo Nodes 2.0 shows the new node's widget only if its name is new
 const learned = new Map(); // place of a node -> what its last run found: an undone graph does not know it
 const editors = new Map(); // node -> its editor and last pictures
 
@@ -48,7 +49,7 @@ function mount(node) {
       app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
     },
   });
-  const widget = node.addDOMWidget("token_mix_editor", "CONCEPTLENS_TOKEN_MIX", container, {
+  const widget = node.addDOMWidget(`token_mix_editor_${(count += 1)}`, "CONCEPTLENS_TOKEN_MIX", container, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => 300,

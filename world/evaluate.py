@@ -2,7 +2,7 @@
 
 Fixed seeds, 8 pictures a prompt (more where shares are counted), 25 steps of DDIM. The UNet is compiled and multiplies
 in bfloat16 where that is faster, as in training. More than an hour on 2 CPU cores: parts that --json FILE holds already
-are taken from there as long as the weights are the same; --only NAME measures one part anew.
+are taken from there as long as weights and guidance are the same; --only NAME measures one part anew.
 """
 
 from __future__ import annotations
@@ -445,10 +445,7 @@ def main() -> int:
             known[part] = measures, details
             measures = [measure for part in PARTS if part in known for measure in known[part][0]]
             settings = {
-                "steps": STEPS,
-                "guidance scale": GUIDANCE,
-                "seeds of a prompt": len(SEEDS),
-                "weights": weights.checksums(),
+                **conditions(),
                 "parts": {part: [measure.name for measure in known[part][0]] for part in known},
                 "details": {part: known[part][1] for part in known},
             }
@@ -459,13 +456,19 @@ def main() -> int:
     return 0
 
 
+def conditions() -> dict[str, Any]:
+    """What measures depend on."""
+    drawn = {"steps": STEPS, "guidance scale": GUIDANCE, "seeds of a prompt": len(SEEDS)}
+    return {**drawn, "weights": weights.checksums()}
+
+
 def known_parts(file: Path | None) -> dict[str, tuple[list[Measure], dict[str, Any]]]:
-    """What an earlier run has measured on the same weights, by part."""
+    """What an earlier run has measured under the same conditions, by part."""
     if file is None or not file.is_file():
         return {}
     told = json.loads(file.read_text(encoding="utf-8"))
     settings, rows = told["settings"], {row["name"]: row for row in told["measures"]}
-    if settings["weights"] != weights.checksums():
+    if any(settings[name] != value for name, value in conditions().items()):
         return {}
     return {
         part: ([Measure.from_row(rows[name]) for name in names], settings["details"][part])

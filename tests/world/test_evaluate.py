@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from conceptlens.benchmarks.measures import Measure, report
 from conceptlens.harness.bench_concepts import mean, ranks
-from conceptlens.world import weights
-from conceptlens.world.evaluate import known_parts, share
+from conceptlens.world.evaluate import conditions, known_parts, share
 
 
 def test_a_share_lies_in_wilsons_interval() -> None:
@@ -19,22 +18,18 @@ def test_a_share_lies_in_wilsons_interval() -> None:
     assert measure.interval == pytest.approx((49.0, 94.3), abs=0.1)
 
 
-def test_parts_are_known_as_long_as_the_weights_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_parts_are_known_as_long_as_conditions_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "results.json"
     assert known_parts(file) == {}
     measures = [share("one", [True, False]), Measure("two", None, "s", 0, None, "no clock")]
-    settings = {
-        "weights": weights.checksums(),
-        "parts": {"a": ["one"], "b": ["two"]},
-        "details": {"a": {"x": 1}, "b": {}},
-    }
+    settings = {**conditions(), "parts": {"a": ["one"], "b": ["two"]}, "details": {"a": {"x": 1}, "b": {}}}
     report("evaluate", settings, measures, file)
     assert "no clock" in capsys.readouterr().out
     assert known_parts(file) == {"a": ([measures[0]], {"x": 1}), "b": ([measures[1]], {})}
     told = json.loads(file.read_text())
-    told["settings"]["weights"]["unet.safetensors"] = "another"
-    file.write_text(json.dumps(told))
-    assert known_parts(file) == {}
+    for changed in ({"weights": {"unet.safetensors": "another"}}, {"guidance scale": 1.0}):
+        file.write_text(json.dumps(told | {"settings": told["settings"] | changed}))
+        assert known_parts(file) == {}
 
 
 def test_ranks_and_means() -> None:
