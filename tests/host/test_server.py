@@ -331,3 +331,20 @@ def test_every_node_has_a_help_page(server: HostServer, kind: str) -> None:
         page = answer.read().decode()
     for name in CONTRACT[kind][0]:
         assert kind == "TIMEEditBatch" or name in page, name
+
+
+def test_translations_are_of_what_the_nodes_have(server: HostServer) -> None:
+    """Every node and input that a language names; no letter that the host's translations read as a command."""
+    nodes = server.get("/object_info")
+    languages = server.get("/i18n")
+    for language in ("de", "es", "fr", "ja", "ko", "ru", "zh"):
+        for name, texts in languages[language]["nodeDefs"].items():
+            known = {key for kind in nodes[name]["input"].values() for key in kind}
+            assert texts["inputs"].keys() == known, language
+            assert texts["outputs"].keys() == {str(place) for place in range(len(nodes[name]["output"]))}, language
+            for part in (texts["display_name"], texts["description"], *_tooltips(texts)):
+                assert not set("{}@|") & set(part), (language, part)
+
+
+def _tooltips(texts: dict[str, Any]) -> list[str]:
+    return [part["tooltip"] for kind in ("inputs", "outputs") for part in texts[kind].values()]
