@@ -230,7 +230,12 @@ def test_what_a_graph_has_kept_is_there_again(page: Page) -> None:
     page.evaluate("editor.destroy()")
     page.evaluate(MOUNT, [])
     page.evaluate("([text, aside]) => editor.load(text, aside)", [json.dumps(before, separators=(",", ":")), kept])
+    page.evaluate("editor.setLimit(50)")
     assert told(page) == before
+    assert value(page, "tulip") == pytest.approx(0.75, abs=0.02)
+    drag(page, "tulip", 0.75, 0.2)
+    assert value(page, "tulip") == pytest.approx(0.2, abs=0.02)
+    page.get_by_label("Undo").click()
     row(page, "daisy").hover()
     row(page, "daisy").get_by_label("Solo").click()
     assert told(page)["off"] == []

@@ -49,12 +49,12 @@ class Editor {
     for (const [id, words] of Object.entries(near)) this._near.set(Number(id), words.map(([word, text]) => ({ id: word, text })));
     const differ = this.state.learn(rows);
     if (differ) this._arrange();
+    else this._render();
     return differ;
   }
 
   setLimit(count) {
-    this.state.limit = count;
-    this.state.commit();
+    this.state.setLimit(count);
     this._render();
   }
 
@@ -247,24 +247,17 @@ class Editor {
     this._tell(true);
   }
 
-  /** A change that is finished at once; `other` rows may be there after it. */
+  /** A change that is finished at once; after it there may be `other` rows. */
   _do(change, other = false) {
     change();
     this._done(other);
   }
 
   _done(other = false) {
-    const rows = this.state.rows;
     this.state.commit();
-    if (other || this.state.rows.length !== rows.length || this.state.rows.some((row, i) => row.id !== rows[i].id)) this._arrange();
-    else this._render(this._reindex());
+    if (other) this._arrange();
+    else this._render();
     this._tell(true);
-  }
-
-  /** The shown rows as the state now has them: it makes them anew with each finished change. */
-  _reindex() {
-    this._shown = this._shown.map((row) => this.row(row.id)).filter(Boolean);
-    this._list.show(this._shown);
   }
 
   _tell(finished) {
@@ -282,15 +275,21 @@ class Editor {
     this._shown = this.state.rows.filter((row) => row.text.toLocaleLowerCase().includes(wanted)).sort(ORDERS[this._sort.value]);
     for (const id of this.selected) if (!this.row(id)) this.selected.delete(id);
     if (!this._shown.some((row) => row.id === this.current)) this.current = this._shown[0]?.id ?? null;
+    this._rows = this.state.rows;
     this._list.show(this._shown);
     this._empty.hidden = this.state.rows.length > 0;
     this._render();
     if (focused !== null && focused === this.current) this.goTo(this.row(focused), 0);
   }
 
+  /** What is shown, in the order that it has: rows do not leave the hand that moves them. */
   _render() {
     const { state, _t: t } = this;
-    this._list.render(true);
+    if (this._rows !== state.rows) {
+      this._rows = state.rows;
+      this._shown = this._shown.map((row) => state.row(row.id)).filter(Boolean);
+      this._list.show(this._shown);
+    } else this._list.render(true);
     const ordered = this._sort.value !== "name" && !this._filter.value.trim();
     const cut = Math.min(state.top, this._shown.length);
     this._cut.hidden = !ordered || this._shown.length < 2;
@@ -366,7 +365,6 @@ class Editor {
     const cut = this._cut;
     const put = (count) => {
       this.state.cut(count);
-      this._reindex();
       this._render();
       this._tell(false);
     };

@@ -82,7 +82,7 @@ export class Row {
     bar.addEventListener("pointercancel", () => this._drop(true));
     bar.addEventListener("dblclick", () => editor.backToLearned(this.item));
     bar.addEventListener("keydown", (event) => this._key(event));
-    bar.addEventListener("keyup", () => editor.endChange());
+    for (const name of ["keyup", "blur"]) bar.addEventListener(name, () => editor.endChange());
     this.element.addEventListener("focusin", () => editor.enterRow(this.item));
     number.addEventListener("focus", () => number.select());
     number.addEventListener("change", () => this._enter());

@@ -65,7 +65,7 @@ export class EditorState {
     this.now = NOTHING;
     this.broken = null; // the text that could not be read: kept until something is changed
     this.fresh = false; // the learned values are others than those that were changed
-    this.limit = Infinity; // the node's num_tokens
+    this._limit = Infinity; // the node's num_tokens
     this._past = [];
     this._future = [];
     this._anchor = null;
@@ -75,7 +75,10 @@ export class EditorState {
 
   // --- what there is -------------------------------------------------------------------------------------------------
 
-  /** {id, text, value, learned, on, kind: "learned" | "added" | "vanished", locked} of each row that is shown. */
+  /**
+   * {id, text, value, learned, on, locked, kind: "learned" | "added" | "vanished" | "waiting"} of each row that is shown;
+   * another list after each change but those that are not yet finished.
+   */
   get rows() {
     return this._rows;
   }
@@ -103,7 +106,7 @@ export class EditorState {
   }
 
   get top() {
-    return Math.min(this.now.top ?? Infinity, this.limit);
+    return Math.min(this.now.top ?? Infinity, this._limit);
   }
 
   get changed() {
@@ -156,8 +159,9 @@ export class EditorState {
     return differ;
   }
 
-  name(id, text) {
-    this.names.set(id, text);
+  setLimit(count) {
+    this._limit = count;
+    this._index();
   }
 
   // --- changes -------------------------------------------------------------------------------------------------------
@@ -212,7 +216,7 @@ export class EditorState {
 
   /** A word that was not learned; one that is here already is switched on. */
   add(id, text, value) {
-    this.name(id, text);
+    this.names.set(id, text);
     const { add, off, removed } = this.now;
     const known = this.learned.some((row) => row.id === id) || String(id) in add;
     this._change({
