@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conceptlens.core.mixture import MixEdits
 from conceptlens.tests.browser.conftest import MOUNT
 from playwright.sync_api import Locator, Page, expect
@@ -320,6 +321,26 @@ def test_thousands_of_words_are_a_few_rows_on_the_page(page: Page) -> None:
     changes = {str(token): 0.123456789 for token in ids[:200]}
     page.evaluate("changes => editor.load(JSON.stringify({ v: 1, set: changes }), null)", changes)
     assert len(page.evaluate("editor.text")) < 20_000
+
+
+def test_it_can_be_used_without_seeing_it(page: Page) -> None:
+    """axe-core finds nothing in the editor, whatever it shows."""
+
+    def check() -> None:
+        found = Axe().run(page, context=".conceptlens-editor").response["violations"]
+        assert [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found] == []
+
+    check()
+    learn(page)
+    drag(page, "tulip", 0.4, 0.75)
+    row(page, "rose").locator(".conceptlens-text").click()
+    page.get_by_role("button", name="Group A").click()
+    learn(page, [[11, 13], ["rose", "daisy"], [0.5, 0.4]])
+    check()
+    page.get_by_label("Add a word").click()
+    page.keyboard.type("wol")
+    expect(page.get_by_role("listbox").get_by_role("option")).to_have_count(2)
+    check()
 
 
 def test_every_language_says_everything(page: Page) -> None:
