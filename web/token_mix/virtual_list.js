@@ -25,6 +25,8 @@ export class VirtualList {
     this._items = items;
     this.content.style.height = `${items.length * ROW_HEIGHT}px`;
     this.content.hidden = !items.length;
+    const end = Math.max(0, items.length * ROW_HEIGHT - this.element.clientHeight);
+    if (this.element.scrollTop > end) this.element.scrollTop = end;
     for (const index of [...this._elements.keys()]) if (index >= items.length) this._release(index);
     this.render(true);
   }
