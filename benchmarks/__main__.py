@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import conceptor, time_edit
+from . import conceptor, editor, time_edit
 from .measures import report
 
 
@@ -15,7 +15,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = {"lambda": time_edit.LAMBDA, "prompts": time_edit.PROMPTS}
     settings["SDXL layers of each width timed with the published procedure"] = time_edit.SDXL_BASELINE_LAYERS
-    report("python run.py bench", settings, time_edit.measure() + conceptor.measure(), arguments.json)
+    measures = [*time_edit.measure(), *conceptor.measure(), *editor.measure()]
+    report("python run.py bench", settings, measures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ function mount(node) {
     language: app.extensionManager?.setting?.get("Comfy.Locale"),
     find,
     pictures: () => shown.pictures.map(({ url }) => url),
-    changed(changes, aside, finished) {
+    changed(changes, aside) {
       text.value = changes;
+      if (!aside) return;
       node.properties[KEPT] = aside;
-      if (!finished) return;
       node.graph?.setDirtyCanvas?.(true, true);
       app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
     },

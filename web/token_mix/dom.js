@@ -56,7 +56,15 @@ export function iconButton(name, label, onclick, props = {}) {
   return button;
 }
 
-/** Writes only what is new: every write costs layout. */
+// What follows writes only what is new: every write costs style and layout.
+
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+export function setAttributes(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    const text = String(value);
+    if (element.getAttribute(name) !== text) element.setAttribute(name, text);
+  }
 }

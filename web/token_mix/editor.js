@@ -17,7 +17,7 @@ const ORDERS = {
 
 /**
  * Puts an editor into `container`. `outside`: {changed(text, aside), find(query, limit) -> [{id, text}],
- * pictures() -> [url, url], language}. `changed` is called with each step; its third argument tells a finished change.
+ * pictures() -> [url, url], language}. `changed` is called with each step of a change, with `aside` when it is finished.
  */
 export function mountEditor(container, outside) {
   return new Editor(container, outside);
@@ -261,7 +261,7 @@ class Editor {
   }
 
   _tell(finished) {
-    this._outside.changed(this.state.text, this.aside, finished);
+    this._outside.changed(this.state.text, finished ? this.aside : null);
   }
 
   _withSelected(item) {

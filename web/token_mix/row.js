@@ -1,6 +1,6 @@
 // One word: whether it takes part, its bar, its number and its share.
 
-import { h, iconButton, setIcon, setText } from "./dom.js";
+import { h, iconButton, setAttributes, setIcon, setText } from "./dom.js";
 
 const FINE = 0.1; // of a movement while Shift is held
 const STEPS = 100; // of the keyboard over a whole bar
@@ -41,35 +41,37 @@ export class Row {
     const [low, high] = state.range;
     const place = (value) => Math.min(1, Math.max(0, (value - low) / (high - low)));
     const [zero, here] = [place(0), place(item.value)];
-    const style = this.bar.style;
-    style.setProperty("--from", Math.min(zero, here));
-    style.setProperty("--to", Math.max(zero, here));
-    style.setProperty("--at", here);
-    style.setProperty("--learned", place(item.learned ?? 0));
+    const places = { "--from": Math.min(zero, here), "--to": Math.max(zero, here), "--at": here };
+    for (const [name, at] of Object.entries(places)) this.bar.style.setProperty(name, at);
+    this.bar.style.setProperty("--learned", place(item.learned ?? 0));
     const used = state.used(item);
     const flags = { unused: !used, selected: selected.has(item.id), locked: item.locked, [item.kind]: true };
     flags.changed = item.learned !== null && item.value !== item.learned;
-    this.element.dataset.flags = Object.keys(flags).filter((flag) => flags[flag]).join(" ");
-    setText(this._text, item.text);
-    this._text.setAttribute("aria-pressed", selected.has(item.id));
+    setAttributes(this.element, { "data-flags": Object.keys(flags).filter((flag) => flags[flag]).join(" ") });
     const share = used ? `${(100 * state.share(item)).toFixed(1)}%` : "";
+    const value = written(item.value);
+    setText(this._text, item.text);
     setText(this._share, share);
-    if (document.activeElement !== this._number) this._number.value = written(item.value);
+    if (document.activeElement !== this._number) this._number.value = value;
     this._number.readOnly = item.locked;
-    this.bar.setAttribute("aria-label", item.text);
-    this.bar.setAttribute("aria-valuemin", written(low));
-    this.bar.setAttribute("aria-valuemax", written(high));
-    this.bar.setAttribute("aria-valuenow", written(item.value));
-    this.bar.setAttribute("aria-valuetext", share ? `${written(item.value)}, ${share}` : `${written(item.value)}, ${this._t.notUsed}`);
-    this.bar.setAttribute("aria-disabled", item.locked);
+    setAttributes(this.bar, {
+      "aria-label": item.text,
+      "aria-valuemin": written(low),
+      "aria-valuemax": written(high),
+      "aria-valuenow": value,
+      "aria-valuetext": `${value}, ${share || this._t.notUsed}`,
+      "aria-disabled": item.locked,
+    });
     setIcon(this._switch, item.on ? "on" : "off");
-    this._switch.setAttribute("aria-pressed", item.on);
     setIcon(this._lock, item.locked ? "lock" : "unlock");
-    this._lock.setAttribute("aria-pressed", item.locked);
-    this._solo.setAttribute("aria-pressed", state.now.solo === item.id);
+    setAttributes(this._text, { "aria-pressed": selected.has(item.id) });
+    setAttributes(this._switch, { "aria-pressed": item.on });
+    setAttributes(this._lock, { "aria-pressed": item.locked });
+    setAttributes(this._solo, { "aria-pressed": state.now.solo === item.id });
     this._near.hidden = !this._editor.nearOf(item.id).length;
     const reachable = current === item.id ? 0 : -1; // one row's controls are in the order of Tab
-    for (const control of [this.bar, this._number, this._switch, this._text, this._near, this._solo, this._lock, this._remove]) control.tabIndex = reachable;
+    if (this.bar.tabIndex === reachable && this._number.tabIndex === reachable) return;
+    for (const control of [this.bar, ...this.element.querySelectorAll("input, button")]) control.tabIndex = reachable;
   }
 
   // --- pointer -------------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ export class EditorState {
       else if (value === row.learned) delete set[key];
       else set[key] = value;
     }
-    this._change({ set, add });
+    this._change({ set, add }, false);
   }
 
   /** Moves a row and those with it: by the same factor, or by the same step from 0. `start`: their values before. */
@@ -248,7 +248,6 @@ export class EditorState {
 
   cut(count) {
     this._change({ top: count === null || count >= this._candidates ? null : Math.max(1, Math.round(count)) });
-    this._index();
   }
 
   resetAll() {
@@ -273,7 +272,7 @@ export class EditorState {
     const { a, b, start } = this.now.contrast;
     const scaled = (ids, factor) => ids.map((id) => [id, start[id] * factor]);
     this.put(Object.fromEntries([...scaled(a, 1 - t), ...scaled(b, 1 + t)]));
-    this._change({ contrast: { ...this.now.contrast, t } });
+    this._change({ contrast: { ...this.now.contrast, t } }, false);
   }
 
   // --- undo ----------------------------------------------------------------------------------------------------------
@@ -326,12 +325,12 @@ export class EditorState {
     for (const { id, text } of this.learned) this.names.set(id, text);
   }
 
-  _change(part) {
+  /** Part of a change; `other` rows may be there after it. */
+  _change(part, other = true) {
     this._anchor ??= this.now;
     this.now = { ...this.now, ...part };
     this.broken = null;
-    const rows = this._listed();
-    if (rows.length !== this._rows.length) this._index();
+    if (other) this._index();
     else this._refresh();
   }
 

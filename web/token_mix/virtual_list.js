@@ -1,12 +1,12 @@
 // A list of any length that holds only the rows in sight.
 
-import { h } from "./dom.js";
+import { h, setAttributes } from "./dom.js";
 
 export const ROW_HEIGHT = 28;
 const SPARE = 4; // rows above and below
 
 export class VirtualList {
-  /** `make()` gives a row's element; `fill(element, item, index)` shows an item in it. */
+  /** `make()` gives a row's element; `fill(element, item)` shows an item in it. */
   constructor(make, fill) {
     this._make = make;
     this._fill = fill;
@@ -40,18 +40,17 @@ export class VirtualList {
       const busy = this._elements.get(index).contains(document.activeElement); // what has the focus stays
       if ((index < first || index >= last) && !busy) this._release(index);
     }
-    for (let index = first; index < last; index += 1) {
+    for (let index = last - 1; index >= first; index -= 1) {
       let element = this._elements.get(index);
       if (element && !anew) continue;
       if (!element) {
         element = this._spare.pop() ?? this._make();
         element.style.transform = `translateY(${index * ROW_HEIGHT}px)`;
-        element.setAttribute("aria-posinset", index + 1);
         this._elements.set(index, element);
-        this.content.append(element);
+        this.content.insertBefore(element, this._elements.get(index + 1) ?? null); // read aloud in their order
       }
-      element.setAttribute("aria-setsize", this._items.length);
-      this._fill(element, this._items[index], index);
+      setAttributes(element, { "aria-posinset": index + 1, "aria-setsize": this._items.length });
+      this._fill(element, this._items[index]);
     }
   }
 
