@@ -40,6 +40,7 @@ export class VirtualList {
       const busy = this._elements.get(index).contains(document.activeElement); // what has the focus stays
       if ((index < first || index >= last) && !busy) this._release(index);
     }
+    if (anew) for (const [index, element] of this._elements) if (index < first || index >= last) this._fill(element, this._items[index]);
     for (let index = last - 1; index >= first; index -= 1) {
       let element = this._elements.get(index);
       if (element && !anew) continue;
