@@ -24,7 +24,7 @@ def site() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must have ended before other tests run theirs
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         if running is None:

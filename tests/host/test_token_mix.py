@@ -189,7 +189,7 @@ def test_the_editor_is_told_its_rows(server: HostServer) -> None:
 
 def test_words_are_completed(server: HostServer) -> None:
     found = server.get("/conceptlens/tokens?query=Wol&limit=4")
-    assert [word["text"] for word in found] == ["wol", "wolf", "wolves", "wolfe"]
+    assert [word["text"] for word in found] == ["wol", "wolf", "wolves", "wolverine"]
     assert server.get("/conceptlens/tokens?query=%E6%97%A5&limit=1") != []  # any script
 
 
