@@ -252,6 +252,25 @@ def test_a_text_that_can_not_be_read_is_kept_until_it_is_reset(page: Page) -> No
     assert told(page) == {}
 
 
+@pytest.mark.parametrize(
+    "aside",
+    [
+        "kept",
+        {"learned": "rose"},
+        {"learned": [[1], ["a", "b"], [0.5]]},
+        {"learned": [["1"], ["a"], [0.5]]},
+        {"learned": [[1], ["a"], ["much"]], "names": 7, "off": 3, "removed": {"1": 2}, "locked": [None]},
+        {"contrast": {"a": [1], "b": [2], "start": {}, "t": 0}, "solo": "x", "order": {}},
+    ],
+)
+def test_whatever_a_shared_graph_keeps_it_opens(page: Page, aside: Any) -> None:
+    page.evaluate("""aside => editor.load('{"v":1,"set":{"11":0.5},"off":[],"add":{}}', aside)""", aside)
+    learn(page)
+    assert told(page)["set"] == {"11": 0.5}
+    assert value(page, "rose") == 0.5
+    assert page.locator(".conceptlens-row").count() == 4
+
+
 def test_a_mix_as_text_and_back(page: Page) -> None:
     learn(page)
     assert page.evaluate("editor.asText") == "rose: 0.8, tulip: 0.4, daisy: 0.2, grass: 0.1"

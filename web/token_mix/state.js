@@ -33,19 +33,46 @@ export function decode(text) {
   try {
     const { v, set = {}, off = [], add = {}, top = null, ...rest } = JSON.parse(text);
     const numbers = [...Object.values(set), ...Object.values(add)];
-    const ids = [...Object.keys(set), ...Object.keys(add), ...off].map(Number);
+    const ids = [...Object.keys(set), ...Object.keys(add)].map(Number);
     const sound =
       v === 1 &&
       !Object.keys(rest).length &&
-      Array.isArray(off) &&
       numbers.every(Number.isFinite) &&
-      ids.every((id) => Number.isInteger(id) && id >= 0) &&
+      areTokens([...ids, ...off]) &&
       (top === null || (Number.isInteger(top) && top > 0));
     return sound ? { ...NOTHING, set: { ...set }, off: [...off], add: { ...add }, top } : null;
   } catch {
     return null;
   }
 }
+
+/** What is kept beside a text, as far as a page can show it: a shared graph may hold anything. */
+function readAside(aside) {
+  const { learned, names, off, removed, locked, solo, contrast } = aside ?? {};
+  const [ids, texts, values] = Array.isArray(learned) ? learned : [];
+  const rows =
+    [ids, texts, values].every(Array.isArray) &&
+    areTokens(ids) &&
+    ids.length === texts.length &&
+    ids.length === values.length &&
+    values.every(Number.isFinite);
+  const { a, b, start, t } = contrast ?? {};
+  const opposed = areTokens(a) && areTokens(b) && Number.isFinite(t) && [...a, ...b].every((id) => Number.isFinite(start?.[id]));
+  const tokens = (list) => (areTokens(list) ? list : []);
+  return {
+    learned: rows ? learned : null,
+    names: Object.entries(names ?? {}).map(([id, name]) => [Number(id), String(name)]),
+    changes: {
+      off: tokens(off),
+      removed: tokens(removed),
+      locked: tokens(locked),
+      solo: areTokens([solo]) ? solo : null,
+      contrast: opposed ? { a, b, start, t } : null,
+    },
+  };
+}
+
+const areTokens = (ids) => Array.isArray(ids) && ids.every((id) => Number.isInteger(id) && id >= 0);
 
 function rounded(values) {
   return Object.fromEntries(Object.entries(values).map(([id, value]) => [id, Number(value.toPrecision(DIGITS))]));
@@ -109,10 +136,6 @@ export class EditorState {
     return Math.min(this.now.top ?? Infinity, this._limit);
   }
 
-  get changed() {
-    return this.text !== "";
-  }
-
   /** What the node reads. */
   get text() {
     return this.broken ?? encode(this.now, [...this.learned.map((row) => row.id), ...Object.keys(this.now.add).map(Number)]);
@@ -132,12 +155,11 @@ export class EditorState {
 
   /** Takes over the node's text and what was kept beside it, which counts as far as it says the same as the text. */
   load(text, aside) {
-    const learned = aside?.learned ?? [];
-    if (learned.length === 3 && !this.learned.length) this._keep(learned);
-    for (const [id, name] of Object.entries(aside?.names ?? {})) this.names.set(Number(id), String(name));
+    const { learned, names, changes } = readAside(aside);
+    if (learned && !this.learned.length) this._keep(learned);
+    for (const [id, name] of names) this.names.set(id, name);
     const said = decode(text);
-    const { off = [], removed = [], locked = [], solo = null, contrast = null } = aside ?? {};
-    const kept = { ...said, off, removed, locked, solo, contrast };
+    const kept = { ...said, ...changes };
     const ids = [...this.learned.map((row) => row.id), ...Object.keys(said?.add ?? {}).map(Number)];
     this.broken = said ? null : text;
     this.now = !said ? NOTHING : encode(kept, ids) === text ? kept : said;
