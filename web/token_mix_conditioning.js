@@ -10,7 +10,7 @@ const KEPT = "conceptlens"; // the node's property with what the editor shows an
 const LEAST = [420, 560];
 let count = 0; // of editors: after an undo Nodes 2.0 shows the new node's widget only if its name is new
 const learned = new Map(); // place of a node -> what its last run found: an undone graph does not know it
-const editors = new Map(); // node -> its editor and last pictures
+const editors = new Map(); // node -> the last pictures made with it
 
 function chain(object, name, then) {
   const before = object[name];
@@ -32,6 +32,7 @@ async function find(query, limit) {
 function mount(node) {
   const text = widgetOf(node, "coefficients");
   const limit = widgetOf(node, "num_tokens");
+  if (!text || !limit) return; // a host that builds nodes in another way still shows the text
   text.hidden = true;
   text.options.hidden = true;
   text.computeSize = () => [0, -4];
@@ -40,7 +41,7 @@ function mount(node) {
   const editor = mountEditor(container, {
     language: app.extensionManager?.setting?.get("Comfy.Locale"),
     find,
-    pictures: () => shown.pictures.map(({ url }) => url),
+    pictures: () => shown.pictures,
     changed(changes, aside) {
       text.value = changes;
       if (!aside) return;
@@ -74,7 +75,7 @@ function mount(node) {
     editors.delete(node);
     editor.destroy();
   });
-  editors.set(node, { editor, shown });
+  editors.set(node, shown);
   read();
   node.setSize(node.size.map((length, i) => Math.max(length, LEAST[i])));
 }
@@ -90,12 +91,12 @@ function follows(node, source, seen = new Set()) {
 function remember({ detail }) {
   const image = detail?.output?.images?.[0];
   if (!image) return;
-  for (const [node, { editor, shown }] of editors) {
+  for (const [node, shown] of editors) {
     const maker = node.graph?.getNodeById?.(String(detail.display_node ?? detail.node).split(":").pop());
     if (!maker || !follows(maker, node)) continue;
     const { filename, subfolder, type } = image;
     const url = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-    if (shown.pictures.at(-1)?.url !== url) shown.pictures = [...shown.pictures, { url, text: editor.text }].slice(-2);
+    if (shown.pictures.at(-1) !== url) shown.pictures = [...shown.pictures, url].slice(-2);
   }
 }
 

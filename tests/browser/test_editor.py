@@ -206,6 +206,14 @@ def test_a_word_is_added_from_the_vocabulary(page: Page) -> None:
     assert told(page)["add"] == {"10635": 0.5, "22": 0.8}
 
 
+def test_a_click_elsewhere_closes_the_list_of_words_and_counts(page: Page) -> None:
+    learn(page, [[11, *range(100, 120)], ["rose", *map(str, range(100, 120))], [0.8, *[0.1] * 20]])
+    page.get_by_label("Add a word").click()
+    page.get_by_role("textbox", name="Largest").click()
+    expect(page.get_by_role("listbox")).to_have_count(0)
+    expect(page.get_by_role("textbox", name="Largest")).to_be_focused()
+
+
 def test_changes_survive_a_new_mix(page: Page) -> None:
     learn(page)
     drag(page, "tulip", 0.4, 0.75)

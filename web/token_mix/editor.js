@@ -451,17 +451,18 @@ class Editor {
     const close = iconButton("remove", this._t.close, () => this._closePop());
     const pop = h("div", { className: "conceptlens-pop", role: "dialog", "aria-label": title }, h("div", { className: "conceptlens-tools" }, head, close), ...parts);
     pop.addEventListener("keydown", (event) => event.key === "Escape" && this._closePop());
-    pop.addEventListener("focusout", (event) => event.relatedTarget && !pop.contains(event.relatedTarget) && this._closePop());
+    pop.addEventListener("focusout", (event) => event.relatedTarget && !pop.contains(event.relatedTarget) && this._closePop(false));
     this._popped = { pop, before: document.activeElement };
     this.root.append(pop);
     pop.querySelector("[tabindex='0'], textarea")?.focus();
   }
 
-  _closePop() {
+  /** `back`: whether the focus returns to where it was before. */
+  _closePop(back = true) {
     const popped = this._popped;
     this._popped = null;
     popped?.pop.remove();
-    if (popped && this.root.contains(popped.before)) popped.before.focus();
+    if (back && popped && this.root.contains(popped.before)) popped.before.focus();
   }
 
   // --- as text -------------------------------------------------------------------------------------------------------
