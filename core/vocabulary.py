@@ -163,8 +163,8 @@ def nearest_tokens(table: Tensor, candidates: Sequence[int], ids: Sequence[int],
 
     table: the input embeddings of all tokens (tokens, width).
     """
-    others = normalize(table[list(candidates)], dim=-1)
-    scores = normalize(table[list(ids)], dim=-1) @ others.T
+    lengths = table.norm(dim=-1).clamp(min=1e-12)  # a normalised copy of the table would cost more than the product
+    scores = (normalize(table[list(ids)], dim=-1) @ table.T / lengths)[:, list(candidates)]
     best = scores.topk(min(top + 1, len(candidates)), dim=-1).indices.tolist()
     found = ([candidates[place] for place in row] for row in best)
     return [[other for other in row if other != token][:top] for token, row in zip(ids, found, strict=True)]

@@ -111,8 +111,7 @@ class HostTextEncoder:
         return torch.cat(contexts)
 
     def vocabulary(self) -> list[str]:
-        entries: dict[int, str] = self._tokenizer.inv_vocab
-        return [entries[token] for token in range(len(entries))]
+        return _entries(self._tokenizer)
 
     def towers(self) -> list[TextTower]:
         return [self._tower(name) for name in self.names]
@@ -185,8 +184,13 @@ class HostTextEncoder:
 def words() -> dict[int, str]:
     """The whole words of CLIP's vocabulary, which all supported families share, by token id."""
     tokenizer = SDTokenizer()
-    entries = [tokenizer.inv_vocab[token] for token in range(len(tokenizer.inv_vocab))]
-    return token_texts(entries, tokenizer.decode, "words")
+    return token_texts(_entries(tokenizer), tokenizer.decode, "words")
+
+
+def _entries(tokenizer: SDTokenizer) -> list[str]:
+    """The vocabulary of a tokenizer, by token id."""
+    entries: dict[int, str] = tokenizer.inv_vocab
+    return [entries[token] for token in range(len(entries))]
 
 
 def check_slot(prompt: str) -> None:

@@ -56,6 +56,11 @@ export function iconButton(name, label, onclick, props = {}) {
   return button;
 }
 
+/** A button that says `label`. */
+export function textButton(label, onclick, props = {}) {
+  return h("button", { type: "button", textContent: label, onclick, ...props });
+}
+
 // What follows writes only what is new: every write costs style and layout.
 
 export function setText(element, text) {

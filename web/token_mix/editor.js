@@ -1,7 +1,7 @@
 // The coefficient editor: a mix's words as bars. It knows no host: an adapter gives it a place and listens.
 
 import { drawChart } from "./chart.js";
-import { h, iconButton, setText } from "./dom.js";
+import { h, iconButton, setAttributes, setText, textButton } from "./dom.js";
 import { Row, written } from "./row.js";
 import { EditorState } from "./state.js";
 import { filled, textsIn } from "./texts.js";
@@ -295,9 +295,7 @@ class Editor {
     this._cut.hidden = !ordered || this._shown.length < 2;
     this._cut.style.transform = `translateY(${cut * ROW_HEIGHT}px)`;
     this._cut.dataset.label = Number.isFinite(state.now.top ?? Infinity) ? `${t.top} ${state.now.top}` : t.all;
-    this._cut.setAttribute("aria-valuenow", cut);
-    this._cut.setAttribute("aria-valuemin", 1);
-    this._cut.setAttribute("aria-valuemax", Math.max(1, this._shown.length));
+    setAttributes(this._cut, { "aria-valuenow": cut, "aria-valuemin": 1, "aria-valuemax": Math.max(1, this._shown.length) });
     if (document.activeElement !== this._top) this._top.value = state.now.top ?? "";
     setText(this._counted, state.rows.length ? filled(t.used, state.count, state.rows.length) : "");
     this._undo.disabled = !state.canUndo;
@@ -309,16 +307,15 @@ class Editor {
   _showNotice() {
     const { state, _t: t } = this;
     const vanished = state.rows.filter((row) => row.kind === "vanished");
-    const button = (label, todo) => h("button", { type: "button", textContent: label, onclick: todo });
     let [text, buttons] = ["", []];
     if (state.broken !== null) {
-      [text, buttons] = [t.broken, [button(t.reset, () => this._do(() => state.resetAll(), true))]];
+      [text, buttons] = [t.broken, [textButton(t.reset, () => this._do(() => state.resetAll(), true))]];
     } else if (state.fresh) {
-      [text, buttons] = [t.fresh, [button(t.adopt, () => this._do(() => state.adopt(), true)), button(t.dismiss, () => ((state.fresh = false), this._render()))]];
+      [text, buttons] = [t.fresh, [textButton(t.adopt, () => this._do(() => state.adopt(), true)), textButton(t.dismiss, () => ((state.fresh = false), this._render()))]];
     } else if (vanished.length) {
       const ids = vanished.map((row) => row.id);
       text = filled(t.vanished, vanished.map((row) => row.text).join(", "));
-      buttons = [button(t.dismiss, () => this._do(() => state.remove(ids), true))];
+      buttons = [textButton(t.dismiss, () => this._do(() => state.remove(ids), true))];
     }
     if (this._notice.dataset.says !== text) {
       this._notice.dataset.says = text;
@@ -339,14 +336,13 @@ class Editor {
       return;
     }
     this._group.dataset.key = key;
-    const button = (label, todo, pressed = false) => h("button", { type: "button", textContent: label, "aria-pressed": pressed, onclick: todo });
     const named = (group) => group.map((id) => state.names.get(id) ?? `#${id}`).join(", ");
     const parts = [];
     if (ids.length) {
       const second = () => this._do(() => state.oppose((this._a ?? []).filter((id) => !ids.includes(id)), ids));
       parts.push(h("span", { textContent: filled(t.selected, ids.length) }));
-      parts.push(button(t.groupA, () => ((this._a = ids), this._render()), Boolean(this._a)));
-      if (this._a) parts.push(button(t.groupB, second));
+      parts.push(textButton(t.groupA, () => ((this._a = ids), this._render()), { "aria-pressed": Boolean(this._a) }));
+      if (this._a) parts.push(textButton(t.groupB, second));
     }
     if (contrast) {
       const label = filled(t.contrast, named(contrast.a), named(contrast.b));
@@ -469,8 +465,11 @@ class Editor {
 
   /** "dog: 0.6, snow: 0.2" of what is used, the largest first. */
   get asText() {
-    const used = this.state.rows.filter((row) => this.state.used(row)).sort(ORDERS.value);
-    return used.map((row) => `${row.text}: ${written(row.value)}`).join(", ");
+    return this._used.map((row) => `${row.text}: ${written(row.value)}`).join(", ");
+  }
+
+  get _used() {
+    return this.state.rows.filter((row) => this.state.used(row)).sort(ORDERS.value);
   }
 
   async _copy() {
@@ -485,7 +484,7 @@ class Editor {
   _askText(text = "") {
     const field = h("textarea", { value: text, placeholder: this._t.pasteHint, "aria-label": this._t.paste });
     const told = h("span", { role: "alert" });
-    const apply = h("button", { type: "button", textContent: this._t.apply, onclick: async () => setText(told, await this.putText(field.value)) });
+    const apply = textButton(this._t.apply, async () => setText(told, await this.putText(field.value)));
     this._pop([field, told, apply], this._t.paste);
     field.select();
   }
@@ -522,15 +521,14 @@ class Editor {
   _showChart() {
     const t = this._t;
     const canvas = h("canvas", { role: "img", "aria-label": this.asText });
-    const used = this.state.rows.filter((row) => this.state.used(row)).sort(ORDERS.value);
+    const used = this._used;
     const draw = (kind) => drawChart(canvas, kind, used.map((row) => row.text), used.map((row) => row.value));
     const save = () => canvas.toBlob((blob) => {
       const url = URL.createObjectURL(blob);
       h("a", { href: url, download: "mix.png" }).click();
       setTimeout(() => URL.revokeObjectURL(url));
     });
-    const button = (label, todo) => h("button", { type: "button", textContent: label, onclick: todo });
-    this._dialog(t.chart, { buttons: [button(t.bars, () => draw("bars")), button(t.cloud, () => draw("cloud")), button(t.save, save)], body: [canvas] });
+    this._dialog(t.chart, { buttons: [textButton(t.bars, () => draw("bars")), textButton(t.cloud, () => draw("cloud")), textButton(t.save, save)], body: [canvas] });
     draw("bars");
   }
 
