@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss, normalize
 
-from ..core.decomposition import HIDDEN, WEIGHT_DECAY, CoefficientMLP, Settings, fit_conceptor
 from ..core.dictionary import Dictionary, Slot
 from ..core.diffusion import add_noise
+from ..core.fit import HIDDEN, WEIGHT_DECAY, FitState, Settings, fit_conceptor
 from ..core.vocabulary import CONCEPTOR_TEMPLATES, Vocabulary, embed_vocabulary, template_features
 from ..harness.diffusers_backend import EMOJI_WORLD, DiffusersDiffusion, DiffusersTextEncoder, load_pipeline
 from .measures import Measure, seconds
@@ -66,10 +66,8 @@ def fit(pipe: Any, words: Vocabulary) -> list[Measure]:
     with torch.no_grad():
         latents = pipe.vae.encode(pictures).latents
     slot = Slot.of(encoder, encoder.towers(), PROMPT)
-    steps = fit_conceptor(
-        *(diffusion, slot, dictionary, CoefficientMLP(encoder.width, 0), latents, lambda *_: 0.0),
-        *(SETTINGS, SETTINGS.learning_rate, torch.Generator().manual_seed(0)),
-    )
+    state = FitState.begin(dictionary, torch.ones(len(dictionary)), SETTINGS, torch.Generator().manual_seed(0))
+    steps = fit_conceptor(diffusion, slot, dictionary, state, latents, lambda *_: 0.0, SETTINGS)
     next(steps)  # the start
     published = published_step(pipe, slot, dictionary, pictures)
     fast, slow = [], []

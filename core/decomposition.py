@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
+from torch import Tensor
 
 from .backend import Family, OpenTextEncoder, Progress, unseen
+from .checkpoint import Checkpoint
 from .clock import Clock
 from .dictionary import (
     Dictionary,
     Slot,
-    encoded_gradient,
     own_words,
     rank_by_gradient,
     rank_by_pictures,
@@ -24,43 +22,16 @@ from .dictionary import (
 )
 from .diffusion import Diffusion, Draws, draw
 from .errors import UserError
-from .memory import Portions
+from .fit import FitState, FitStep, Judge, LossNotFiniteError, Settings, fit_conceptor
 from .mixture import TokenMix
 from .vocabulary import Vocabulary
 
-Method = Literal["shares", "conceptor"]
-Judge = Callable[[Dictionary, Tensor], float]
-"""How well a mix of a few tokens with coefficients does on held-out pictures: lower is better."""
-HIDDEN = 100  # of the paper's MLP
-WEIGHT_DECAY = 1e-2
 # The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
 DECISIVE = (0.25, 0.7)
 GRADIENT_DRAWS = 4, 64  # for each picture, and at most
 RACERS, FIRST_DRAWS = 256, 12  # tokens in a race's first round, and draws on which they are compared
 FACTOR = 4  # by which each further round has fewer tokens and more draws
-START_LEARNING = 10.0  # times the learning rate: of coefficients that are learned themselves, not by an MLP
-PATIENCE = 4  # validations without a better one, after which a fit ends
 DRAWS_PER_PICTURE = 2  # of validation
-
-
-class LossNotFiniteError(UserError):
-    """The loss of a fit overflowed."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How an explanation is found; the defaults are the paper's, but for the method."""
-
-    method: Method = "shares"
-    num_tokens: int = 50
-    dictionary_size: int = 5000
-    steps: int = 500
-    batch_size: int = 6
-    learning_rate: float = 1e-3
-    sparsity: float = 0.001
-    validate_every: int = 50
-    exclude_concept: bool = True
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +47,6 @@ class Concept:
     latents: Tensor  # (pictures, 4, h, w) as the UNet is trained on
     held_out: Tensor  # (pictures, 4, h, w): those on which coefficients are judged
     features: Tensor | None = None  # (pictures, width) of an image encoder that shares the vocabulary's space
-
-
-@dataclass(frozen=True, eq=False)
-class FitStep:
-    """What one step of a fit reports."""
-
-    step: int
-    loss: float | None  # of the step's draws; step 0 is the start
-    validation: float | None  # of the largest coefficients, where it was measured; lower is better
-    best: bool  # whether it is the lowest so far
-    dictionary: Dictionary
-    coefficients: Tensor  # (tokens,), detached
-
-    def largest(self, count: int) -> tuple[Dictionary, Tensor]:
-        """The tokens with the largest coefficients, and these."""
-        return self.dictionary.largest(self.coefficients, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +91,15 @@ def decompose(
     watch: Callable[[FitStep], object] = id,
     progress: Progress = unseen,
     judge: Judge | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Explanation:
     """Explains a concept by tokens: chooses a dictionary, fits coefficients and keeps those that validate best.
 
     `watch` is called after each step of the fit, `progress` while words are compared. `judge` validates; without one
-    the loss on the held-out pictures does. The mix says in `made_by` what it was made of and, for each token, the loss
-    of the token alone and the rise of the loss without it. A fit whose loss is no finite number ends with the best
-    state before, and the explanation says so. Raises UserError for a prompt without a slot, and when there is no such
-    state.
+    the loss on the held-out pictures does. The words and, at each validation, the fit are kept in `checkpoint`, from
+    which a killed run goes on. The mix says in `made_by` what it was made of and, for each token, the loss of the token
+    alone and the rise of the loss without it. A fit whose loss is no finite number ends with the best state before, and
+    the explanation says so. Raises UserError for a prompt without a slot, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -156,35 +112,6 @@ def decompose(
     def loss_on_held_out(chosen: Dictionary, values: Tensor) -> float:
         return float(token_losses(diffusion, slot, chosen.pseudo_token(values), held_out).mean())
 
-    with clock.measure("dictionary"):
-        dictionary = choose_dictionary(concept, slot, latents, settings, generator)
-    rate = settings.learning_rate
-    coefficients: nn.Module
-    if settings.method == "conceptor":
-        coefficients = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
-    else:
-        with clock.measure("comparing words"):
-            dictionary, shares = race(diffusion, slot, dictionary, latents, settings, generator, progress)
-        coefficients, rate = OwnCoefficients(shares), rate * START_LEARNING
-    kept, losses, validations, stopped = None, [], [], None
-    judge = clock.measured("validation", judge or loss_on_held_out)
-    with clock.measure("fit"):
-        try:
-            for step in fit_conceptor(
-                diffusion, slot, dictionary, coefficients, latents, judge, settings, rate, generator
-            ):
-                watch(step)
-                kept = step if step.best else kept
-                losses += [] if step.loss is None else [(step.step, step.loss)]
-                validations += [] if step.validation is None else [(step.step, step.validation)]
-        except LossNotFiniteError as error:
-            stopped = f"{error} What follows is the state of step {kept.step}." if kept else None
-    if kept is None:
-        raise UserError("No validation gave a finite number; run the model in float32.")
-    chosen, values = kept.largest(settings.num_tokens)
-    with clock.measure("faithfulness"):
-        alone, removal = faithfulness(diffusion, slot, chosen, values, held_out)
-    ids = chosen.ids.tolist()
     made_by = {
         "family": concept.family,
         "concept": concept.name,
@@ -192,14 +119,56 @@ def decompose(
         "encoder": concept.vocabulary.made_by["encoder"],
         "settings": asdict(settings),
         "pictures": len(latents),
-        "step": kept.step,
+    }
+    work = {**made_by, "latents": _fingerprint(concept.latents, concept.held_out)}
+    kept = checkpoint.load(work) if checkpoint else None
+    if kept:
+        rows = concept.vocabulary.rows(kept[0]["ids"].tolist())
+        dictionary = Dictionary.of(concept.vocabulary, rows, device)
+    else:
+        with clock.measure("dictionary"):
+            dictionary = choose_dictionary(concept, slot, latents, settings, generator)
+    shares = torch.ones(len(dictionary))
+    if settings.method == "shares" and not kept:
+        with clock.measure("comparing words"):
+            dictionary, shares = race(diffusion, slot, dictionary, latents, settings, generator, progress)
+    state = FitState.begin(dictionary, shares, settings, generator)
+    if kept:
+        state.resume(dictionary, *kept)
+
+    stopped = None
+    judge = clock.measured("validation", judge or loss_on_held_out)
+    with clock.measure("fit"):
+        try:
+            for step in fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings):
+                if checkpoint and step.validation is not None:
+                    checkpoint.save(work, {"ids": dictionary.ids, **state.tensors()}, state.numbers())
+                watch(step)
+        except LossNotFiniteError as error:
+            stopped = f"{error} What follows is the state of step {state.best.step}." if state.best else None
+    best = state.best
+    if best is None:
+        raise UserError("No validation gave a finite number; run the model in float32.")
+    chosen, values = best.largest(settings.num_tokens)
+    with clock.measure("faithfulness"):
+        alone, removal = faithfulness(diffusion, slot, chosen, values, held_out)
+    ids = chosen.ids.tolist()
+    made_by |= {
+        "step": best.step,
         "stopped": stopped,
-        "validation": kept.validation,
+        "validation": best.validation,
         "alone": dict(zip(map(str, ids), alone.tolist(), strict=True)),
         "removal": dict(zip(map(str, ids), removal.tolist(), strict=True)),
     }
     mix = TokenMix.of(ids, chosen.texts, values.tolist(), **made_by)
-    return Explanation(mix, losses, validations, clock)
+    return Explanation(mix, state.losses, state.validations, clock)
+
+
+def _fingerprint(*latents: Tensor) -> str:
+    digest = hashlib.sha256()
+    for some in latents:
+        digest.update(some.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def choose_dictionary(
@@ -287,90 +256,6 @@ def explained(losses: Tensor, pictures: Tensor, iterations: int = 200) -> Tensor
 def _decisive(diffusion: Diffusion) -> tuple[int, int]:
     count = len(diffusion.alphas_cumprod)
     return int(DECISIVE[0] * count), int(DECISIVE[1] * count)
-
-
-class CoefficientMLP(nn.Module):
-    """The paper's f: a coefficient >= 0 for each token from its embedding, by two layers."""
-
-    def __init__(self, width: int, seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        return self.layers(embeddings).squeeze(-1).abs()
-
-
-class OwnCoefficients(nn.Module):
-    """A coefficient > 0 for each token, learned by its logarithm from a start."""
-
-    def __init__(self, start: Tensor) -> None:
-        super().__init__()
-        self.logarithms = nn.Parameter(start.clamp(min=1e-3 / len(start)).log())
-
-    def forward(self, embeddings: Tensor) -> Tensor:  # noqa: ARG002  (of the same form as the MLP)
-        return self.logarithms.exp()
-
-
-def fit_conceptor(
-    diffusion: Diffusion,
-    slot: Slot,
-    dictionary: Dictionary,
-    coefficients: nn.Module,
-    latents: Tensor,
-    judge: Judge,
-    settings: Settings,
-    learning_rate: float,
-    generator: torch.Generator,
-) -> Iterator[FitStep]:
-    """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
-
-    `coefficients` maps embeddings (tokens, widths of all towers) to values >= 0 (tokens,). Ends early when
-    validations by `judge` no longer get better. Raises LossNotFiniteError, naming the step, when a loss overflows.
-    """
-    coefficients.to(latents.device)
-    optimizer = torch.optim.AdamW(coefficients.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
-    inputs = torch.cat(list(dictionary.embeddings), dim=1)
-    portions = Portions(settings.batch_size, diffusion)
-
-    def validation(values: Tensor) -> float:
-        return judge(*dictionary.largest(values, settings.num_tokens))
-
-    def descend(size: int, drawn: Draws) -> float:
-        """The loss of one step, with its gradients."""
-        optimizer.zero_grad()
-        values = coefficients(inputs)
-        whole = dictionary.pseudo_token(values)
-        kept = torch.zeros_like(values).index_fill(0, values.topk(min(settings.num_tokens, len(values))).indices, 1)
-        largest = dictionary.pseudo_token(values * kept)
-        apart = [1 - cosine_similarity(a, b).mean() for a, b in zip(largest, whole, strict=True)]
-        penalty = settings.sparsity * torch.stack(apart).mean()
-        encoded = slot.encode(whole)
-        loss, gradient = encoded_gradient(diffusion, encoded, drawn, size)
-        torch.autograd.backward([penalty, *encoded], [None, *gradient])
-        return loss + float(penalty.detach())
-
-    start = coefficients(inputs).detach()
-    best, since = validation(start), 0
-    yield FitStep(0, None, best, math.isfinite(best), dictionary, start)
-    for number in range(1, settings.steps + 1):
-        drawn = draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), generator)
-        loss = portions.run(lambda size, drawn=drawn: descend(size, drawn))
-        if not math.isfinite(loss):
-            raise LossNotFiniteError(
-                f"The loss of step {number} is {loss}; half precision overflowed, or the pictures hold numbers that "
-                "are not finite: run the model in float32, or lower the learning rate."
-            )
-        optimizer.step()
-        values, judged, better = coefficients(inputs).detach(), None, False
-        if number % settings.validate_every == 0 or number == settings.steps:
-            judged = validation(values)
-            better = judged < best
-            best, since = (judged, 0) if better else (best, since + 1)
-        yield FitStep(number, loss, judged, better, dictionary, values)
-        if since == PATIENCE:
-            return
 
 
 def faithfulness(

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from .backend import Family, OpenTextEncoder, Progress, unseen
 from .charts import line_chart
-from .decomposition import Concept, Explanation, FitStep, Settings, decompose
+from .checkpoint import Checkpoint
+from .decomposition import Concept, Explanation, decompose
 from .dictionary import Dictionary
 from .diffusion import Diffusion
 from .errors import UserError
+from .fit import FitStep, Settings
 from .vocabulary import Vocabulary
 
 Validation = Literal["loss", "pictures"]
@@ -105,11 +107,13 @@ def explain(
     validation_images: int = 20,
     given: Tensor | None = None,
     validation: Validation = "loss",
+    checkpoint: Checkpoint | None = None,
 ) -> Explained:
     """Explains the concept `name`, or what `given` pictures (n, height, width, 3) show, by words.
 
     Pictures are made with the seeds of `seeds_of`. `validation` "pictures" judges as published, by the pictures that a
-    mix makes. Raises UserError for what can't be explained so.
+    mix makes. A killed run goes on from `checkpoint`, which is for the caller to remove when its work is kept. Raises
+    UserError for what can't be explained so.
     """
     clock = time.monotonic
     earlier, later = seeds_of(settings, num_images, validation_images)
@@ -155,7 +159,7 @@ def explain(
     concept = Concept(
         *(studio.encoder, studio.family, studio.diffusion(), vocabulary, name, prompt, used, held_out, features)
     )
-    found = decompose(concept, settings, watch, live.bar, unlikeness if validation == "pictures" else None)
+    found = decompose(concept, settings, watch, live.bar, unlikeness if validation == "pictures" else None, checkpoint)
     if stopped := found.mix.made_by["stopped"]:
         live.say(stopped)
     chosen = Dictionary.of(vocabulary, vocabulary.rows(found.mix.ids), torch.device("cpu"))

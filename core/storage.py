@@ -49,8 +49,10 @@ def write(
         ) from error
 
 
-def read(path: Path, kind: str, version: int, names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a file that `write` made: its tensors `names` and its header.
+def read(
+    path: Path, kind: str, version: int, names: tuple[str, ...] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a file that `write` made: its tensors `names`, or all, and its header.
 
     `header["kind"]` must be `kind` and `header["version"]` at most `version`. Raises UserError that names the file,
     what was expected and what was found.
@@ -66,10 +68,10 @@ def read(path: Path, kind: str, version: int, names: tuple[str, ...]) -> tuple[d
                 raise UserError(f"{path} holds {f'a {found}' if found else 'no ConceptLens data'}; {expected}.")
             if not isinstance(header.get("version"), int) or header["version"] > version:
                 raise UserError(f"{path} has version {header.get('version')}; {expected}, a newer pack may read it.")
-            missing = set(names) - set(file.keys())
-            if missing:
+            there = file.keys()
+            if missing := set(names or ()) - set(there):
                 raise UserError(f"{path} has no tensor {min(missing)}; {expected}.")
-            return {name: file.get_tensor(name) for name in names}, header
+            return {name: file.get_tensor(name) for name in names or there}, header
     except (SafetensorError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

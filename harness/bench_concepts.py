@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..benchmarks.measures import Measure, report
-from ..core.decomposition import Method, Settings
+from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
 from .console import Console
-from .decompose import ConsoleLive, file_name, finished
+from .decompose import ConsoleLive, checkpoint_of, file_name, finished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,12 +129,19 @@ class Bench:
 
         file = self.out / f"{file_name(title)}.safetensors"
         if not finished(file, concept, PROMPT, settings):
+            checkpoint = checkpoint_of(file)
             with self.console.progress(title) as progress:
-                subject = (self.studio, self.vocabulary, concept, PROMPT, settings, ConsoleLive(progress))
-                explained = explain(*subject, num_images=PICTURES, validation_images=HELD_OUT, given=given)
+                explained = explain(
+                    *(self.studio, self.vocabulary, concept, PROMPT, settings, ConsoleLive(progress)),
+                    num_images=PICTURES,
+                    validation_images=HELD_OUT,
+                    given=given,
+                    checkpoint=checkpoint,
+                )
             found = explained.found
             self.console.line(f"{title}: {', '.join(found.mix.texts[:TOP])} ({found.clock.report()})")
             found.mix.save(file)
+            checkpoint.remove()
         return TokenMix.load(file)
 
     def related(self, concept: str) -> set[str]:

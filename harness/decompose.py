@@ -1,4 +1,6 @@
-"""`decompose`: Conceptor on a diffusers model: which words it pictures concepts with. Finished concepts are skipped.
+"""`decompose`: Conceptor on a diffusers model: which words it pictures concepts with.
+
+Finished concepts are skipped, and one that was cut off goes on from its last validation.
 
 Under `accelerate launch` or `torchrun` all processes work together, in one --out folder.
 """
@@ -12,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..core.backend import Progress
-from ..core.decomposition import Method, Settings
+from ..core.checkpoint import Checkpoint
 from ..core.dictionary import check_template
 from ..core.errors import UserError
+from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
 from ..core.vocabulary import TEMPLATES
 from .console import Console
@@ -99,9 +102,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         processes.meet()
     for concept in processes.share(pending):
         file = files[concept]
+        checkpoint = checkpoint_of(file)
         with console.progress(concept) as progress:
             subject = (studio, vocabulary, concept, arguments.prompt, settings, ConsoleLive(progress))
-            explained = explain(*subject, **counts)
+            explained = explain(*subject, **counts, checkpoint=checkpoint)
         mix = explained.found.mix
         console.line(explained.report())
         rows = [*explained.pictures[:8], *explained.reconstructions[:8]]
@@ -110,6 +114,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         save_picture(bar_chart(mix.top(20).texts, mix.top(20).coefficients), file.with_suffix(".bars.png"))
         save_picture(explained.chart(), file.with_suffix(".loss.png"))
         mix.save(file)  # the last: it marks the concept as finished
+        checkpoint.remove()
         console.line(str(file))
     processes.meet()
     if processes.first:
@@ -142,6 +147,11 @@ def finished(file: Path, concept: str, prompt: str, settings: Settings) -> bool:
                 "another --out."
             )
     return True
+
+
+def checkpoint_of(file: Path) -> Checkpoint:
+    """Where the fit of a mix is kept until `file` is written."""
+    return Checkpoint(file.with_suffix(".checkpoint"))
 
 
 def _summary(mix: TokenMix) -> dict[str, float]:

@@ -8,10 +8,10 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..core.decomposition import Method, Settings
 from ..core.dictionary import check_template
 from ..core.errors import UserError
 from ..core.explanation import Validation, explain
+from ..core.fit import Method, Settings
 from ..core.vocabulary import Vocabulary
 from . import host
 from .token_mix import CATEGORY, TokenMixType
@@ -198,12 +198,12 @@ class ConceptDecompose(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         studio = host.HostStudio(model, clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
-        counts = {"num_images": num_images, "validation_images": validation_images}
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
             given = None if images is None else images.clone()
             explained = explain(
                 *(studio, vocabulary, concept.strip(), prompt, Settings(**settings), host.LiveView()),
-                **counts,
+                num_images=num_images,
+                validation_images=validation_images,
                 given=given,
                 validation=validation,
             )

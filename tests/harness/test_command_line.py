@@ -106,6 +106,7 @@ def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest
         assert len(mix) == 4
         for suffix in (".png", ".bars.png", ".loss.png"):
             assert (out / f"{name}{suffix}").is_file()
+    assert not list(out.glob("*.checkpoint"))
     (out / "castle.safetensors").unlink()
     written = {file: file.stat().st_mtime_ns for file in out.glob("*.safetensors")}
     assert main(command) == 0

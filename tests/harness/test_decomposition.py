@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conceptlens.core.backend import Family
-from conceptlens.core.decomposition import (
-    PATIENCE,
-    CoefficientMLP,
-    Concept,
-    FitStep,
-    OwnCoefficients,
-    Settings,
-    decompose,
-    explained,
-    faithfulness,
-    fit_conceptor,
-    race,
-)
+from conceptlens.core.checkpoint import Checkpoint
+from conceptlens.core.decomposition import Concept, decompose, explained, faithfulness, race
 from conceptlens.core.dictionary import Dictionary, Slot, loss_gradient, own_words, rank_by_gradient, token_losses
 from conceptlens.core.diffusion import Draws, Prediction, add_noise, denoising_loss, draw
 from conceptlens.core.errors import UserError
+from conceptlens.core.fit import PATIENCE, FitState, FitStep, Settings, fit_conceptor
 from conceptlens.core.text_tower import Encoded
 from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary
 from conceptlens.harness.diffusers_backend import DiffusersDiffusion, DiffusersTextEncoder
@@ -262,6 +253,58 @@ def test_an_explanation_is_complete(
     assert published.validations != found.validations
 
 
+@pytest.mark.parametrize("method", ["shares", "conceptor"])
+def test_a_killed_run_goes_on_from_its_last_validation(
+    method: Any,
+    planted: Planted,
+    encoder: DiffusersTextEncoder,
+    some_words: Vocabulary,
+    family: Family,
+    tmp_path: Path,
+) -> None:
+    """To the very numbers of a run that was not, without comparing words again."""
+    concept = concept_of(planted, encoder, some_words, family)
+    settings = Settings(method, num_tokens=6, dictionary_size=64, steps=7, validate_every=2)
+    checkpoint, steps, compared = Checkpoint(tmp_path / "fit"), [], []
+
+    def killed(step: FitStep) -> None:
+        if step.step == 5:
+            raise KeyboardInterrupt
+
+    whole = decompose(concept, settings)
+    with pytest.raises(KeyboardInterrupt):
+        decompose(concept, settings, killed, checkpoint=checkpoint)
+    resumed = decompose(
+        *(concept, settings, lambda step: steps.append(step.step)),
+        progress=lambda *_: compared.append(True),
+        checkpoint=checkpoint,
+    )
+    assert steps == [5, 6, 7]
+    assert not compared
+    assert (resumed.mix, resumed.losses, resumed.validations) == (whole.mix, whole.losses, whole.validations)
+
+
+def test_a_checkpoint_of_other_work_is_not_used(
+    planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family, tmp_path: Path
+) -> None:
+    """Other settings, other pictures, a damaged file: the fit begins anew."""
+    concept = concept_of(planted, encoder, some_words, family)
+    settings = Settings(num_tokens=6, dictionary_size=64, steps=2, validate_every=2)
+    checkpoint = Checkpoint(tmp_path / "fit")
+
+    def steps(concept: Concept, settings: Settings) -> list[int]:
+        taken: list[int] = []
+        decompose(concept, settings, lambda step: taken.append(step.step), checkpoint=checkpoint)
+        return taken
+
+    assert steps(concept, settings) == [0, 1, 2]
+    assert steps(concept, settings) == []
+    assert steps(concept, replace(settings, seed=1)) == [0, 1, 2]
+    assert steps(replace(concept, latents=concept.latents * 2), replace(settings, seed=1)) == [0, 1, 2]
+    checkpoint.file.write_bytes(checkpoint.file.read_bytes()[:-20])
+    assert steps(replace(concept, latents=concept.latents * 2), replace(settings, seed=1)) == [0, 1, 2]
+
+
 def test_a_concepts_own_words_do_not_explain_it(
     planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family
 ) -> None:
@@ -338,17 +381,16 @@ def test_little_memory_costs_time_only(
 def fit(
     diffusion: Any, slot: Slot, dictionary: Dictionary, latents: Tensor, own: bool = False, **changes: Any
 ) -> list[FitStep]:
-    settings = Settings(**{"steps": 3, "num_tokens": 5, "validate_every": 10, **changes})
-    width = sum(e.shape[1] for e in dictionary.embeddings)
-    coefficients = OwnCoefficients(torch.full((40,), 1 / 40)) if own else CoefficientMLP(width, settings.seed)
+    method = "shares" if own else "conceptor"
+    settings = Settings(**{"method": method, "steps": 3, "num_tokens": 5, "validate_every": 10, **changes})
     generator = torch.Generator().manual_seed(settings.seed)
+    state = FitState.begin(dictionary, torch.full((40,), 1 / 40), settings, generator)
     held_out = draw(latents, 32, (0, 1000), torch.Generator().manual_seed(9))
-    rate = settings.learning_rate
 
     def judge(chosen: Dictionary, values: Tensor) -> float:
         return float(token_losses(diffusion, slot, chosen.pseudo_token(values), held_out).mean())
 
-    return list(fit_conceptor(diffusion, slot, dictionary, coefficients, latents, judge, settings, rate, generator))
+    return list(fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings))
 
 
 def test_a_fit_is_the_published_loss_and_reproduces(
@@ -375,7 +417,13 @@ def test_a_fit_is_the_published_loss_and_reproduces(
 def test_a_fit_lowers_the_loss(
     own: bool, diffusion: DiffusersDiffusion, slot: Slot, dictionary: Dictionary, latents: Tensor
 ) -> None:
-    settings = {"steps": 40, "learning_rate": 0.02, "sparsity": 0.0, "num_tokens": 40, "validate_every": 20}
+    settings = {
+        "steps": 40,
+        "learning_rate": 0.002 if own else 0.02,
+        "sparsity": 0.0,
+        "num_tokens": 40,
+        "validate_every": 20,
+    }
     steps = fit(diffusion, slot, dictionary, latents, own, **settings)
     validations = [step.validation for step in steps if step.validation is not None]
     assert len(validations) == 3

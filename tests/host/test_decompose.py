@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from conceptlens.core.backend import Family
-from conceptlens.core.decomposition import Settings
 from conceptlens.core.explanation import explain
+from conceptlens.core.fit import Settings
 from conceptlens.core.mixture import TokenMix
 from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
