@@ -72,11 +72,10 @@ class Bench:
 
     @cached_property
     def studio(self) -> DiffusersStudio:
-        from .diffusers_backend import EMOJI_WORLD, load_pipeline
         from .pictures import Sampling
         from .studio import DiffusersStudio
 
-        return DiffusersStudio(load_pipeline(EMOJI_WORLD), Sampling((), STEPS, GUIDANCE), self.out / "cache")
+        return DiffusersStudio(self.lab.pipe, Sampling((), STEPS, GUIDANCE), self.out / "cache")
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -70,13 +70,11 @@ class Laboratory:
     def pipe(self) -> StableDiffusionPipeline:
         pipe = emoji_world_pipeline(self.tokenizer, "cuda" if torch.cuda.is_available() else "cpu")
         pipe.unet.to(memory_format=torch.channels_last)
+        dtype = computing_dtype(pipe.device)  # the UNet multiplies as it did in training
+        as_trained = torch.autocast(pipe.device.type, dtype, enabled=dtype != torch.float32)
+        pipe.unet.forward = as_trained(pipe.unet.forward)
         pipe.unet.compile(dynamic=False)
         return pipe
-
-    def fast(self) -> torch.autocast:
-        """Within it the UNet multiplies as it did in training."""
-        dtype = computing_dtype(self.pipe.device)
-        return torch.autocast(self.pipe.device.type, dtype, enabled=dtype != torch.float32)
 
     @cached_property
     def clip(self) -> CLIPModel:
@@ -99,14 +97,13 @@ class Laboratory:
         for start in tqdm(range(0, len(work), AT_ONCE), desc="pictures", leave=False):
             some = work[start : start + AT_ONCE]
             batch = some + [some[-1]] * (AT_ONCE - len(some))  # another size would be compiled anew
-            with self.fast():
-                result: Any = self.pipe(
-                    prompt=[prompt for prompt, _ in batch],
-                    generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
-                    num_inference_steps=STEPS,
-                    guidance_scale=GUIDANCE,
-                    output_type="pt",
-                )
+            result: Any = self.pipe(
+                prompt=[prompt for prompt, _ in batch],
+                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                output_type="pt",
+            )
             for (prompt, _), picture in zip(some, result.images[: len(some)].float().cpu() * 2 - 1, strict=True):
                 made[prompt].append(picture)
         return {prompt: torch.stack(pictures) for prompt, pictures in made.items()}
@@ -136,17 +133,19 @@ def names(lab: Laboratory) -> Part:
     """Plain names: the object, its default colour, and how pictures of one name differ."""
     prompts = {f"a photo of {with_article(name)}": name for name in lab.truth.emoji}
     made = lab.sample(dict.fromkeys(prompts, SEEDS))
-    first, fifth, hues, confused = [], [], [], Counter()
+    first, fifth, hues, confused, wrong = [], [], [], Counter(), Counter()
     for prompt, name in prompts.items():
         for seen in lab.seen(made[prompt]):
             first.append(seen[0] == name)
             fifth.append(name in seen)
             confused.update([] if seen[0] == name else [f"{name}: {seen[0]}"])
-        if name in lab.truth.default_colours:
-            hues += [colour == lab.truth.default_colours[name] for colour in lab.colours(made[prompt])]
+        if default := lab.truth.default_colours.get(name):
+            shown = lab.colours(made[prompt])
+            hues += [colour == default for colour in shown]
+            wrong.update(f"{name}: {colour}, not {default}" for colour in shown if colour != default)
     yield share("names: right emoji, top 1", first), {"confused names": dict(confused.most_common(40))}
     yield share("names: right emoji, top 5", fifth), {}
-    yield share("names: default hue", hues), {}
+    yield share("names: default hue", hues), {"wrong default hues": dict(wrong.most_common(40))}
     nearest = _nearest_emoji(lab, torch.cat([made[prompt] for prompt in prompts]))
     wanted = [name for name in prompts.values() for _ in SEEDS]
     yield share("names: nearest emoji by the image encoder", [a == b for a, b in zip(nearest, wanted, strict=True)]), {}
@@ -402,8 +401,7 @@ def _denoising_losses(lab: Laboratory, latents: Tensor, contexts: Tensor) -> Ten
         for start in range(0, len(contexts), CONTEXTS_AT_ONCE):
             rows = slice(start, start + CONTEXTS_AT_ONCE)
             many = noisy[row].expand(len(contexts[rows]), -1, -1, -1)
-            with lab.fast():
-                predicted = lab.pipe.unet(many, timesteps[row], contexts[rows]).sample
+            predicted = lab.pipe.unet(many, timesteps[row], contexts[rows]).sample
             losses[rows] += (predicted - noise[row]).square().mean((1, 2, 3))
     return losses / len(latents)
 

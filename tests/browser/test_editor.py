@@ -92,6 +92,43 @@ def test_a_zoomed_graph_drags_alike(page: Page) -> None:
     assert value(page, "tulip") == pytest.approx(0.75, abs=0.03)
 
 
+def test_where_writing_goes_from_right_to_left_so_do_bars(page: Page) -> None:
+    learn(page, [[11, 12], ["\u0648\u0631\u062f\u0629", "tulip"], [0.8, 0.4]])
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    drag(page, "tulip", 0.6, 0.25)
+    assert value(page, "tulip") == pytest.approx(0.75, abs=0.02)
+    page.keyboard.press("ArrowLeft")
+    assert value(page, "tulip") == pytest.approx(0.76, abs=0.02)
+    texts = page.locator(".conceptlens-text")
+    assert texts.evaluate_all("all => all.map((one) => getComputedStyle(one).unicodeBidi)") == ["plaintext"] * 2
+
+
+def test_a_finger_drags_sideways_and_scrolls_up_and_down(page: Page) -> None:
+    ids = list(range(11, 61))
+    learn(page, [ids, [f"word{token}" for token in ids], [0.5] * 50])
+    box = bar(page, "word13").bounding_box()
+    assert box is not None
+    devtools = page.context.new_cdp_session(page)
+
+    def swipe(by_x: float, by_y: float) -> None:
+        x, y = box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"]
+        devtools.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+        for step in range(1, 9):
+            point = {"x": x + by_x * step / 8, "y": y + by_y * step / 8}
+            devtools.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+        devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(200)
+
+    swipe(0.2 * box["width"], 0)
+    end = float(bar(page, "word13").get_attribute("aria-valuemax") or "nan")
+    assert value(page, "word13") == pytest.approx(0.7 * end, abs=0.02)
+    changed = told(page)
+    assert list(changed["set"]) == ["13"]
+    swipe(0, -30)
+    assert page.locator(".conceptlens-list").evaluate("list => list.scrollTop") > 10
+    assert told(page) == changed
+
+
 def test_everything_goes_by_keyboard(page: Page) -> None:
     learn(page)
     bar(page, "rose").focus()

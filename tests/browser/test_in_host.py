@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conceptlens.harness.host_server import HostServer
 from conceptlens.tests.browser.test_editor import bar, drag, row, value
 from PIL import Image, ImageChops
@@ -50,6 +51,8 @@ BUILD = """async (mix) => {
   return made.mixed.id;
 }"""
 MIX = "rose: 0.6, car: 0.3, grass: 0.1"
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = ROOT / ".screenshots"  # of the editor's states, to be looked at
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +71,17 @@ def graph(browser: Browser, host: HostServer, request: pytest.FixtureRequest) ->
     page.goto(host.address)
     _await_host(page)
     settings = {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0", "Comfy.TutorialCompleted": True}
-    for name, setting in settings.items():
-        page.evaluate("([name, setting]) => app.extensionManager.setting.set(name, setting)", [name, setting])
+    for name, setting in (settings | {"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"}).items():
+        set_setting(page, name, setting)
     page.keyboard.press("Escape")
     page.evaluate(BUILD, f"{MIX}, heart: {0.01 + time.monotonic() % 1e-3:.8f}")  # another mix for each test
     yield page
     page.close()
     assert not complaints
+
+
+def set_setting(page: Page, name: str, setting: object) -> None:
+    page.evaluate("([name, setting]) => app.extensionManager.setting.set(name, setting)", [name, setting])
 
 
 def _await_host(page: Page) -> None:
@@ -97,9 +104,14 @@ def run(page: Page, host: HostServer) -> Image.Image:
 
 
 def picture(host: HostServer, history: dict[str, Any]) -> Image.Image:
-    (image,) = (output["images"][0] for output in history["outputs"].values() if "images" in output)
-    with urllib.request.urlopen(f"{host.address}/view?{urllib.parse.urlencode(image)}") as answer:
+    with urllib.request.urlopen(address(host, history)) as answer:
         return Image.open(io.BytesIO(answer.read())).convert("RGB")
+
+
+def address(host: HostServer, history: dict[str, Any]) -> str:
+    """Of the picture that a run made."""
+    (image,) = (output["images"][0] for output in history["outputs"].values() if "images" in output)
+    return f"{host.address}/view?{urllib.parse.urlencode(image)}"
 
 
 def differ(one: Image.Image, other: Image.Image) -> bool:
@@ -140,6 +152,106 @@ def test_a_dragged_word_changes_the_picture(graph: Page, host: HostServer, tmp_p
     assert not differ(second, again)
 
 
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+def test_at_every_zoom_the_handle_is_under_the_pointer(graph: Page, host: HostServer, scale: float) -> None:
+    run(graph, host)
+    graph.evaluate(
+        "(scale) => { Object.assign(app.canvas.ds, { scale, offset: [40 / scale - 440, 80 / scale] });"
+        " app.canvas.setDirty(true, true) }",
+        scale,
+    )
+    graph.wait_for_timeout(500)
+    drag(graph, "car", 0.4, 0.75)
+    assert value(graph, "car") == pytest.approx(
+        0.75 * float(bar(graph, "car").get_attribute("aria-valuemax")), abs=0.05
+    )
+
+
+def test_run_on_change_draws_once_for_each_change(graph: Page, host: HostServer) -> None:
+    """The editor starts no run, and what a run tells it is no change."""
+    run(graph, host)
+    queue_mode(graph, "change")
+    before = set(host.get("/history"))
+    graph.wait_for_timeout(1500)
+    assert set(host.get("/history")) == before
+    drag(graph, "car", 0.4, 0.95)
+    await_runs(graph, host, len(before) + 1)
+    row(graph, "rose").locator(".conceptlens-switch").click()
+    await_runs(graph, host, len(before) + 2)
+    queue_mode(graph, "disabled")
+
+
+def queue_mode(page: Page, mode: str) -> None:
+    """As its menu beside the Run button sets it."""
+    page.evaluate(
+        """(mode) => {
+          const { $pinia } = document.getElementById("vue-app").__vue_app__.config.globalProperties;
+          $pinia._s.get("queueSettingsStore").mode = mode;
+        }""",
+        mode,
+    )
+
+
+def await_runs(page: Page, host: HostServer, count: int) -> None:
+    """Until there were `count` runs; there are no more a while later."""
+    end = time.monotonic() + 60
+    while len(host.get("/history")) < count:
+        assert time.monotonic() < end
+        page.wait_for_timeout(200)
+    page.wait_for_timeout(2500)
+    assert len(host.get("/history")) == count
+
+
+def test_it_works_inside_a_subgraph(graph: Page, host: HostServer) -> None:
+    first = run(graph, host)
+    graph.evaluate(
+        """() => {
+          const inside = ["TokenMixConditioning", "CLIPTextEncode"];
+          const nodes = app.graph.nodes.filter((node) => inside.includes(node.comfyClass));
+          const { node } = app.graph.convertToSubgraph(new Set(nodes));
+          app.canvas.openSubgraph(node.subgraph, node);
+        }"""
+    )
+    graph.wait_for_timeout(1000)
+    again = run(graph, host)
+    assert not differ(first, again)
+    drag(graph, "car", 0.4, 0.95)
+    assert differ(first, run(graph, host))
+
+
+def test_a_collapsed_node_opens_as_it_was(graph: Page, host: HostServer) -> None:
+    run(graph, host)
+    drag(graph, "car", 0.4, 0.95)
+    changed = coefficients(graph)
+    collapse = "app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning').collapse()"
+    graph.evaluate(collapse)
+    expect(graph.locator(".conceptlens-editor")).to_be_hidden()
+    graph.evaluate(collapse)
+    expect(bar(graph, "car")).to_be_visible()
+    assert coefficients(graph) == changed
+
+
+def test_a_picture_brings_its_graph_back(graph: Page, host: HostServer) -> None:
+    """Dropped on the page, with the changes and what was learned."""
+    run(graph, host)
+    drag(graph, "car", 0.4, 0.95)
+    changed = coefficients(graph)
+    known = set(host.get("/history"))
+    run(graph, host)
+    (made,) = (history for number, history in host.get("/history").items() if number not in known)
+    graph.evaluate(
+        """async (address) => {
+          const blob = await (await fetch(address)).blob();
+          app.graph.clear();
+          await app.handleFile(new File([blob], "picture.png", { type: "image/png" }));
+        }""",
+        address(host, made),
+    )
+    graph.wait_for_timeout(1000)
+    assert coefficients(graph) == changed
+    assert value(graph, "rose") == 0.6
+
+
 def test_the_hosts_undo_takes_changes_back(graph: Page, host: HostServer) -> None:
     run(graph, host)
     drag(graph, "car", 0.4, 0.95)
@@ -170,3 +282,67 @@ def test_a_copied_node_has_changes_of_its_own(graph: Page, host: HostServer) -> 
     assert [json.loads(text) for text in texts] == [before, before]
     graph.locator(".conceptlens-editor").last.get_by_label("Reset all changes").dispatch_event("click")
     assert coefficients(graph) == before
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_every_state_can_be_read(graph: Page, host: HostServer, theme: str, request: pytest.FixtureRequest) -> None:
+    """axe-core finds no text without contrast and nothing else in it; each state is kept as a picture."""
+    renderer = request.node.callspec.params["graph"].replace(" ", "_").lower()
+    set_setting(graph, "Comfy.ColorPalette", theme)
+
+    def look(state: str) -> None:
+        graph.mouse.move(5, 5)
+        graph.wait_for_timeout(300)
+        keep(graph, f"{renderer} {theme} {state}")
+        found = Axe().run(graph, context=".conceptlens-editor").response["violations"]
+        assert [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found] == []
+
+    look("empty")
+    run(graph, host)
+    look("learned")
+    drag(graph, "car", 0.4, 0.95)
+    row(graph, "grass").locator(".conceptlens-switch").click()
+    look("edited")
+    graph.get_by_label("Filter words").fill("a")
+    look("filtered")
+    graph.get_by_label("Filter words").fill("")
+    resize(graph, 270, 500)
+    look("narrow")
+    words = [[place, f"word {place}", 1 / (1 + place)] for place in range(5000)]
+    graph.evaluate(
+        "(rows) => app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning')"
+        ".onExecuted({ token_mix: [{ rows, near: {} }] })",
+        [list(column) for column in zip(*words, strict=True)],
+    )
+    resize(graph, 480, 700)
+    look("5000 words")
+
+
+def keep(page: Page, name: str) -> None:
+    """A picture of the editor."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name.replace(' ', '_')}.png")
+
+
+def resize(page: Page, width: int, height: int) -> None:
+    page.evaluate(
+        "(size) => { app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning').setSize(size);"
+        " app.canvas.setDirty(true, true) }",
+        [width, height],
+    )
+    page.wait_for_timeout(300)
+
+
+def test_it_speaks_chinese_where_the_host_does(graph: Page, host: HostServer) -> None:
+    run(graph, host)
+    drag(graph, "car", 0.4, 0.95)
+    set_setting(graph, "Comfy.Locale", "zh")
+    graph.wait_for_timeout(1500)
+    graph.reload()
+    _await_host(graph)
+    chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    title = graph.evaluate("app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning').title")
+    assert title == chinese["TokenMixConditioning"]["display_name"]
+    assert "车" not in graph.locator(".conceptlens-text").all_inner_texts()  # the model's words stay what they are
+    keep(graph, "chinese")
+    set_setting(graph, "Comfy.Locale", "en")
