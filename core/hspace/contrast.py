@@ -1,0 +1,47 @@
+"""Directions from pictures that differ in one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..errors import UserError
+from .directions import HSpaceDirections
+from .samples import HSpaceSamples, check_alike
+
+
+def contrast(positive: HSpaceSamples, negative: HSpaceSamples) -> HSpaceDirections:
+    """The direction from the mean of some samples to that of others, at each noise level.
+
+    Raises UserError when they were not drawn alike, or when one set is empty.
+    """
+    check_alike(positive, negative)
+    if not len(positive) or not len(negative):
+        raise UserError("A contrast needs pictures on both sides; one set is empty.")
+    ends = [samples.activations.float().mean(1) for samples in (positive, negative)]
+    shift = (ends[0] - ends[1])[None]
+    made_by = {"method": "contrast", "positive": positive.made_by, "negative": negative.made_by}
+    return HSpaceDirections(
+        positive.sigmas, shift, shift.flatten(2).norm(dim=2), positive.family, positive.position, made_by
+    )
+
+
+def ends_of(scores: Tensor, count: int, balance: Sequence[object] | None = None) -> tuple[list[int], list[int]]:
+    """The `count` pictures with the highest and those with the lowest scores (pictures,).
+
+    `balance` names each picture's group of a second attribute: both ends then have equally many of each group. Raises
+    UserError when there are not enough pictures.
+    """
+    order = scores.argsort(descending=True).tolist()
+    groups = {} if balance is None else dict.fromkeys(balance)
+    each = [[picture for picture in order if balance[picture] == group] for group in groups] if balance else [order]
+    share = count // len(each)
+    if share < 1 or any(len(group) < 2 * share for group in each):
+        smallest = min(map(len, each))
+        raise UserError(
+            f"{count} pictures at each end were asked for; the smallest of {len(each)} groups has {smallest} in all: "
+            "draw more samples or choose fewer."
+        )
+    high = [picture for group in each for picture in group[:share]]
+    return high, [picture for group in each for picture in group[-share:]]

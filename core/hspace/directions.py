@@ -1,0 +1,143 @@
+"""Shifts of the bottleneck that mean something: what the methods of h-space find, and what is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from .. import storage
+from ..backend import Family
+from ..errors import UserError
+
+KIND, VERSION = "h-space directions", 1
+Position = Literal["before", "after"]  # of the middle block
+
+
+@dataclass(frozen=True, eq=False)
+class HSpaceDirections:
+    """Directions, each a shift of the bottleneck at every noise level at which it was found."""
+
+    sigmas: Tensor  # (levels,), falling: noise over signal, as the host counts it
+    shifts: Tensor  # (directions, levels, channels, height, width): h + scale * shift
+    values: Tensor  # (directions, levels): standard deviations, singular values or lengths, by the method
+    family: Family
+    position: Position
+    made_by: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.shifts)
+
+    def shift(self, index: int, sigma: float, size: tuple[int, int] | None = None) -> Tensor:
+        """The shift (channels, height, width) of one direction at a noise level, and for a bottleneck of that size.
+
+        Between the levels at which it was found it is interpolated over log(sigma), so that neither the number of steps
+        nor the sampler matters; beyond them it is that of the last level. Raises UserError for an index out of range
+        and for a size of another shape.
+        """
+        if not 0 <= index < len(self):
+            raise UserError(f"There is no direction {index}; these are {len(self)}, counted from 0.")
+        lower, upper, part = self._between(sigma)
+        found = torch.lerp(self.shifts[index, lower], self.shifts[index, upper], part)
+        return found if size is None else resized(found, size)
+
+    def _between(self, sigma: float) -> tuple[int, int, float]:
+        """The two levels around a noise level, and how far it is from the first to the second."""
+        places = -self.sigmas.double().log()  # rising
+        place = -torch.tensor(sigma).double().log()
+        upper = int(torch.searchsorted(places, place).clamp(1, max(1, len(places) - 1)))
+        lower = upper - 1
+        upper = min(upper, len(places) - 1)
+        if lower == upper:
+            return lower, upper, 0.0
+        part = (place - places[lower]) / (places[upper] - places[lower])
+        return lower, upper, float(part.clamp(0, 1))
+
+    def chosen(self, indices: Sequence[int]) -> HSpaceDirections:
+        """Some of its directions."""
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise UserError(f"There is no direction {index}; these are {len(self)}, counted from 0.")
+        return replace(self, shifts=self.shifts[list(indices)], values=self.values[list(indices)])
+
+    def save(self, path: Path) -> None:
+        """Writes a file that `load` reads."""
+        tensors = {"sigmas": self.sigmas, "shifts": self.shifts.half(), "values": self.values}
+        header = {"family": self.family, "position": self.position, "made_by": dict(self.made_by)}
+        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **header})
+
+    @classmethod
+    def load(cls, path: Path) -> HSpaceDirections:
+        """Reads what `save` wrote. Raises UserError for any other file."""
+        tensors, header = storage.read(path, KIND, VERSION, ("sigmas", "shifts", "values"))
+        sigmas, shifts, values = (tensors[name].float() for name in ("sigmas", "shifts", "values"))
+        if shifts.ndim != 5 or values.shape != shifts.shape[:2] or sigmas.shape != shifts.shape[1:2]:
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            raise UserError(f"{path} holds tensors of shapes that do not fit together ({shapes}); make it anew.")
+        if not (shifts.isfinite().all() and (sigmas > 0).all()):
+            raise UserError(f"{path} holds numbers that are not finite, or noise levels below 0; make it anew.")
+        try:
+            return cls(sigmas, shifts, values, header["family"], header["position"], header["made_by"])
+        except KeyError as error:
+            raise UserError(f"{path} does not say its {error.args[0]}; make it anew.") from error
+
+
+def resized(shift: Tensor, size: tuple[int, int]) -> Tensor:
+    """A shift (channels, height, width) for another bottleneck: the map is resampled, its strength is kept.
+
+    Raises UserError for another aspect ratio: what was at the left might be in the middle then.
+    """
+    height, width = shift.shape[-2:]
+    if (height, width) == size:
+        return shift
+    if height * size[1] != width * size[0]:
+        raise UserError(
+            f"The directions were found at a bottleneck of {height} x {width}, and the picture's is {size[0]} x "
+            f"{size[1]}, of another shape; use pictures of the same aspect ratio, or find directions at this size."
+        )
+    return interpolate(shift[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def aligned(shifts: Tensor) -> Tensor:
+    """Shifts (directions, levels, ...) of which each points as it does at the level before.
+
+    A singular vector's sign is free: at the first level the entry of the largest magnitude is positive.
+    """
+    flat = shifts.flatten(2)
+    first = flat[:, 0].gather(1, flat[:, 0].abs().argmax(1, keepdim=True)).sign()
+    steps = (flat[:, 1:] * flat[:, :-1]).sum(2).sign()
+    signs = torch.cat([first, torch.where(steps == 0, 1.0, steps)], 1).cumprod(1)
+    return shifts * signs.view(*signs.shape, *[1] * (shifts.ndim - 2))
+
+
+def disentangled(directions: HSpaceDirections, remove: HSpaceDirections) -> HSpaceDirections:
+    """The directions without what they share with others: n - N^T (N N^T)^-1 N n at each noise level.
+
+    The other directions are taken at these noise levels and this size. Raises UserError when the two are of different
+    models.
+    """
+    check_together(directions, remove)
+    height, width = directions.shifts.shape[-2:]
+    left = directions.shifts.flatten(2).double()  # (directions, levels, d)
+    kept = torch.empty_like(left)
+    for level, sigma in enumerate(directions.sigmas.tolist()):
+        others = torch.stack([remove.shift(i, sigma, (height, width)).flatten() for i in range(len(remove))]).double()
+        basis = torch.linalg.svd(others, full_matrices=False)
+        spanned = basis.Vh[basis.S[0] * 1e-9 < basis.S]
+        kept[:, level] = left[:, level] - left[:, level] @ spanned.T @ spanned
+    shifts = kept.view(directions.shifts.shape).to(directions.shifts.dtype)
+    made_by = {**directions.made_by, "without": dict(remove.made_by)}
+    return replace(directions, shifts=shifts, values=shifts.flatten(2).norm(dim=2), made_by=made_by)
+
+
+def check_together(one: HSpaceDirections, other: HSpaceDirections) -> None:
+    """Raises UserError, naming both, unless two sets of directions are of the same bottleneck."""
+    kinds = [(d.family, f"{d.shifts.shape[2]} channels", f"{d.position} the middle block") for d in (one, other)]
+    if kinds[0] != kinds[1]:
+        first, second = (", ".join(kind) for kind in kinds)
+        raise UserError(f"The directions are of {first}, the others of {second}; find both on the same model.")

@@ -1,0 +1,139 @@
+"""What the bottleneck changes most in one picture, or in a part of it: singular vectors of the decoder's Jacobian."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..errors import UserError
+
+Decoder = Callable[[Tensor], Tensor]
+"""From bottlenecks (n, channels, height, width) to predictions (n, ...), each row for itself."""
+Product = Callable[[Tensor], Tensor]
+SPARE = 2  # vectors beyond those asked for in the first block: close singular values need them
+SELF_CHECK = 1e-3  # by how much <u, J v> and <J^T u, v> may differ in single precision
+
+
+@dataclass(frozen=True, eq=False)
+class SingularDirections:
+    """The leading singular triplets of a Jacobian."""
+
+    right: Tensor  # (count, channels, height, width): in the bottleneck, of length 1
+    values: Tensor  # (count,), falling
+    left: Tensor  # (count, ...): what they change in the prediction, of length 1
+    passes: int  # rows that went through the decoder's derivatives
+    iterations: int
+    converged: bool
+
+
+def singular_directions(
+    decoder: Decoder,
+    h: Tensor,
+    count: int,
+    iterations: int = 50,
+    tolerance: float = 1e-4,
+    mask: Tensor | None = None,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> SingularDirections:
+    """The `count` leading singular triplets of J = d(mask * decoder(h)) / dh at h (channels, height, width).
+
+    All at once, in the Krylov space of J^T J that grows by a block of `count` vectors with each iteration (block
+    Lanczos with full orthogonalisation, in the Rayleigh-Ritz form): J itself is never built. Ends when |J^T u - s v| is
+    at most `tolerance` times the largest singular value for each, or after `iterations`. `mask` is of the prediction's
+    shape or broadcasts to it; `start` (n, ...) are vectors to begin with, those of the noise level before.
+    Raises UserError for a mask that hides everything, and when the decoder can't be differentiated.
+    """
+    if mask is not None and not (mask != 0).any():
+        raise UserError("The mask is empty: nothing of the picture would be looked at; paint the part that matters.")
+    push, pull = products(decoder if mask is None else lambda rows: decoder(rows) * mask, h)
+    size, passes = h.numel(), 0
+    count = min(count, size)
+    random = torch.randn(count + SPARE, size, generator=generator).to(h)
+    first = random if start is None else torch.cat([start.flatten(1).to(h), random])[: count + SPARE]
+    basis = h.new_zeros(0, size)
+    fresh, images, rounds = _orthonormal(first, basis), [], 0
+    while True:
+        basis = torch.cat([basis, fresh])
+        pushed = push(fresh.view(-1, *h.shape))
+        images.append(pushed.flatten(1))
+        rotation, values, left = torch.linalg.svd(torch.cat(images), full_matrices=False)  # of J v, v the basis
+        right, values, left = (rotation.T @ basis)[:count], values[:count], left[:count]
+        pulled = pull(left.view(-1, *pushed.shape[1:])).flatten(1)
+        passes += len(fresh) + len(left)
+        residual = pulled - values[:, None] * right
+        done = bool((residual.norm(dim=1) <= tolerance * values[0]).all())
+        fresh, rounds = _orthonormal(residual, basis), rounds + 1
+        if done or rounds >= iterations or not len(fresh):
+            right, left = right.view(-1, *h.shape), left.view(-1, *pushed.shape[1:])
+            return SingularDirections(right, values, left, passes, rounds, done)
+
+
+def _orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
+    """What rows (n, size) add to the orthonormal rows of a basis, as orthonormal rows: at most n."""
+    scale = rows.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    rows = rows / scale
+    for _ in range(2):  # twice: once leaves rounding errors that later blocks would amplify
+        rows = rows - rows @ basis.T @ basis
+        _, values, right = torch.linalg.svd(rows, full_matrices=False)
+        rows = right[values > 100 * torch.finfo(rows.dtype).eps]
+    return rows
+
+
+def products(decoder: Decoder, h: Tensor) -> tuple[Product, Product]:
+    """v -> J v and u -> J^T u, each for rows at once, at h (channels, height, width).
+
+    J v by forward-mode derivatives where all operations have them (fused attention often has none), otherwise by
+    differentiating J^T u with respect to u, otherwise by central differences: the first for which <u, J v> is
+    <J^T u, v>. Raises UserError when none is.
+    """
+
+    def pull(cotangents: Tensor) -> Tensor:
+        rows = h.detach().expand(len(cotangents), *h.shape).clone().requires_grad_()
+        return torch.autograd.grad(decoder(rows), rows, cotangents)[0]
+
+    direction = torch.randn(1, *h.shape, generator=torch.Generator().manual_seed(0)).to(h)
+    direction /= direction.norm()
+    reasons = []
+    for way in (_forward, _twice_backward, _differences):
+        try:
+            image = way(decoder, h, direction)
+            back = pull(image)
+        except (RuntimeError, NotImplementedError) as error:  # no such derivative of some operation
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reasons.append(str(error).splitlines()[0])
+            continue
+        there, again = float(image.square().sum()), float((back * direction).sum())
+        if there > 0 and abs(there - again) <= SELF_CHECK * there:
+            return partial(way, decoder, h), pull
+        reasons.append(f"<u, J v> is {there:.6g}, but <J^T u, v> {again:.6g}")
+    raise UserError(f"The model's decoder can't be differentiated ({'; '.join(reasons)}); run it in float32.")
+
+
+def _forward(decoder: Decoder, h: Tensor, tangents: Tensor) -> Tensor:
+    with forward_ad.dual_level(), torch.no_grad():
+        rows = h.detach().expand(len(tangents), *h.shape).clone()
+        tangent = forward_ad.unpack_dual(decoder(forward_ad.make_dual(rows, tangents))).tangent
+        if tangent is None:
+            raise NotImplementedError("an operation dropped its tangent")
+        return tangent
+
+
+def _twice_backward(decoder: Decoder, h: Tensor, tangents: Tensor) -> Tensor:
+    rows = h.detach().expand(len(tangents), *h.shape).clone().requires_grad_()
+    predicted = decoder(rows)
+    cotangents = torch.zeros_like(predicted, requires_grad=True)
+    back = torch.autograd.grad(predicted, rows, cotangents, create_graph=True)[0]
+    return torch.autograd.grad(back, cotangents, tangents)[0]
+
+
+@torch.no_grad()
+def _differences(decoder: Decoder, h: Tensor, tangents: Tensor) -> Tensor:
+    step = torch.finfo(h.dtype).eps ** (1 / 3) * h.norm()  # of unit vectors: where rounding and curvature meet
+    return (decoder(h + step * tangents) - decoder(h - step * tangents)) / (2 * step)

@@ -1,0 +1,288 @@
+"""The methods of h-space against brute force in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptlens.core.errors import UserError
+from conceptlens.core.hspace import jacobian
+from conceptlens.core.hspace.contrast import contrast, ends_of
+from conceptlens.core.hspace.directions import HSpaceDirections, aligned, disentangled, resized
+from conceptlens.core.hspace.jacobian import products, singular_directions
+from conceptlens.core.hspace.pca import IncrementalPCA, pca, principal_components
+from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
+from torch import Tensor, nn
+
+SIGMAS = torch.tensor([10.0, 3.0, 1.0, 0.2])
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def decoder() -> Callable[[Tensor], Tensor]:
+    """A decoder with normalisation, attention and a nonlinearity: from (n, 6, 3, 3) to (n, 2, 6, 6)."""
+    torch.manual_seed(0)
+    norm, first, last = nn.GroupNorm(2, 6).double(), nn.Conv2d(6, 8, 3, padding=1).double(), nn.Conv2d(8, 2, 1).double()
+
+    def decode(h: Tensor) -> Tensor:
+        x = torch.nn.functional.silu(first(norm(h)))
+        tokens = x.flatten(2).transpose(1, 2)
+        mixed = torch.softmax(tokens @ tokens.transpose(1, 2), -1) @ tokens
+        x = x + mixed.transpose(1, 2).view_as(x)
+        return last(torch.nn.functional.interpolate(x, scale_factor=2))
+
+    return decode
+
+
+def explicit(decode: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    """J (outputs, inputs), column by column."""
+    found: Any = torch.autograd.functional.jacobian(lambda x: decode(x[None])[0].flatten(), h)
+    return found.flatten(1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_singular_triplets_are_those_of_the_explicit_jacobian(masked: bool) -> None:
+    decode, h = decoder(), random(6, 3, 3)
+    mask = torch.zeros(1, 6, 6, dtype=torch.float64)
+    mask[:, 1:4, 2:] = 1
+    whole = explicit((lambda x: decode(x) * mask) if masked else decode, h)
+    left, values, right = torch.linalg.svd(whole)
+    found = singular_directions(decode, h, 3, tolerance=1e-9, mask=mask if masked else None)
+    assert found.converged
+    torch.testing.assert_close(found.values, values[:3], atol=1e-6, rtol=0)
+    for row in range(3):
+        sign = torch.sign(found.right[row].flatten() @ right[row])
+        torch.testing.assert_close(found.right[row].flatten() * sign, right[row], atol=1e-6, rtol=0)
+        torch.testing.assert_close(found.left[row].flatten() * sign, left[:, row], atol=1e-6, rtol=0)
+
+
+def test_close_singular_values_are_told_from_the_rest() -> None:
+    """Two that differ by a millionth: each vector is hardly defined, the plane of both is."""
+    values = torch.tensor([2.0, 2.0 - 2e-6, 1.9, 1.0, *[0.5] * 20, *[0.1] * 30], dtype=torch.float64)
+    left, right = (torch.linalg.qr(random(54, 54, seed=seed)).Q for seed in (1, 2))
+    matrix = left @ values.diag() @ right
+    found = singular_directions(lambda h: (h.flatten(1) @ matrix.T)[:, None], random(6, 3, 3), 2, tolerance=1e-10)
+    torch.testing.assert_close(found.values, values[:2], atol=1e-6, rtol=0)
+    inside = found.right.flatten(1) @ right[:2].T
+    torch.testing.assert_close(torch.linalg.svdvals(inside), torch.ones(2, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_a_start_from_before_saves_passes() -> None:
+    decode, h = decoder(), random(6, 3, 3)
+    cold = singular_directions(decode, h, 3)
+    warm = singular_directions(decode, h + 1e-3 * random(6, 3, 3, seed=5), 3, start=cold.right)
+    assert warm.passes < cold.passes
+
+
+def test_fewer_outputs_than_vectors_asked_for_is_no_error() -> None:
+    found = singular_directions(lambda h: h.flatten(1)[:, :2], random(6, 3, 3), 3)
+    assert found.values.tolist() == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize("way", ["_forward", "_twice_backward", "_differences"])
+def test_each_way_to_push_is_the_jacobian(way: str) -> None:
+    decode, h, tangents = decoder(), random(6, 3, 3), random(4, 6, 3, 3, seed=3)
+    expected = (tangents.flatten(1) @ explicit(decode, h).T).view(4, 2, 6, 6)
+    exact = 1e-4 if way == "_differences" else 1e-10
+    torch.testing.assert_close(getattr(jacobian, way)(decode, h, tangents), expected, atol=exact, rtol=exact)
+
+
+class ScaledOnce(torch.autograd.Function):
+    """Has a derivative, and no second and no forward one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return 3 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return 3 * gradient
+
+
+def test_a_decoder_without_forward_derivatives_is_differenced() -> None:
+    push, pull = products(ScaledOnce.apply, random(6, 3, 3))
+    tangents = random(2, 6, 3, 3, seed=4)
+    torch.testing.assert_close(push(tangents), 3 * tangents, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(pull(tangents), 3 * tangents)
+
+
+def test_what_can_not_be_differentiated_is_refused() -> None:
+    with pytest.raises(UserError, match="can't be differentiated"):
+        products(lambda h: h.round() * 1.0 + h.detach(), random(6, 3, 3))
+    with pytest.raises(UserError, match="mask is empty"):
+        singular_directions(decoder(), random(6, 3, 3), 1, mask=torch.zeros(1, 6, 6))
+
+
+def samples(count: int = 12, seed: int = 0, sigmas: Tensor = SIGMAS) -> HSpaceSamples:
+    drawn = random(len(sigmas), count, 5, 2, 2, seed=seed) + 3
+    return HSpaceSamples(sigmas, drawn, None, "SD 1.x", "after", {"prompt": "x"})
+
+
+def test_principal_components_are_those_of_the_singular_value_decomposition() -> None:
+    parts = [random(12, 40, seed=1) + 5, 2 * random(12, 30, seed=2)]
+    whole = torch.cat(parts, 1)
+    _, values, right = torch.linalg.svd(whole - whole.mean(0), full_matrices=False)
+    found, deviations, shares = principal_components(parts, 4)
+    together = torch.cat(found, 1)
+    signs = (together * right[:4]).sum(1).sign()
+    torch.testing.assert_close(together * signs[:, None], right[:4], atol=1e-6, rtol=0)
+    torch.testing.assert_close(deviations, values[:4] / 11**0.5, atol=1e-6, rtol=0)
+    torch.testing.assert_close(shares, values[:4].square() / values.square().sum(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("per_step", [True, False])
+def test_a_shift_is_one_standard_deviation(per_step: bool) -> None:
+    given = samples()
+    directions, shares = pca(given, 3, per_step)
+    assert directions.shifts.shape == (3, 4, 5, 2, 2)
+    rows = given.activations.flatten(2)
+    if not per_step:
+        rows = rows.transpose(0, 1).flatten(1)[None]
+    for level, level_rows in enumerate(rows):
+        shifts = directions.shifts[:, level] if per_step else directions.shifts
+        units = shifts.flatten(1).double() / shifts.flatten(1).double().norm(dim=1, keepdim=True)
+        spread = (level_rows @ units.T).std(0)
+        torch.testing.assert_close(spread, directions.values[:, level].double(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(shifts.flatten(1).norm(dim=1), directions.values[:, level], atol=1e-5, rtol=1e-5)
+    assert (shares.sum(0) < 1).all()
+    assert (shares[:-1] >= shares[1:]).all()
+
+
+def test_directions_keep_their_sign_from_level_to_level() -> None:
+    base = random(2, 1, 3, 2, 2)
+    flips = torch.tensor([[1, -1, -1, 1], [-1, -1, 1, 1]]).view(2, 4, 1, 1, 1)
+    found = aligned(base * flips + 0.01 * random(2, 4, 3, 2, 2, seed=1))
+    flat = found.flatten(2)
+    assert ((flat[:, 1:] * flat[:, :-1]).sum(2) > 0).all()
+    first = flat[:, 0]
+    assert (first.gather(1, first.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize(("rank", "exact"), [(60, 1e-9), (12, 1e-3)])
+def test_components_batch_by_batch_are_those_of_all(rank: int, exact: float) -> None:
+    """Exactly while nothing is dropped, nearly when what is dropped is small."""
+    rows = random(60, 80) * (0.5 ** torch.arange(80)) + 2
+    streamed = IncrementalPCA(rank)
+    for batch in rows.split(7):
+        streamed.update(batch)
+    components, deviations = streamed.components(3)
+    (whole,), expected, _ = principal_components([rows], 3)
+    torch.testing.assert_close(deviations, expected, atol=exact, rtol=exact)
+    assert ((components * whole).sum(1).abs() - 1).abs().max() < exact
+    torch.testing.assert_close(streamed.mean, rows.mean(0))
+
+
+def directions(count: int = 2, seed: int = 0, size: int = 2) -> HSpaceDirections:
+    shifts = random(count, 4, 5, size, size, seed=seed)
+    return HSpaceDirections(SIGMAS, shifts, shifts.flatten(2).norm(dim=2), "SD 1.x", "after", {"method": "test"})
+
+
+def test_between_noise_levels_a_shift_is_interpolated() -> None:
+    found = directions()
+    for level, sigma in enumerate(SIGMAS.tolist()):
+        torch.testing.assert_close(found.shift(1, sigma), found.shifts[1, level])
+    middle = found.shift(0, 3**0.5)
+    torch.testing.assert_close(middle, found.shifts[0, 1:3].mean(0))
+    torch.testing.assert_close(found.shift(0, 99.0), found.shifts[0, 0])
+    torch.testing.assert_close(found.shift(0, 0.001), found.shifts[0, 3])
+    single = replace(found, sigmas=SIGMAS[:1], shifts=found.shifts[:, :1])
+    torch.testing.assert_close(single.shift(0, 0.5), found.shifts[0, 0])
+    with pytest.raises(UserError, match="no direction 2; these are 2"):
+        found.shift(2, 1.0)
+
+
+def test_another_size_is_resampled_and_another_shape_refused() -> None:
+    flat = torch.ones(5, 2, 2)
+    assert torch.equal(resized(flat, (4, 4)), torch.ones(5, 4, 4))
+    assert resized(random(5, 4, 4), (2, 2)).shape == (5, 2, 2)
+    with pytest.raises(UserError, match=r"2 x 2.*2 x 4, of another shape"):
+        resized(flat, (2, 4))
+
+
+def test_what_is_removed_is_gone_at_every_level() -> None:
+    mixed, others = directions(3), directions(2, seed=9)
+    found = disentangled(mixed, others)
+    for level in range(4):
+        products = found.shifts[:, level].flatten(1) @ others.shifts[:, level].flatten(1).T
+        assert products.abs().max() <= 1e-10
+        n, basis = mixed.shifts[:, level].flatten(1), others.shifts[:, level].flatten(1)
+        expected = n - n @ basis.T @ torch.linalg.inv(basis @ basis.T) @ basis
+        torch.testing.assert_close(found.shifts[:, level].flatten(1), expected)
+    twice = replace(others, shifts=others.shifts[[0, 0]])
+    again = disentangled(mixed, twice)
+    torch.testing.assert_close(again.shifts, disentangled(mixed, others.chosen([0])).shifts)
+    with pytest.raises(UserError, match=r"SD 1\.x.*SDXL"):
+        disentangled(mixed, replace(others, family="SDXL"))
+
+
+def test_a_contrast_is_the_difference_of_means() -> None:
+    high, low = samples(4, seed=1), samples(7, seed=2)
+    found = contrast(high, low)
+    expected = high.activations.float().mean(1) - low.activations.float().mean(1)
+    torch.testing.assert_close(found.shifts[0], expected)
+    other = samples(3, sigmas=SIGMAS[:3])
+    with pytest.raises(UserError, match=r"4 noise levels from 10 to 0.2.*3 noise levels from 10 to 1"):
+        contrast(high, other)
+    with pytest.raises(UserError, match="one set is empty"):
+        contrast(high, low.chosen([]))
+
+
+def test_both_ends_have_equally_many_of_each_group() -> None:
+    scores = torch.arange(12.0)
+    assert ends_of(scores, 2) == ([11, 10], [1, 0])
+    high, low = ends_of(scores, 4, ["old"] * 5 + ["young"] * 7)
+    assert sorted(high) == [3, 4, 10, 11]
+    assert sorted(low) == [0, 1, 5, 6]
+    with pytest.raises(UserError, match="has 12 in all"):
+        ends_of(scores, 7)
+
+
+def test_a_file_brings_directions_back(tmp_path: Path) -> None:
+    found = directions()
+    found.save(tmp_path / "a.safetensors")
+    loaded = HSpaceDirections.load(tmp_path / "a.safetensors")
+    torch.testing.assert_close(loaded.shifts.double(), found.shifts, atol=1e-3, rtol=1e-3)
+    assert (loaded.family, loaded.position, loaded.made_by) == (found.family, found.position, found.made_by)
+    replace(found, values=found.values[:1]).save(tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match="do not fit together"):
+        HSpaceDirections.load(tmp_path / "b.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(UserError, match="damaged"):
+        HSpaceDirections.load(tmp_path / "a.safetensors")
+
+
+def test_a_recorder_keeps_the_samplers_own_levels() -> None:
+    """Whatever a sampler evaluates between them, in whatever chunks."""
+    recorder = Recorder(SIGMAS.tolist())
+    h = random(6, 5, 2, 2)
+    for sigma in SIGMAS.tolist():
+        recorder.record(sigma, h * sigma, [False, True, True])
+        recorder.record(sigma * 0.8, h * 0, [False, True, True])
+        recorder.record(sigma, h * 0, [False, True, True])
+    prompted, unprompted = recorder.stacked(True), recorder.stacked(False)
+    assert prompted is not None
+    assert unprompted is not None
+    assert prompted.dtype == torch.float16
+    for level, sigma in enumerate(SIGMAS.tolist()):
+        torch.testing.assert_close(prompted[level].double(), (h[2:4] + h[4:]) / 2 * sigma, atol=2e-2, rtol=2e-3)
+        torch.testing.assert_close(unprompted[level].double(), h[:2] * sigma, atol=2e-2, rtol=2e-3)
+    half = Recorder(SIGMAS.tolist())
+    half.record(3.0, h, [True])
+    assert half.stacked(False) is None
+    with pytest.raises(UserError, match="1 of its 4 noise levels"):
+        half.stacked(True)
+
+
+def test_batches_of_samples_are_one_set() -> None:
+    together = joined([samples(3), samples(4, seed=1)])
+    assert len(together) == 7
+    torch.testing.assert_close(together.activations[:, 3:], samples(4, seed=1).activations)
+    with pytest.raises(UserError, match="at most 6 principal components"):
+        pca(together, 7)
