@@ -15,6 +15,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conceptlens.harness.host_server import HostServer
 from conceptlens.tests.browser.test_editor import bar, drag, row, value
+from conceptlens.world.evaluate import Laboratory
+from conceptlens.world.pictures import to_tensor
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, Page, expect
 
@@ -250,6 +252,24 @@ def test_a_picture_brings_its_graph_back(graph: Page, host: HostServer) -> None:
     graph.wait_for_timeout(1000)
     assert coefficients(graph) == changed
     assert value(graph, "rose") == 0.6
+
+
+def test_an_example_is_opened_tried_and_does_what_it_says(graph: Page, host: HostServer) -> None:
+    """From the template browser; what the pictures show is judged by the world's own classifier."""
+    graph.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    graph.get_by_role("dialog").get_by_text("conceptlens", exact=True).click()
+    graph.get_by_test_id("template-workflow-change_words").click()
+    expect(graph.get_by_text("Run the graph once")).to_be_visible()
+    graph.evaluate("Object.assign(app.canvas.ds, { scale: 0.8, offset: [80, 80] }); app.canvas.setDirty(true, true)")
+    judge = Laboratory(ROOT / ".world")
+
+    def shown(drawn: Image.Image) -> str:
+        return judge.seen(to_tensor(drawn)[None])[0][0]
+
+    assert shown(run(graph, host)) == "rose"
+    drag(graph, "car", 0.01, 0.95)
+    row(graph, "rose").locator(".conceptlens-switch").click()
+    assert shown(run(graph, host)) == "car"
 
 
 def test_the_hosts_undo_takes_changes_back(graph: Page, host: HostServer) -> None:
