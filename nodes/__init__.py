@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from . import routes
 from .decompose import ConceptDecompose
 from .emoji_world import EmojiWorldLoader
+from .gallery import TokenMixGallery
 from .grid import LabelledGrid, StrengthSweep
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .token_mix import (
@@ -27,7 +28,7 @@ class ConceptLensExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             *(VocabEmbed, VocabSearch, ConceptDecompose),
-            *(TokenMixFromText, TokenMixConditioning, TokenMixPlot),
+            *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
             *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
             *(EmojiWorldLoader, StrengthSweep, LabelledGrid),

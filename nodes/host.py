@@ -14,6 +14,7 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.ops
 import comfy.sample
+import comfy.samplers
 import comfy.supported_models
 import comfy.utils
 import comfyui_version
@@ -453,6 +454,42 @@ class LiveView:
             PromptServer.instance.send_progress_text(text, context.node_id)
 
 
+def samplers() -> list[str]:
+    return comfy.samplers.KSampler.SAMPLERS
+
+
+def schedulers() -> list[str]:
+    return comfy.samplers.KSampler.SCHEDULERS
+
+
+def encoded(clip: CLIP, prompt: str) -> Any:
+    """A prompt as the host's CLIP Text Encode gives it."""
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+
+def drawn(
+    model: ModelPatcher,
+    vae: VAE,
+    positive: Any,
+    negative: Any,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    width: int,
+    height: int,
+) -> Tensor:
+    """The picture (height, width, 3) that Empty Latent Image, KSampler and VAE Decode make of these settings."""
+    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+    with torch.inference_mode():
+        empty = torch.zeros(1, 4, height // 8, width // 8)
+        how = (steps, cfg, sampler_name, scheduler, positive, negative, empty)
+        latent = sample(model, prepare_noise(empty, seed), *how, seed=seed, disable_pbar=True)
+        return vae.decode(latent)[0]
+
+
 class HostStudio:
     """The host's model as `core.explanation.Studio`, with its own sampler.
 
@@ -474,14 +511,14 @@ class HostStudio:
         self.encoder: HostTextEncoder = HostTextEncoder(clip)
         self.family: Family = HostDenoiser(model).family
         self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
-        self._negative = negative or self._plain("")
+        self._negative = negative or encoded(clip, "")
         self._steps, self._cfg, self._size = steps, cfg, size
 
     def diffusion(self) -> HostDiffusion:
         return HostDiffusion(self._model)
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
-        return self._sample(self._plain(prompt), seeds, progress)
+        return self._sample(encoded(self._clip, prompt), seeds, progress)
 
     def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
         with torch.inference_mode():
@@ -510,10 +547,6 @@ class HostStudio:
 
     def _latent_format(self) -> Any:
         return self._model.get_model_object("latent_format")
-
-    def _plain(self, prompt: str) -> Any:
-        with torch.inference_mode():
-            return self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))
 
     def _sample(self, positive: Any, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         empty = torch.zeros(1, 4, self._size // 8, self._size // 8)

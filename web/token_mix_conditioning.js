@@ -10,7 +10,7 @@ const KEPT = "conceptlens"; // the node's property with what the editor shows an
 const LEAST = [420, 560];
 let count = 0; // of editors: after an undo Nodes 2.0 shows the new node's widget only if its name is new
 const learned = new Map(); // place of a node -> what its last run found: an undone graph does not know it
-const editors = new Map(); // node -> the last pictures made with it
+const editors = new Map(); // node -> its editor, and the last pictures made with it
 
 function chain(object, name, then) {
   const before = object[name];
@@ -75,7 +75,7 @@ function mount(node) {
     editors.delete(node);
     editor.destroy();
   });
-  editors.set(node, shown);
+  editors.set(node, Object.assign(shown, { editor }));
   read();
   node.setSize(node.size.map((length, i) => Math.max(length, LEAST[i])));
 }
@@ -88,14 +88,16 @@ function follows(node, source, seen = new Set()) {
   return (node.inputs ?? []).some((_, slot) => follows(node.getInputNode?.(slot), source, seen));
 }
 
+const urlOf = ({ filename, subfolder, type }) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+
 function remember({ detail }) {
-  const image = detail?.output?.images?.[0];
-  if (!image) return;
+  const { images, tokens } = detail?.output ?? {};
+  if (!images?.[0]) return;
   for (const [node, shown] of editors) {
+    if (tokens) shown.editor.illustrate(tokens.map((token, i) => [token, urlOf(images[i])]));
     const maker = node.graph?.getNodeById?.(String(detail.display_node ?? detail.node).split(":").pop());
     if (!maker || !follows(maker, node)) continue;
-    const { filename, subfolder, type } = image;
-    const url = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+    const url = urlOf(images[0]);
     if (shown.pictures.at(-1) !== url) shown.pictures = [...shown.pictures, url].slice(-2);
   }
 }

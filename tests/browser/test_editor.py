@@ -99,7 +99,7 @@ def test_where_writing_goes_from_right_to_left_so_do_bars(page: Page) -> None:
     assert value(page, "tulip") == pytest.approx(0.75, abs=0.02)
     page.keyboard.press("ArrowLeft")
     assert value(page, "tulip") == pytest.approx(0.76, abs=0.02)
-    texts = page.locator(".conceptlens-text")
+    texts = page.locator(".conceptlens-text span")
     assert texts.evaluate_all("all => all.map((one) => getComputedStyle(one).unicodeBidi)") == ["plaintext"] * 2
 
 
@@ -352,6 +352,19 @@ PAYLOADS = [
 ]
 
 
+def test_words_that_were_drawn_show_their_picture(page: Page) -> None:
+    learn(page)
+    assert page.locator(".conceptlens-picture:visible").count() == 0
+    pixel = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    page.evaluate("pixel => editor.illustrate([[12, pixel], [99, pixel]])", pixel)
+    pictures = page.locator(".conceptlens-picture:visible")
+    expect(pictures).to_have_count(1)
+    assert row(page, "tulip").locator("img").get_attribute("src") == pixel
+    page.get_by_label("Order").select_option("name")
+    expect(row(page, "tulip").locator("img")).to_be_visible()
+    expect(pictures).to_have_count(1)
+
+
 def test_markup_is_text(page: Page) -> None:
     """Words of a shared workflow, in rows, notices, groups, suggestions and dialogs."""
     ids = list(range(100, 100 + len(PAYLOADS)))
@@ -369,7 +382,8 @@ def test_markup_is_text(page: Page) -> None:
     learn(page, [[1], ["plain"], [1.0]])
     assert page.evaluate("window.hacked") is None
     foreign = "script, img, iframe, object, video, marquee, details, math, template, style, b, a, link"
-    assert page.locator(f".conceptlens-editor :is({foreign})").count() == 0
+    assert page.locator(f".conceptlens-editor :is({foreign}):not(.conceptlens-picture)").count() == 0
+    assert page.locator(".conceptlens-picture[src]").count() == 0
 
 
 def test_thousands_of_words_are_a_few_rows_on_the_page(page: Page) -> None:

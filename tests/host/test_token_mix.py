@@ -12,10 +12,13 @@ import torch
 from conceptlens.core.backend import Family
 from conceptlens.core.errors import UserError
 from conceptlens.core.mixture import TokenMix, mix_from_text
+from conceptlens.core.plots import from_pil
 from conceptlens.core.text_tower import encode
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
 from conceptlens.tests.host.graphs import CHECKPOINT, executed_nodes, node, saved_latent
 from conceptlens.tests.tiny import FAMILIES
+from PIL import Image
+from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")
 DOG = 1929
@@ -101,6 +104,38 @@ def test_a_changed_coefficient_costs_one_encoding_and_the_sampling(server: HostS
     assert not torch.equal(saved_latent(server, first), saved_latent(server, second))
     third = server.run(graph(mix="rose: 0.1, tulip: 0.5"))
     torch.testing.assert_close(saved_latent(server, third), saved_latent(server, second))
+
+
+def test_a_gallery_shows_each_word_as_the_sampler_draws_it(server: HostServer) -> None:
+    base = graph(mix="rose: 1", seed=3)
+    base["decoded"] = node("VAEDecode", samples=["sampler", 0], vae=["loader", 2])
+    base["alone"] = node("SaveImage", images=["decoded", 0], filename_prefix="alone")
+    gallery = {"model": ["loader", 0], "clip": ["loader", 1], "vae": ["loader", 2], "mix": ["words", 0]}
+    settings = {"steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "seed": 3}
+    size = {"width": 128, "height": 128}
+    base["words"] = node("TokenMixFromText", clip=["loader", 1], text="tulip: 0.2, rose: 1, dog: 0.1")
+    base["gallery"] = node("TokenMixGallery", **gallery, prompt="a photo of a {}", top=2, **settings, **size)
+    base["grid"] = node("SaveImage", images=["gallery", 0], filename_prefix="grid")
+    base["each"] = node("SaveImage", images=["gallery", 1], filename_prefix="each")
+    outputs = server.run(base)["outputs"]
+    assert [words()[token] for token in outputs["gallery"]["tokens"]] == ["rose", "tulip"]
+    assert len(outputs["each"]["images"]) == len(outputs["gallery"]["images"]) == 2
+    first, alone = (saved_picture(server, outputs[name]["images"][0]) for name in ("each", "alone"))
+    assert torch.equal(first, alone)
+    assert not torch.equal(first, saved_picture(server, outputs["each"]["images"][1]))
+    with pytest.raises(GraphError) as refused:
+        server.run(base | {"gallery": node("TokenMixGallery", **gallery, prompt="dog", top=2, **settings, **size)})
+    assert "must have one {}" in str(refused.value.details)
+
+
+def words() -> dict[int, str]:
+    from conceptlens.nodes.host import words
+
+    return words()
+
+
+def saved_picture(server: HostServer, image: dict[str, str]) -> Tensor:
+    return from_pil(Image.open(server.base / "output" / image["subfolder"] / image["filename"]))
 
 
 def test_a_mix_is_kept_and_used_as_an_embedding(server: HostServer) -> None:

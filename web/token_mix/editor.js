@@ -31,6 +31,7 @@ class Editor {
     this._outside = outside;
     this._t = textsIn(outside.language);
     this._near = new Map();
+    this._pictures = new Map(); // id -> address
     this._shown = [];
     this._build(container);
     this._arrange();
@@ -51,6 +52,12 @@ class Editor {
     if (differ) this._arrange();
     else this._render();
     return differ;
+  }
+
+  /** Pictures of single words: [[id, address]]. */
+  illustrate(pictures) {
+    for (const [id, address] of pictures) this._pictures.set(id, address);
+    this._render();
   }
 
   setLimit(count) {
@@ -75,6 +82,10 @@ class Editor {
 
   row(id) {
     return this.state.row(id);
+  }
+
+  pictureOf(id) {
+    return this._pictures.get(id);
   }
 
   nearOf(id) {

@@ -19,7 +19,9 @@ export class Row {
     this.item = null;
     const act = (name) => () => editor[name](this.item);
     this._switch = iconButton("on", t.onOff, act("switchRow"), { className: "conceptlens-switch" });
-    this._text = h("button", { type: "button", className: "conceptlens-text", title: t.select, onclick: (event) => editor.selectRow(this.item, event) });
+    this._picture = h("img", { alt: "", className: "conceptlens-picture", draggable: false });
+    this._word = h("span");
+    this._text = h("button", { type: "button", className: "conceptlens-text", title: t.select, onclick: (event) => editor.selectRow(this.item, event) }, this._picture, this._word);
     this._fill = h("div", { className: "conceptlens-fill" });
     this._mark = h("div", { className: "conceptlens-mark", title: t.learned });
     this._handle = h("div", { className: "conceptlens-handle" });
@@ -50,7 +52,8 @@ export class Row {
     setAttributes(this.element, { "data-flags": Object.keys(flags).filter((flag) => flags[flag]).join(" ") });
     const share = used ? `${(100 * state.share(item)).toFixed(1)}%` : "";
     const value = written(item.value);
-    setText(this._text, item.text);
+    setText(this._word, item.text);
+    this._show(this._editor.pictureOf(item.id));
     setText(this._share, share);
     if (document.activeElement !== this._number) this._number.value = value;
     this._number.readOnly = item.locked;
@@ -72,6 +75,12 @@ export class Row {
     const reachable = current === item.id ? 0 : -1; // one row's controls are in the order of Tab
     if (this.bar.tabIndex === reachable && this._number.tabIndex === reachable) return;
     for (const control of [this.bar, ...this.element.querySelectorAll("input, button")]) control.tabIndex = reachable;
+  }
+
+  /** What the word looks like alone, where the graph has drawn it. */
+  _show(url) {
+    this._picture.hidden = !url;
+    if (url && this._picture.getAttribute("src") !== url) this._picture.src = url;
   }
 
   // --- pointer -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,105 @@
+"""The words of a mix as pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
+
+from ..core.dictionary import check_template
+from ..core.errors import UserError
+from ..core.mixture import TokenMix
+from ..core.plots import labelled_grid
+from . import host
+from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
+
+
+class TokenMixGallery(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TokenMixGallery",
+            display_name="Token Mix Gallery",
+            category=CATEGORY,
+            description="What each word of a mix looks like alone: one picture a word, all from the same noise. "
+            "Token Mix Conditioning shows them beside its words.",
+            search_aliases=["words", "tokens", "contact sheet", "concept"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that draws."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
+                io.String.Input(
+                    "prompt", default="a photo of a {}", tooltip="The prompt of each picture, with {} for the word."
+                ),
+                io.Int.Input("top", default=8, min=1, max=100, tooltip="How many words are drawn, 1 to 100."),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
+                io.Float.Input(
+                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100; 1 is none."
+                ),
+                io.Combo.Input("sampler_name", options=host.samplers(), tooltip="The sampler, as in KSampler."),
+                io.Combo.Input("scheduler", options=host.schedulers(), tooltip="The scheduler, as in KSampler."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Of the noise, which is the same for all words and KSampler's own for this seed.",
+                ),
+                io.Int.Input("width", default=512, min=64, max=8192, step=8, tooltip="Pixels, 64 to 8192."),
+                io.Int.Input("height", default=512, min=64, max=8192, step=8, tooltip="Pixels, 64 to 8192."),
+                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="All pictures, each under its word."),
+                io.Image.Output("images", display_name="images", tooltip="One picture a word, the largest first."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        try:
+            check_template(prompt or "{}")  # None: comes from another node
+        except UserError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        mix: TokenMix,
+        prompt: str,
+        top: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        width: int,
+        height: int,
+        negative: Any = None,
+    ) -> io.NodeOutput:
+        encoder = host.HostTextEncoder(clip)
+        mix.check_family(encoder.family)
+        shown, tables, live = mix.top(top), encoder.tables(), host.LiveView()
+        if not len(shown):
+            raise UserError("The mix is empty; there is no word to draw.")
+        negative = negative or host.encoded(clip, "")
+        pictures: list[Tensor] = []
+        for token, text in zip(shown.ids, shown.texts, strict=True):
+            live.say(text)
+            alone = TokenMix.of([token], [text], [1.0])
+            positive = encoder.conditioning(prompt.replace("{}", host.SLOT), alone.pseudo_token(tables))
+            how = (seed, steps, cfg, sampler_name, scheduler, width, height)
+            pictures.append(host.drawn(model, vae, positive, negative, *how))
+            live.bar(len(pictures), len(shown), pictures[-1])
+        grid = labelled_grid(pictures, shown.texts)[None]
+        images = torch.stack(pictures)
+        preview = ui.PreviewImage(images, cls=cls).as_dict()
+        return io.NodeOutput(grid, images, ui={**preview, "tokens": list(shown.ids)})  # in the order of the pictures
