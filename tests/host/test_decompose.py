@@ -40,17 +40,18 @@ class Unwatched:
 
 
 def host_studio(pipe: Any, family: Family, inference: bool, steps: int = STEPS) -> Any:
-    from conceptlens.nodes import host
+    from conceptlens.nodes.host import HostStudio
+    from conceptlens.nodes.host.world import _tiny_vae
     from conceptlens.tests.host.twin import twin_clip, twin_model
 
     with torch.inference_mode(inference):
         model, clip = twin_model(pipe, family), twin_clip(pipe, family)
-        vae = host._tiny_vae(pipe.vae.state_dict())
+        vae = _tiny_vae(pipe.vae.state_dict())
         # The twins' UNet is trained on the VAE's own scale; the host's is on that of its family.
         taesd: Any = vae.first_stage_model
         taesd.vae_scale.data.fill_(model.model.latent_format.scale_factor)
     with torch.inference_mode(False):
-        return host.HostStudio(model, clip, vae, None, None, steps, CFG, SIZE)
+        return HostStudio(model, clip, vae, None, None, steps, CFG, SIZE)
 
 
 @pytest.fixture

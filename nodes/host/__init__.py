@@ -1,0 +1,54 @@
+"""ComfyUI's MODEL, CLIP, VAE and CLIP_VISION seen through core's protocols, and its folders.
+
+The only part of the pack that touches the host.
+"""
+
+from .folders import (
+    EMBEDDINGS,
+    FOLDERS,
+    MIXES,
+    cache_folder,
+    changed_at,
+    file,
+    files,
+    new_path,
+    numbered_path,
+    usable_name,
+    workflow_metadata,
+)
+from .live import LiveView, progress, routes
+from .model import HostDenoiser, HostDiffusion
+from .studio import HostStudio, drawn, image_features, samplers, schedulers
+from .text import CLIP_TOKENS, SLOT, HostTextEncoder, check_slot, encoded, words
+from .world import emoji_world
+
+__all__ = [
+    "CLIP_TOKENS",
+    "EMBEDDINGS",
+    "FOLDERS",
+    "MIXES",
+    "SLOT",
+    "HostDenoiser",
+    "HostDiffusion",
+    "HostStudio",
+    "HostTextEncoder",
+    "LiveView",
+    "cache_folder",
+    "changed_at",
+    "check_slot",
+    "drawn",
+    "emoji_world",
+    "encoded",
+    "file",
+    "files",
+    "image_features",
+    "new_path",
+    "numbered_path",
+    "progress",
+    "routes",
+    "samplers",
+    "schedulers",
+    "usable_name",
+    "words",
+    "workflow_metadata",
+]

@@ -1,0 +1,92 @@
+"""The host's folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+
+from ...core.errors import UserError
+
+FOLDERS = ("loras", "output")  # where a TIME edit can be saved
+EMBEDDINGS, MIXES = "embeddings", "token_mixes"
+folder_paths.add_model_folder_path(MIXES, str(Path(folder_paths.models_dir, MIXES)), is_default=True)
+folder_paths.folder_names_and_paths[MIXES][1].add(".safetensors")
+
+
+def files(folder: str) -> list[str]:
+    """The names of the files in one of the host's model folders."""
+    return folder_paths.get_filename_list(folder)
+
+
+def file(folder: str, name: str) -> Path:
+    """The path of a file in one of the host's model folders; UserError when there is none."""
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        raise UserError(f'There is no file "{name}" in {folder_paths.get_folder_paths(folder)[0]}; choose another one.')
+    return Path(path)
+
+
+def cache_folder() -> Path:
+    """Where results are kept that can be made anew."""
+    return Path(folder_paths.get_user_directory(), "conceptlens", "cache")
+
+
+def changed_at(folder: str, name: str) -> float:
+    """When a file was written last: the host runs a node again when this changes."""
+    return file(folder, name).stat().st_mtime
+
+
+def check_inside(prefix: str, folder: str) -> str:
+    """The path of the host's `folder`; UserError when a file named `prefix` would lie outside of it."""
+    if folder not in (*FOLDERS, EMBEDDINGS, MIXES):
+        raise UserError(f'The folder "{folder}" is none of {" and ".join(FOLDERS)}; choose one of them.')
+    output = folder == "output"
+    root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]
+    usable = prefix.isprintable() and Path(prefix).name.strip(". ")
+    if not usable or not folder_paths.is_within_directory(root, str(Path(root, prefix).parent)):
+        raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')
+    return root
+
+
+def usable_name(prefix: str | None, folder: str | None) -> bool | str:
+    """The answer of a saving node's `validate_inputs`: True, or why a file can't be named so.
+
+    What comes from another node is None until it runs, and is checked then.
+    """
+    if prefix is None or folder is None:
+        return True
+    try:
+        check_inside(prefix, folder)
+    except UserError as error:
+        return str(error)
+    return True
+
+
+def numbered_path(prefix: str, folder: str) -> Path:
+    """The next free `<prefix>_00001_.safetensors` in one of the host's FOLDERS, never outside of it."""
+    root = check_inside(prefix, folder)
+    try:
+        place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
+    except OSError as error:
+        raise UserError(f'No file "{prefix}" can be made in {root} ({error.strerror}); choose another name.') from error
+    return Path(place) / f"{name}_{counter:05}_.safetensors"
+
+
+def new_path(name: str, folder: str) -> Path:
+    """`<name>.safetensors` in one of the host's folders; UserError when there is such a file already."""
+    path = Path(check_inside(name, folder), f"{name}.safetensors")
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name.")
+    return path
+
+
+def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
+    """The graph as metadata of a saved file, as the host's own nodes write it, unless the user has turned that off."""
+    if args.disable_metadata:
+        return {}
+    parts = {"prompt": prompt, **(extra_pnginfo or {})}
+    return {name: json.dumps(part) for name, part in parts.items() if part is not None}

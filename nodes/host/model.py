@@ -1,0 +1,166 @@
+"""MODEL seen through core's protocols."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_sampling
+import comfy.ops
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ...core.backend import Family
+from ...core.diffusion import Prediction
+from ...core.errors import UserError
+from ...core.lora import LoraFactors
+from ...core.text_tower import Encoded
+
+FAMILIES: dict[type, Family] = {
+    comfy.supported_models.SD15: "SD 1.x",
+    comfy.supported_models.SD20: "SD 2.x",
+    comfy.supported_models.SDXL: "SDXL",
+}
+
+
+def effective_weight(key: str, patches: Any) -> Tensor:
+    """The weight as the host would load it: the stored one, dequantised, with the patches made so far.
+
+    float32 on the CPU, the caller's own, and no inference tensor outside of inference mode.
+    """
+    (stored, convert), *applied = patches
+    cast: Any = comfy.model_management.cast_to_device
+    weight = convert(cast(stored, torch.device("cpu"), torch.float32, copy=True), inplace=True)
+    if not stored.is_floating_point() or type(weight) is not Tensor:
+        raise UserError(
+            f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
+            "read; load the model in float16, bfloat16 or float32."
+        )
+    calculate_weight: Any = comfy.lora.calculate_weight
+    return calculate_weight(applied, weight, key).detach()
+
+
+class HostDenoiser:
+    """A MODEL of the host as `core.backend.Denoiser`."""
+
+    def __init__(self, model: ModelPatcher) -> None:
+        config = model.model.model_config
+        families: list[Family] = [family for kind, family in FAMILIES.items() if isinstance(config, kind)]
+        if not families:
+            raise UserError(
+                f"The model is a {type(config).__name__}; ConceptLens edits the cross-attention of SD 1.x, SD 2.x and "
+                "SDXL: load such a checkpoint."
+            )
+        diffusers_names = {v: k for k, v in comfy.utils.unet_to_diffusers(config.unet_config).items()}
+        pattern = re.compile(r"diffusion_model\.(.*\.attn2\.to_[kv]\.weight)$")
+        matches = [match for key in model.model_state_dict() if (match := pattern.match(key))]
+        self._keys: dict[str, str] = {
+            diffusers_names[match[1]].removesuffix(".weight"): match[0]
+            for match in matches
+            if match[1] in diffusers_names
+        }
+        if not matches or len(self._keys) < len(matches):
+            raise UserError(
+                f"The {families[0]} model does not show the weights of its cross-attention ({len(self._keys)} found); "
+                "connect it before nodes that compile, quantise or replace it."
+            )
+        self._model = model
+        self._patches = model.get_key_patches("diffusion_model.")
+        self.family: Family = families[0]
+        self.dtype: torch.dtype = model.model_dtype() or torch.float32
+        self.context_width: int = config.unet_config["context_dim"]
+
+    def cross_attention_names(self, keys: bool = True) -> list[str]:
+        return [name for name in self._keys if keys or name.endswith("to_v")]
+
+    def cross_attention_weight(self, name: str) -> Tensor:
+        key = self._keys[name]
+        weight = effective_weight(key, self._patches[key])
+        if weight.shape[-1] != self.context_width:
+            raise UserError(
+                f"The weight {key} reads {weight.shape[-1]} channels instead of {self.context_width}: it is packed "
+                "in a way that ConceptLens can't read; load the model in float16, bfloat16 or float32."
+            )
+        return weight
+
+    def noise_levels(self) -> Tensor:
+        model_sampling: Any = self._model.get_model_object("model_sampling")
+        return model_sampling.sigmas.float().cpu()
+
+    def patched(self, factors: Mapping[str, LoraFactors]) -> ModelPatcher:
+        """A clone of the MODEL to which the host adds the factors on loading; the shared weights stay as they are."""
+        clone = self._model.clone()
+        adapters = {
+            name: LoRAAdapter(set(), (up, down, None, None, None, None)) for name, (up, down) in factors.items()
+        }
+        clone.add_patches({self._keys[name]: adapter for name, adapter in adapters.items()})
+        return clone
+
+
+class HostDiffusion:
+    """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs and edits applied.
+
+    The host's own is made of inference tensors, which stop a backward pass, and may be streamed or evicted at any
+    time. Make and use it inside of `torch.inference_mode(False)`.
+    """
+
+    def __init__(self, model: ModelPatcher) -> None:
+        HostDenoiser(model)  # refuses other models
+        config = model.model.model_config
+        sampling: Any = model.get_model_object("model_sampling")
+        kinds: dict[type, Prediction] = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "epsilon"}
+        kind: Prediction | None = next((name for cls, name in kinds.items() if isinstance(sampling, cls)), None)
+        if kind is None:
+            raise UserError(
+                f"The model samples as {type(sampling).__name__}; ConceptLens reads epsilon and v-prediction: connect "
+                "the model before nodes that change its sampling."
+            )
+        management: Any = comfy.model_management
+        device = management.get_torch_device()
+        half = device.type != "cpu" and management.should_use_bf16(device)
+        self._dtype = torch.bfloat16 if half else torch.float32
+        self._model: Any = model.model
+        self.prediction: Prediction = kind
+        self.alphas_cumprod: Tensor = 1 / (1 + sampling.sigmas.float().cpu() ** 2)
+        settings = {**config.unet_config, "dtype": self._dtype}
+        unet: Any = type(self._model.diffusion_model)(
+            **settings, device=torch.device("cpu"), operations=comfy.ops.disable_weight_init
+        )
+        prefix = "diffusion_model."
+        patches = model.get_key_patches(prefix)
+        unet.load_state_dict({key.removeprefix(prefix): effective_weight(key, patches[key]) for key in patches})
+        management.free_memory(management.module_size(unet), device)
+        self._checkpointed = False
+        self._unet: Any = unet.eval().requires_grad_(False).to(device)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        device = next(self._unet.parameters()).device
+        size = None
+        if self._model.adm_channels:
+            height, width = (8 * side for side in noisy.shape[-2:])
+            sizes = {"width": width, "height": height, "target_width": width, "target_height": height}
+            size = self._model.encode_adm(pooled_output=encoded.pooled, **sizes, device=device)
+            size = size.to(device, self._dtype)
+        context = encoded.context.to(device, self._dtype)
+        output = self._unet(noisy.to(device, self._dtype), timesteps.float().to(device), context=context, y=size)
+        return output.float().to(noisy.device)  # the text encoder, and with it the loss, may be elsewhere
+
+    def save_memory(self) -> bool:
+        if self._checkpointed:
+            return False
+        for block in (*self._unet.input_blocks, self._unet.middle_block, *self._unet.output_blocks):
+            for layer in block:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        self._checkpointed = True
+        return True

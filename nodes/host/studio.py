@@ -1,0 +1,145 @@
+"""The host's sampler, VAE and CLIP_VISION as a studio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_sampling
+import comfy.ops
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ...core.backend import Family, Progress, unseen
+from .model import HostDenoiser, HostDiffusion
+from .text import SLOT, HostTextEncoder, encoded
+
+PICTURES_AT_ONCE = 16  # sampled together, where memory allows
+
+
+def image_features(clip_vision: ClipVisionModel, images: Tensor) -> Tensor:
+    """Unit-length features (images, width) of pictures (images, height, width, 3) in 0..1."""
+    output: Any = clip_vision.encode_image(images)
+    return normalize(output["image_embeds"].float(), dim=-1)
+
+
+def samplers() -> list[str]:
+    return comfy.samplers.KSampler.SAMPLERS
+
+
+def schedulers() -> list[str]:
+    return comfy.samplers.KSampler.SCHEDULERS
+
+
+def drawn(
+    model: ModelPatcher,
+    vae: VAE,
+    positive: Any,
+    negative: Any,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    width: int,
+    height: int,
+) -> Tensor:
+    """The picture (height, width, 3) that Empty Latent Image, KSampler and VAE Decode make of these settings."""
+    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+    with torch.inference_mode():
+        empty = torch.zeros(1, 4, height // 8, width // 8)
+        how = (steps, cfg, sampler_name, scheduler, positive, negative, empty)
+        latent = sample(model, prepare_noise(empty, seed), *how, seed=seed, disable_pbar=True)
+        return vae.decode(latent)[0]
+
+
+class HostStudio:
+    """The host's model as `core.explanation.Studio`, with its own sampler.
+
+    DDIM at its own timesteps, which is what diffusers' pipelines do with the same noise. A seed gives the same picture
+    whatever is sampled beside it. Results are no inference tensors where the caller is not in inference mode.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        clip: CLIP,
+        vae: VAE,
+        clip_vision: ClipVisionModel | None,
+        negative: Any,
+        steps: int,
+        cfg: float,
+        size: int,
+    ) -> None:
+        self.encoder: HostTextEncoder = HostTextEncoder(clip)
+        self.family: Family = HostDenoiser(model).family
+        self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
+        self._negative = negative or encoded(clip, "")
+        self._steps, self._cfg, self._size = steps, cfg, size
+
+    def diffusion(self) -> HostDiffusion:
+        return HostDiffusion(self._model)
+
+    def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        return self._sample(encoded(self._clip, prompt), seeds, progress)
+
+    def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+        with torch.inference_mode():
+            conditioning = self.encoder.conditioning(prompt.replace("{}", SLOT), vectors)
+        return self._sample(conditioning, seeds)
+
+    def latents_of_pictures(self, pictures: Tensor) -> Tensor:
+        side = self._size
+        with torch.inference_mode():
+            upright = pictures[..., :3].movedim(-1, 1)
+            square: Any = comfy.utils.common_upscale(upright, side, side, "lanczos", "center")
+            latents = self._latent_format().process_in(self._vae.encode(square.movedim(1, -1)).float())
+        return latents.cpu().clone()
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        with torch.inference_mode():
+            pictures = self._vae.decode(self._latent_format().process_out(latents))
+        return pictures.float().cpu().clone()
+
+    def features(self, pictures: Tensor) -> Tensor | None:
+        if self._clip_vision is None:
+            return None
+        with torch.inference_mode():
+            features = image_features(self._clip_vision, pictures)
+        return features.cpu().clone()
+
+    def _latent_format(self) -> Any:
+        return self._model.get_model_object("latent_format")
+
+    def _sample(self, positive: Any, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        empty = torch.zeros(1, 4, self._size // 8, self._size // 8)
+        management: Any = comfy.model_management
+        free = management.get_free_memory(self._model.load_device)
+        need = self._model.memory_required([2, *empty.shape[1:]])  # a picture with and without the prompt
+        together = max(1, min(PICTURES_AT_ONCE, int(free / (2 * need))))
+        sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+        latents = []
+        for first in range(0, len(seeds), together):
+            some = seeds[first : first + together]
+
+            def step(number: int, *_: Any, first: int = first, count: int = len(some)) -> None:
+                progress(first * self._steps + count * (number + 1), len(seeds) * self._steps)
+
+            with torch.inference_mode():
+                noise = torch.cat([prepare_noise(empty, seed) for seed in some])
+                how = (self._steps, self._cfg, "ddim", "ddim_uniform", positive, self._negative)
+                sampled = sample(
+                    self._model, noise, *how, torch.zeros_like(noise), seed=some[0], callback=step, disable_pbar=True
+                )
+                latents.append(self._latent_format().process_in(sampled.float()).cpu())
+        return torch.cat(latents).clone()

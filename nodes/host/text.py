@@ -1,0 +1,177 @@
+"""CLIP seen through core's protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from comfy.clip_model import ACTIVATIONS, CLIPTextModel
+from comfy.sd import CLIP
+from comfy.sd1_clip import SD1ClipModel, SDTokenizer
+from comfy.sdxl_clip import SDXLClipModel
+from torch import Tensor
+
+from ...core.backend import CONTEXT_LENGTH, Family
+from ...core.errors import UserError
+from ...core.text_tower import PROJECTION, TextTower
+from ...core.vocabulary import WORD_END, token_texts
+from .model import effective_weight
+
+CLIP_TOKENS = 49408  # in CLIP's vocabulary
+SLOT = "<>"  # the place of a pseudo-token in a prompt
+PROMPTS_AT_ONCE = 128  # bounds the memory of one pass through the text encoder
+
+
+class HostTextEncoder:
+    """A CLIP of the host as `core.backend.OpenTextEncoder`: its clip skip and LoRAs count."""
+
+    def __init__(self, clip: CLIP) -> None:
+        model = clip.cond_stage_model
+        names = [n for n in ("l", "h", "g") if isinstance(getattr(model, f"clip_{n}", None), torch.nn.Module)]
+        encoders = [getattr(model, f"clip_{name}").transformer for name in names]
+        known = isinstance(model, (SD1ClipModel, SDXLClipModel)) and names in (["l"], ["h"], ["l", "g"])
+        if not known or not all(isinstance(encoder, CLIPTextModel) for encoder in encoders):
+            raise UserError(
+                f"The CLIP is a {type(model).__name__}; ConceptLens reads the text encoders of SD 1.x, SD 2.x and "
+                "SDXL: connect the CLIP of such a checkpoint."
+            )
+        self._clip = clip
+        self.names = [f"clip_{name}" for name in names]
+        self.family: Family = "SDXL" if len(names) == 2 else "SD 2.x" if names == ["h"] else "SD 1.x"
+        self._tokenizer: SDTokenizer = getattr(clip.tokenizer, f"clip_{names[0]}")
+        if self._tokenizer.max_length != CONTEXT_LENGTH:
+            raise UserError(
+                f"The CLIP reads {self._tokenizer.max_length} tokens; ConceptLens reads encoders of {CONTEXT_LENGTH}: "
+                "connect the CLIP of an SD 1.x, SD 2.x or SDXL checkpoint."
+            )
+        self._ends: tuple[int, int] = tuple(self._tokenizer.tokenizer("").input_ids)
+        self.width: int = sum(encoder.get_input_embeddings().weight.shape[1] for encoder in encoders)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        start, end = self._ends
+        if "embedding:" in prompt:  # the host drops one that it does not find
+            raise UserError(f'The prompt "{prompt}" names an embedding, which has no meaning here; write plain words.')
+        inner: list[int] = []
+        for section in next(iter(self._clip.tokenize(prompt).values())):
+            for token, weight in section[1:]:
+                if not isinstance(token, int) or weight != 1.0:
+                    raise UserError(
+                        f'The prompt "{prompt}" contains a weight, which has no meaning here; write plain words, '
+                        r"and \( \) for parentheses."
+                    )
+                if token == end:
+                    break
+                inner.append(token)
+        return [start, *inner, end]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(tokens))
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        contexts = []
+        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+            some = prompts[first : first + PROMPTS_AT_ONCE]
+            # The host encodes the sections of a long prompt as one batch and joins them: that serves many prompts.
+            sections: dict[str, list[Any]] = {}
+            for prompt in some:
+                for name, tokens in self._clip.tokenize(prompt).items():
+                    sections.setdefault(name, []).extend(tokens)
+            context: Any = self._clip.encode_from_tokens(sections)
+            contexts.append(context.float().cpu().reshape(len(some), CONTEXT_LENGTH, self.width))
+        return torch.cat(contexts)
+
+    def vocabulary(self) -> list[str]:
+        return _entries(self._tokenizer)
+
+    def towers(self) -> list[TextTower]:
+        return [self._tower(name) for name in self.names]
+
+    def tables(self) -> list[Tensor]:
+        """The input embeddings of all tokens, (tokens, width), of each tower."""
+        keys = [f"{name}.transformer.text_model.embeddings.token_embedding.weight" for name in self.names]
+        return [effective_weight(key, self._clip.patcher.get_key_patches(key)[key]) for key in keys]
+
+    def conditioning(self, prompt: str, vectors: Sequence[Tensor]) -> Any:
+        """The host's CONDITIONING of a prompt with a pseudo-token in place of each `<>`; all else is the host's way.
+
+        vectors: the pseudo-token's embedding (1, width) for each tower. Raises UserError when no `<>` is left.
+        """
+        check_slot(prompt)
+        sections = next(iter(self._clip.tokenize(prompt.replace(SLOT, " ")).values()))
+        taken = [entry[0] for section in sections for entry in section if isinstance(entry[0], int)]
+        mark, word = next(self._words_but(taken))
+        tokens = self._clip.tokenize(prompt.replace(SLOT, f" {word} "))
+        found = 0
+        for name, vector in zip(self.names, vectors, strict=True):
+            for section in tokens[name.removeprefix("clip_")]:
+                for place, entry in enumerate(section):
+                    if isinstance(entry[0], int) and entry[0] == mark:
+                        section[place] = (vector[0], *entry[1:])
+                        found += 1
+        if not found:
+            raise UserError(f'The {SLOT} of the prompt "{prompt}" was cut off; write a shorter prompt.')
+        return self._clip.encode_from_tokens_scheduled(tokens)
+
+    def _words_but(self, taken: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Words of one token that can stand for `<>` while the host splits a prompt into tokens."""
+        for token, entry in self._tokenizer.inv_vocab.items():
+            word = entry.removesuffix(WORD_END)
+            if token not in taken and word != entry and word.isascii() and word.isalpha() and len(word) > 4:
+                yield token, word
+
+    def _tower(self, name: str) -> TextTower:
+        encoder = getattr(self._clip.cond_stage_model, name)
+        prefix = f"{name}.transformer."
+        patches = self._clip.patcher.get_key_patches(prefix)
+        device = self._clip.patcher.load_device
+        weights = {
+            key.removeprefix(prefix).removeprefix("text_model."): effective_weight(key, entries).to(device)
+            for key, entries in patches.items()
+        }
+        rows = weights[PROJECTION].norm(dim=1)
+        # A checkpoint without a projection leaves that memory as it was found: zeros, or any bytes as numbers.
+        if not (torch.isfinite(rows).all() and 1e-3 < rows.max() < 1e3 and rows.min() > 1e-3 * rows.max()):
+            del weights[PROJECTION]
+        kind, layer, _ = encoder.options_default
+        if self._clip.layer_idx is not None:
+            layer = self._clip.layer_idx
+            kind = "last" if abs(layer) > encoder.num_layers else "hidden"
+        first: Any = encoder.transformer.text_model.encoder.layers[0]
+        return TextTower(
+            name=name,
+            weights=weights,
+            heads=first.self_attn.heads,
+            activation="quick_gelu" if first.mlp.activation is ACTIVATIONS["quick_gelu"] else "gelu",
+            layer=-1 if kind == "last" else layer - (encoder.num_layers if layer >= 0 else 0),
+            normed=kind == "last" or encoder.layer_norm_hidden_state,
+            start=encoder.special_tokens["start"],
+            end=encoder.special_tokens["end"],
+            pad=encoder.special_tokens["pad"],
+        )
+
+
+@cache
+def words() -> dict[int, str]:
+    """The whole words of CLIP's vocabulary, which all supported families share, by token id."""
+    tokenizer = SDTokenizer()
+    return token_texts(_entries(tokenizer), tokenizer.decode, "words")
+
+
+def _entries(tokenizer: SDTokenizer) -> list[str]:
+    """The vocabulary of a tokenizer, by token id."""
+    entries: dict[int, str] = tokenizer.inv_vocab
+    return [entries[token] for token in range(len(entries))]
+
+
+def check_slot(prompt: str) -> None:
+    """Raises UserError when a prompt has no place for a pseudo-token."""
+    if SLOT not in prompt:
+        raise UserError(f'The prompt "{prompt}" has no {SLOT}; write it where the mix shall stand: a photo of a <>')
+
+
+def encoded(clip: CLIP, prompt: str) -> Any:
+    """A prompt as the host's CLIP Text Encode gives it."""
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))

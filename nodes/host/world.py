@@ -1,0 +1,107 @@
+"""EmojiWorld as the host's own MODEL, CLIP, VAE and CLIP_VISION."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_sampling
+import comfy.ops
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import comfy.utils
+import comfyui_version
+import folder_paths
+import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import CoreModelPatcher, ModelPatcher
+from comfy.sd import CLIP, VAE
+from torch import Tensor
+
+from ...core.errors import UserError
+from ...world import architecture, weights
+
+SUPPORTED_HOSTS = "0.30"
+
+
+def emoji_world() -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
+    """EmojiWorld as MODEL, CLIP, VAE and CLIP_VISION: the host's own classes with this repository's weights.
+
+    Raises UserError when weights are missing or damaged, and when the host's classes are not those that it knows.
+    """
+    encoders, autoencoder, unet = (weights.load(part) for part in ("encoders", "autoencoder", "unet"))
+    try:
+        return (_sd1_model(unet), _sd1_clip(encoders), _tiny_vae(autoencoder), _clip_vision(encoders))
+    except (AttributeError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"This ComfyUI ({comfyui_version.__version__}) builds its models in another way than EmojiWorldLoader "
+            f"knows ({str(error).splitlines()[0]}); use ComfyUI {SUPPORTED_HOSTS}, or a newer ConceptLens."
+        ) from error
+
+
+def _sd1_model(state: dict[str, Tensor]) -> ModelPatcher:
+    """What the host does with a checkpoint, but for its detection, which knows Stable Diffusion's own sizes only."""
+    management: Any = comfy.model_management
+    channels, blocks = architecture.UNET["block_out_channels"], architecture.UNET["layers_per_block"]
+    attends = [int("CrossAttn" in kind) for kind in architecture.UNET["down_block_types"]]
+    unet_config = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": channels[0],
+        "channel_mult": [width // channels[0] for width in channels],
+        "num_res_blocks": [blocks] * len(channels),
+        "transformer_depth": [depth for depth in attends for _ in range(blocks)],
+        "transformer_depth_output": [depth for depth in attends for _ in range(blocks + 1)],
+        "transformer_depth_middle": 1,
+        "context_dim": architecture.WIDTH,
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": False,
+        "use_checkpoint": False,
+        "legacy": False,
+        "adm_in_channels": None,
+    }
+    config = comfy.supported_models.SD15(unet_config)
+    config.unet_config |= {"num_heads": architecture.UNET["attention_head_dim"]}
+    device = management.get_torch_device()
+    parameters = sum(tensor.numel() for tensor in state.values())
+    dtype = management.unet_dtype(model_params=parameters, supported_dtypes=config.supported_inference_dtypes)
+    cast = management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, cast, device=device)
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    model = config.get_model({}, "")
+    patcher = CoreModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+    model.diffusion_model.load_state_dict(
+        {names[name]: tensor.to(dtype) for name, tensor in state.items()}, assign=patcher.is_dynamic()
+    )
+    return patcher
+
+
+def _sd1_clip(state: dict[str, Tensor]) -> CLIP:
+    texts = {f"clip_l.transformer.{name}": tensor for name, tensor in state.items() if name.startswith("text_")}
+    return CLIP(
+        comfy.supported_models.SD15({}).clip_target(),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=sum(tensor.numel() for tensor in texts.values()),
+        state_dict=texts,
+        model_options={"clip_l_model_config": architecture.TEXT},
+    )
+
+
+def _tiny_vae(state: dict[str, Tensor]) -> VAE:
+    """TAESD's architecture. The decoder's clamp is a layer here, and part of `forward` in diffusers."""
+    renamed = {"vae_scale": torch.tensor(architecture.SCALING_FACTOR), "vae_shift": torch.tensor(0.0)}
+    for name, tensor in state.items():
+        part, _, number, rest = name.split(".", 3)
+        renamed[f"taesd_{part}.{int(number) + (part == 'decoder')}.{rest}"] = tensor
+    return VAE(sd=renamed)
+
+
+def _clip_vision(state: dict[str, Tensor]) -> ClipVisionModel:
+    vision = ClipVisionModel(architecture.VISION)
+    missing, _ = vision.load_sd({name: tensor for name, tensor in state.items() if name.startswith("vis")})
+    if missing:
+        raise KeyError(f"no weights for {missing[0]}")
+    return vision
