@@ -9,6 +9,15 @@ from .decompose import ConceptDecompose
 from .emoji_world import EmojiWorldLoader
 from .gallery import TokenMixGallery
 from .grid import LabelledGrid, StrengthSweep
+from .hspace import (
+    HSpaceContrast,
+    HSpaceDirection,
+    HSpaceDisentangle,
+    HSpacePCA,
+    HSpaceSample,
+    LoadHSpaceDirections,
+    SaveHSpaceDirections,
+)
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .token_mix import (
     LoadTokenMix,
@@ -30,6 +39,8 @@ class ConceptLensExtension(ComfyExtension):
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
+            *(HSpaceSample, HSpacePCA, HSpaceContrast, HSpaceDisentangle, HSpaceDirection),
+            *(SaveHSpaceDirections, LoadHSpaceDirections),
             *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
             *(EmojiWorldLoader, StrengthSweep, LabelledGrid),
         ]

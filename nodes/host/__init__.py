@@ -4,6 +4,7 @@ The only part of the pack that touches the host.
 """
 
 from .folders import (
+    DIRECTIONS,
     EMBEDDINGS,
     FOLDERS,
     MIXES,
@@ -16,6 +17,7 @@ from .folders import (
     usable_name,
     workflow_metadata,
 )
+from .hspace import HostBottleneck, sample_bottleneck
 from .live import LiveView, progress, routes
 from .model import HostDenoiser, HostDiffusion
 from .studio import HostStudio, drawn, image_features, samplers, schedulers
@@ -24,10 +26,12 @@ from .world import emoji_world
 
 __all__ = [
     "CLIP_TOKENS",
+    "DIRECTIONS",
     "EMBEDDINGS",
     "FOLDERS",
     "MIXES",
     "SLOT",
+    "HostBottleneck",
     "HostDenoiser",
     "HostDiffusion",
     "HostStudio",
@@ -46,6 +50,7 @@ __all__ = [
     "numbered_path",
     "progress",
     "routes",
+    "sample_bottleneck",
     "samplers",
     "schedulers",
     "usable_name",

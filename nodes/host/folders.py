@@ -12,9 +12,10 @@ from comfy.cli_args import args
 from ...core.errors import UserError
 
 FOLDERS = ("loras", "output")  # where a TIME edit can be saved
-EMBEDDINGS, MIXES = "embeddings", "token_mixes"
-folder_paths.add_model_folder_path(MIXES, str(Path(folder_paths.models_dir, MIXES)), is_default=True)
-folder_paths.folder_names_and_paths[MIXES][1].add(".safetensors")
+EMBEDDINGS, MIXES, DIRECTIONS = "embeddings", "token_mixes", "hspace_directions"
+for own in (MIXES, DIRECTIONS):
+    folder_paths.add_model_folder_path(own, str(Path(folder_paths.models_dir, own)), is_default=True)
+    folder_paths.folder_names_and_paths[own][1].add(".safetensors")
 
 
 def files(folder: str) -> list[str]:
@@ -42,7 +43,7 @@ def changed_at(folder: str, name: str) -> float:
 
 def check_inside(prefix: str, folder: str) -> str:
     """The path of the host's `folder`; UserError when a file named `prefix` would lie outside of it."""
-    if folder not in (*FOLDERS, EMBEDDINGS, MIXES):
+    if folder not in (*FOLDERS, EMBEDDINGS, MIXES, DIRECTIONS):
         raise UserError(f'The folder "{folder}" is none of {" and ".join(FOLDERS)}; choose one of them.')
     output = folder == "output"
     root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]

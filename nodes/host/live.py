@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.lora
-import comfy.model_management
-import comfy.model_sampling
-import comfy.ops
-import comfy.sample
-import comfy.samplers
-import comfy.supported_models
 import comfy.utils
 from comfy_execution.utils import get_executing_context
 from torch import Tensor

@@ -11,8 +11,6 @@ import comfy.lora
 import comfy.model_management
 import comfy.model_sampling
 import comfy.ops
-import comfy.sample
-import comfy.samplers
 import comfy.supported_models
 import comfy.utils
 import torch

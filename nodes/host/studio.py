@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
-import comfy.model_sampling
-import comfy.ops
 import comfy.sample
 import comfy.samplers
-import comfy.supported_models
 import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel

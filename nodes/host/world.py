@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
-import comfy.model_sampling
-import comfy.ops
-import comfy.sample
-import comfy.samplers
 import comfy.supported_models
 import comfy.utils
 import comfyui_version

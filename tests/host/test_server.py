@@ -92,6 +92,26 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "SaveTokenMix": ({"mix": None, "filename_prefix": "token_mix"}, []),
     "LoadTokenMix": ({"file": None}, ["mix"]),
     "SaveTokenMixEmbedding": ({"mix": None, "clip": None, "name": "my_concept"}, ["name"]),
+    "HSpaceSample": (
+        {
+            **{"model": None, "positive": None, "negative": None, "vae": None, "samples": 100, "seed": 0, "steps": 20},
+            **{"cfg": 7.5, "sampler_name": None, "scheduler": None, "width": 512, "height": 512, "batch_size": 4},
+            "position": "after",
+        },
+        ["samples", "images"],
+    ),
+    "HSpacePCA": ({"samples": None, "components": 10, "per_step": True}, ["directions", "chart"]),
+    "HSpaceContrast": ({"positive_samples": None, "negative_samples": None}, ["directions"]),
+    "HSpaceDisentangle": ({"directions": None, "remove": None, "remove_indices": "0"}, ["directions"]),
+    "HSpaceDirection": (
+        {
+            **{"model": None, "directions": None, "index": 0, "scale": 1.0, "start_percent": 0.0, "end_percent": 1.0},
+            "apply_to": "both",
+        },
+        ["model"],
+    ),
+    "SaveHSpaceDirections": ({"directions": None, "filename_prefix": "directions"}, []),
+    "LoadHSpaceDirections": ({"file": None}, ["directions"]),
     "EmojiWorldLoader": ({}, ["model", "clip", "vae", "clip_vision"]),
     "StrengthSweep": ({"start": -2.0, "stop": 2.0, "count": 5}, ["value", "label"]),
     "LabelledGrid": ({"images": None, "labels": None, "columns": 0}, ["image"]),

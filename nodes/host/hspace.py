@@ -1,0 +1,138 @@
+"""The bottleneck of the host's UNet: seen while it samples, and shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.sample
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
+from torch import Tensor
+
+from ...core.backend import Family, Progress
+from ...core.errors import UserError
+from ...core.hspace.directions import HSpaceDirections, Position
+from ...core.hspace.samples import HSpaceSamples, Recorder, joined
+from .model import HostDenoiser
+
+Visit = Callable[[Tensor, dict[str, Any]], Tensor]
+"""From a bottleneck (rows, channels, height, width) and the host's transformer options to what replaces it."""
+
+
+class HostBottleneck:
+    """Where the h-space of a MODEL is. Raises UserError for a model without one."""
+
+    def __init__(self, model: ModelPatcher) -> None:
+        self.family: Family = HostDenoiser(model).family
+        settings = model.model.model_config.unet_config
+        self.channels: int = settings["model_channels"] * settings["channel_mult"][-1]
+        self._last_input: int = len(model.model.diffusion_model.input_blocks) - 1
+        self._model = model
+
+    def visited(self, position: Position, visit: Visit) -> ModelPatcher:
+        """A clone of the MODEL whose bottleneck passes through `visit`; the model itself stays as it is."""
+        clone = self._model.clone()
+        if position == "after":
+
+            def after(state: dict[str, Any]) -> dict[str, Any]:
+                return {**state, "h": visit(state["h"], state["transformer_options"])}
+
+            clone.set_model_middle_block_after_patch(after)
+        else:
+
+            def before(h: Tensor, options: dict[str, Any]) -> Tensor:
+                return visit(h, options) if options["block"] == ("input", self._last_input) else h
+
+            clone.set_model_input_block_patch_after_skip(before)
+        return clone
+
+    def shifted(
+        self,
+        directions: HSpaceDirections,
+        index: int,
+        scale: float,
+        start_percent: float,
+        end_percent: float,
+        positive_only: bool,
+    ) -> ModelPatcher:
+        """A clone that adds `scale` times a direction to its bottleneck, between two parts of the sampling.
+
+        Raises UserError for directions of another model and for an index out of range.
+        """
+        found = f"{directions.family} with {directions.shifts.shape[2]} channels"
+        if found != (own := f"{self.family} with {self.channels} channels"):
+            raise UserError(f"The directions are of {found}, the model is {own}; find directions on this model.")
+        directions.chosen([index])
+        if scale == 0:
+            return self._model.clone()
+        sampling: Any = self._model.get_model_object("model_sampling")
+        first, last = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
+
+        def add(h: Tensor, options: dict[str, Any]) -> Tensor:
+            sigma = float(options["sigmas"][0])
+            if not last <= sigma <= first:
+                return h
+            height, width = h.shape[-2:]
+            shift = scale * directions.shift(index, sigma, (height, width)).to(h)
+            if not positive_only:
+                return h + shift
+            prompted = [1.0 if chunk == 0 else 0.0 for chunk in options["cond_or_uncond"]]
+            rows = torch.tensor(prompted).repeat_interleave(len(h) // len(prompted)).to(h)
+            return h + rows[:, None, None, None] * shift
+
+        return self.visited(directions.position, add)
+
+
+def sample_bottleneck(
+    model: ModelPatcher,
+    vae: VAE,
+    positive: Any,
+    negative: Any,
+    seeds: Sequence[int],
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    size: tuple[int, int],
+    at_once: int,
+    position: Position,
+    made_by: dict[str, Any],
+    progress: Progress,
+) -> tuple[HSpaceSamples, Tensor]:
+    """Pictures (seeds, height, width, 3) by the host's own sampler, and the bottleneck at each of its noise levels.
+
+    Each seed has the noise that KSampler gives it. `size` is (width, height) in pixels.
+    """
+    bottleneck = HostBottleneck(model)
+    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+    width, height = size
+    empty = torch.zeros(1, 4, height // 8, width // 8)
+    parts, pictures = [], []
+    for first in range(0, len(seeds), at_once):
+        some = seeds[first : first + at_once]
+        recorder: list[Recorder] = []
+
+        def look(h: Tensor, options: dict[str, Any], recorder: list[Recorder] = recorder) -> Tensor:
+            if not recorder:
+                recorder.append(Recorder([float(sigma) for sigma in options["sample_sigmas"] if sigma > 0]))
+            kinds = options["cond_or_uncond"]
+            recorder[0].record(float(options["sigmas"][0]), h, [kind == 0 for kind in kinds])
+            return h
+
+        def step(number: int, *_: Any, first: int = first, count: int = len(some)) -> None:
+            progress(first * steps + count * (number + 1), len(seeds) * steps)
+
+        watched = bottleneck.visited(position, look)
+        noise = torch.cat([prepare_noise(empty, seed) for seed in some])
+        how = (steps, cfg, sampler_name, scheduler, positive, negative, torch.zeros_like(noise))
+        latents = sample(watched, noise, *how, seed=some[0], callback=step, disable_pbar=True)
+        prompted = recorder[0].stacked(True)
+        if prompted is None:
+            raise UserError("The sampler never evaluated the prompt; use another one.")
+        sigmas = torch.tensor(recorder[0].sigmas)
+        unprompted = recorder[0].stacked(False)
+        parts.append(HSpaceSamples(sigmas, prompted, unprompted, bottleneck.family, position, made_by))
+        pictures.append(vae.decode(latents).float().cpu())
+    return joined(parts), torch.cat(pictures)

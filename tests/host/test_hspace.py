@@ -1,0 +1,151 @@
+"""h-space in the host: what is recorded while it samples, and that a direction can be undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.tests.host.graphs import Link, node, sampling_graph, saved_latent
+from torch import Tensor
+
+
+def sample_node(**changes: Any) -> dict[str, Any]:
+    links = {"model": ["loader", 0], "positive": ["positive", 0], "negative": ["negative", 0], "vae": ["loader", 2]}
+    settings = {"samples": 3, "seed": 5, "steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
+    settings |= {"width": 128, "height": 128, "batch_size": 2, "position": "after"}
+    return node("HSpaceSample", **links, **{**settings, **changes})
+
+
+def directed(scale: float = 1.0, /, seed: int = 1, sampling: dict[str, Any] | None = None, **changes: Any) -> Graph:
+    """A latent sampled along the first principal component."""
+    options = {"index": 0, "scale": scale, "start_percent": 0.0, "end_percent": 1.0, "apply_to": "both", **changes}
+    extra = {
+        "samples": sample_node(**(sampling or {})),
+        "pca": node("HSpacePCA", samples=["samples", 0], components=2, per_step=True),
+        "direction": node("HSpaceDirection", model=["loader", 0], directions=["pca", 0], **options),
+    }
+    return sampling_graph(extra, ["direction", 0], seed)
+
+
+def latent(server: HostServer, graph: Graph) -> Tensor:
+    return saved_latent(server, server.run(graph))
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def test_a_direction_is_undone(server: HostServer) -> None:
+    plain = latent(server, sampling_graph())
+    shifted = latent(server, directed(2.0))
+    assert distance(shifted, plain) > 1e-3
+    assert torch.equal(latent(server, directed(0.0)), plain)
+    assert torch.equal(latent(server, directed(2.0)), shifted)
+    assert torch.equal(latent(server, sampling_graph()), plain)
+
+
+def test_directions_in_a_row_add_up(server: HostServer) -> None:
+    once = latent(server, directed(2.0))
+    twice = directed(1.5)
+    twice["more"] = node("HSpaceDirection", **{**twice["direction"]["inputs"], "model": ["direction", 0], "scale": 0.5})
+    twice["sampler"]["inputs"]["model"] = ["more", 0]
+    assert distance(latent(server, twice), once) < 1e-3
+    back = directed(1.5)
+    back["more"] = node("HSpaceDirection", **{**back["direction"]["inputs"], "model": ["direction", 0], "scale": -1.5})
+    back["sampler"]["inputs"]["model"] = ["more", 0]
+    assert distance(latent(server, back), latent(server, sampling_graph())) < 1e-3
+
+
+def test_a_window_and_the_positive_prompt_alone_do_less(server: HostServer) -> None:
+    plain, whole = latent(server, sampling_graph()), latent(server, directed(2.0))
+    late = latent(server, directed(2.0, start_percent=0.9))
+    prompted = latent(server, directed(2.0, apply_to="positive"))
+    assert 0 < distance(late, plain) < distance(whole, plain)
+    assert distance(prompted, whole) > 1e-3
+    assert distance(prompted, plain) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"sampler_name": "heun"},
+        {"sampler_name": "dpmpp_2m_sde", "scheduler": "karras"},
+        {"sampler_name": "dpm_2_ancestral", "scheduler": "exponential"},
+        {"sampler_name": "lcm", "cfg": 1.0},
+        {"position": "before"},
+        {"width": 192, "height": 128},
+    ],
+    ids=lambda sampling: " ".join(map(str, sampling.values())),
+)
+def test_the_bottleneck_is_recorded_whatever_samples(server: HostServer, sampling: dict[str, Any]) -> None:
+    graph = directed(2.0, sampling=sampling)
+    if "width" in sampling:
+        graph["latent"]["inputs"] |= {"width": 192}
+    plain = sampling_graph()
+    plain["latent"] = graph["latent"]
+    assert distance(latent(server, graph), latent(server, plain)) > 1e-3
+
+
+def test_a_contrast_with_itself_changes_nothing(server: HostServer) -> None:
+    graph = directed(3.0)
+    graph["pca"] = node("HSpaceContrast", positive_samples=["samples", 0], negative_samples=["samples", 0])
+    assert torch.equal(latent(server, graph), latent(server, sampling_graph()))
+
+
+def test_directions_are_kept_in_a_file(server: HostServer) -> None:
+    saving = directed(2.0)
+    saving["kept"] = node("SaveHSpaceDirections", directions=["pca", 0], filename_prefix="found/first")
+    expected = latent(server, saving)
+    loading = {name: part for name, part in directed(2.0).items() if name not in ("samples", "pca")}
+    loading["pca"] = node("LoadHSpaceDirections", file="found/first_00001_.safetensors")
+    assert distance(latent(server, loading), expected) < 1e-2  # half precision
+
+
+def test_pictures_are_the_samplers_own(server: HostServer) -> None:
+    """A sample's picture is the one that KSampler makes of its seed."""
+    graph = sampling_graph(seed=6)
+    graph["samples"] = sample_node()
+    graph["image"] = node("VAEDecode", samples=["sampler", 0], vae=["loader", 2])
+    graph["second"] = node("ImageFromBatch", image=["samples", 1], batch_index=1, length=1)
+    outputs = {"alone": ["image", 0], "recorded": ["second", 0]}
+    for name, link in outputs.items():
+        graph[name] = node("SaveImage", images=link, filename_prefix=name)
+    shown = server.run(graph)["outputs"]
+    one, other = (picture(server, shown[name]["images"][0]) for name in outputs)
+    assert (one - other).abs().max() <= 2 / 255
+
+
+def picture(server: HostServer, image: dict[str, str]) -> Tensor:
+    from conceptlens.core.plots import from_pil
+    from PIL import Image
+
+    return from_pil(Image.open(server.base / "output" / image["subfolder"] / image["filename"]))
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"pca": {"components": 3}}, "at most 2 principal components"),
+    ({"direction": {"index": 2}}, "There is no direction 2; these are 2"),
+    ({"direction": {"start_percent": 0.5, "end_percent": 0.5}}, "let it end after it starts"),
+    ({"latent": {"width": 256}}, "of another shape"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), BAD, ids=[says for _, says in BAD])
+def test_bad_input_is_one_sentence(server: HostServer, changes: dict[str, dict[str, Any]], says: str) -> None:
+    graph = directed(2.0)
+    for name, values in changes.items():
+        graph[name]["inputs"] |= values
+    with pytest.raises(GraphError) as error:
+        server.run(graph)
+    assert says in f"{error.value} {error.value.details}"
+
+
+def test_samples_of_other_levels_are_no_contrast(server: HostServer) -> None:
+    graph = directed(2.0)
+    graph["others"] = sample_node(steps=4)
+    both: dict[str, Link] = {"positive_samples": ["samples", 0], "negative_samples": ["others", 0]}
+    graph["pca"] = node("HSpaceContrast", **both)
+    with pytest.raises(GraphError, match=r"3 noise levels.*4 noise levels"):
+        server.run(graph)
