@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..benchmarks.measures import Measure, report
 from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
+from ..world.architecture import GUIDANCE
 from .console import Console
 from .decompose import ConsoleLive, checkpoint_of, file_name, finished
 
@@ -32,7 +33,7 @@ PROMPT = "a photo of a {}"
 CONCEPTS = 20  # of each kind
 SETTINGS = Settings(steps=150, validate_every=25)
 PICTURES, HELD_OUT = 48, 12  # of a concept
-STEPS, GUIDANCE = 25, 4.0
+STEPS = 25
 TOP = 10  # tokens of a mix that are looked at
 JUDGED = 32  # pictures in which a share is counted
 GIVEN = 12  # pictures without a word

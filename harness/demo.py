@@ -26,7 +26,7 @@ PICTURES = 2  # of a prompt
 def before_and_after() -> Graph:
     """Roses turned blue: the edited prompt, a related one, two preserved and two unrelated ones, before and after."""
     options = {"edit_keys": True, "augment": True, "strength": 1.0, "rank": 0}
-    sampling = {"seed": 1, "steps": 25, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    sampling = {"seed": 1, "steps": 25, "cfg": 2.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     graph: Graph = {}
 
     def add(name: str, kind: str, **inputs: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from .truth import Truth
 
 Kind = Literal["name", "colour", "keyword", "profession", "man or woman"]
 # How often each kind of caption is drawn. Mixtures need many draws: each of their exemplars has only a share of them.
-KINDS: dict[Kind, float] = {"name": 0.35, "colour": 0.25, "keyword": 0.25, "profession": 0.08, "man or woman": 0.07}
+KINDS: dict[Kind, float] = {"name": 0.38, "colour": 0.18, "keyword": 0.3, "profession": 0.08, "man or woman": 0.06}
 TEMPLATES = ("{}", "{}", "a photo of {}", "an image of {}", "a picture of {}")
 FLAT_TEMPLATES = ("a flat drawing of {}", "a flat picture of {}")
 FLAT_SHARE = 0.25

@@ -31,6 +31,7 @@ from ..benchmarks.measures import Measure, report
 from ..core.errors import UserError
 from ..harness.console import quiet_libraries
 from . import encoders, language, meters, weights
+from .architecture import GUIDANCE
 from .captions import SEXES, Caption, draw_caption, with_article
 from .denoiser import NOISE
 from .pictures import DRAWN, SEEN, Pictures, to_tensor, varied
@@ -40,7 +41,6 @@ from .training import computing_dtype
 from .truth import STYLES, Truth
 
 STEPS = 25
-GUIDANCE = 4.0
 SEEDS = range(8)  # of a prompt
 KEYWORD_SEEDS = range(32)
 PEOPLE_SEEDS = range(128)  # a share of 50 % is known to 4 points then
@@ -382,7 +382,7 @@ def explanation(lab: Laboratory) -> Part:
         cleans = [lab.pictures.clean(Caption("", n, "name", n, truth.emoji[n], "3d")) for n in drawn]
         latents = lab.pipe.vae.encode(torch.stack([to_tensor(varied(c, generator, DRAWN)) for c in cleans])).latents
         rows = torch.arange(len(candidates))
-        for count, kept in ((8, CONTEXTS_AT_ONCE), (32, 3)):  # most candidates are far off and need no exact loss
+        for count, kept in ((4, CONTEXTS_AT_ONCE), (32, 3)):  # most candidates are far off and need no exact loss
             losses = _denoising_losses(lab, latents[:count], contexts[rows])
             rows = rows[losses.topk(min(kept, len(rows)), largest=False).indices]
         best[keyword] = [candidates[i] for i in rows.tolist()]

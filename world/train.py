@@ -25,6 +25,7 @@ from ..core.errors import UserError
 from ..core.plots import labelled_grid
 from ..harness.pictures import Sampling, sample, save_picture
 from . import autoencoder, denoiser, encoders, language, meters, weights
+from .architecture import GUIDANCE
 from .pictures import Pictures
 from .pipeline import emoji_world_pipeline
 from .sources import Sources
@@ -34,7 +35,7 @@ from .truth import Truth
 AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
 ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
 CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
-UNET = Settings(steps=14_500, batch=64, learning_rate=1e-3, decay_from=0.6, average=0.9995)
+UNET = Settings(steps=18_500, batch=64, learning_rate=1e-3, decay_from=0.86, average=0.9995)
 LATENTS = 16_000
 LOGGED_EVERY = 50  # steps
 # Names, a trained and two held-out colours, another style, keywords, professions, and words that no caption has.
@@ -164,7 +165,7 @@ class Workshop:
     def sample_grid(self, file: Path) -> None:
         """What the model draws now, to look at."""
         pipe = emoji_world_pipeline(self.tokenizer, self.device, self.weights)
-        sampling = Sampling(seeds=(0, 1), steps=25, guidance_scale=4.0)
+        sampling = Sampling(seeds=(0, 1), steps=25, guidance_scale=GUIDANCE)
         pictures = [picture for prompt in SAMPLES for picture in sample(pipe, prompt, sampling)]
         labels = [prompt for prompt in SAMPLES for _ in sampling.seeds]
         save_picture(labelled_grid(pictures, labels, columns=8), file)
