@@ -18,6 +18,7 @@ from .hspace import (
     LoadHSpaceDirections,
     SaveHSpaceDirections,
 )
+from .hspace_jacobian import HSpaceJacobian
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .token_mix import (
     LoadTokenMix,
@@ -39,7 +40,7 @@ class ConceptLensExtension(ComfyExtension):
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
-            *(HSpaceSample, HSpacePCA, HSpaceContrast, HSpaceDisentangle, HSpaceDirection),
+            *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceContrast, HSpaceDisentangle, HSpaceDirection),
             *(SaveHSpaceDirections, LoadHSpaceDirections),
             *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
             *(EmojiWorldLoader, StrengthSweep, LabelledGrid),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..backend import Family
 from ..errors import UserError
+from .directions import HSpaceDirections, Position, aligned
 
 Decoder = Callable[[Tensor], Tensor]
 """From bottlenecks (n, channels, height, width) to predictions (n, ...), each row for itself."""
@@ -137,3 +140,16 @@ def _twice_backward(decoder: Decoder, h: Tensor, tangents: Tensor) -> Tensor:
 def _differences(decoder: Decoder, h: Tensor, tangents: Tensor) -> Tensor:
     step = torch.finfo(h.dtype).eps ** (1 / 3) * h.norm()  # of unit vectors: where rounding and curvature meet
     return (decoder(h + step * tangents) - decoder(h - step * tangents)) / (2 * step)
+
+
+def directions_of_levels(
+    found: Sequence[tuple[float, SingularDirections]], family: Family, position: Position, made_by: Mapping[str, Any]
+) -> HSpaceDirections:
+    """The singular vectors of falling noise levels (sigma, found) as directions: each times its singular value."""
+    count = min(len(each.values) for _, each in found)
+    right = torch.stack([each.right[:count] for _, each in found], 1).float().cpu()
+    values = torch.stack([each.values[:count] for _, each in found], 1).float().cpu()
+    shifts = aligned(right) * values[..., None, None, None]
+    passes = {"passes": sum(each.passes for _, each in found), "converged": all(each.converged for _, each in found)}
+    sigmas = torch.tensor([sigma for sigma, _ in found])
+    return HSpaceDirections(sigmas, shifts, values, family, position, {**made_by, **passes})

@@ -17,7 +17,7 @@ from .folders import (
     usable_name,
     workflow_metadata,
 )
-from .hspace import HostBottleneck, sample_bottleneck
+from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
 from .live import LiveView, progress, routes
 from .model import HostDenoiser, HostDiffusion
 from .studio import HostStudio, drawn, image_features, samplers, schedulers
@@ -45,6 +45,7 @@ __all__ = [
     "encoded",
     "file",
     "files",
+    "guided_decoders",
     "image_features",
     "new_path",
     "numbered_path",

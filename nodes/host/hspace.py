@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import comfy.sample
@@ -14,8 +15,9 @@ from torch import Tensor
 from ...core.backend import Family, Progress
 from ...core.errors import UserError
 from ...core.hspace.directions import HSpaceDirections, Position
+from ...core.hspace.jacobian import Decoder
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
-from .model import HostDenoiser
+from .model import Evaluation, HostDenoiser, HostDiffusion
 
 Visit = Callable[[Tensor, dict[str, Any]], Tensor]
 """From a bottleneck (rows, channels, height, width) and the host's transformer options to what replaces it."""
@@ -83,6 +85,71 @@ class HostBottleneck:
             return h + rows[:, None, None, None] * shift
 
         return self.visited(directions.position, add)
+
+
+def guided_decoders(
+    model: ModelPatcher,
+    positive: Any,
+    negative: Any,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    size: tuple[int, int],
+    position: Position,
+    percents: Sequence[float] | None,
+    progress: Progress,
+) -> Iterator[tuple[float, Tensor, Decoder]]:
+    """For each noise level of one picture the sigma, its bottleneck and the guided prediction from there on.
+
+    `percents` chooses levels by parts of the sampling, the nearest to each; None: all. What the decoder is given is the
+    bottleneck for the prompt; the one for the negative prompt moves along with it, as with a direction that is applied
+    to both: eps = cfg eps_c(h) + (1 - cfg) eps_u(h_u + h - h_c). Inside of `torch.inference_mode(False)`.
+    """
+    HostBottleneck(model)  # refuses other models
+    found: dict[float, dict[bool, Evaluation]] = {}
+
+    def look(state: dict[str, Any]) -> dict[str, Any]:
+        options = state["transformer_options"]
+        sigma, chunks = float(options["sigmas"][0]), options["cond_or_uncond"]
+        for row, kind in enumerate(chunks):
+            parts = (state[name] for name in ("x", "timesteps", "context", "y"))
+            kept = (None if part is None else part[row : row + 1].float().cpu().clone() for part in parts)
+            found.setdefault(sigma, {}).setdefault(kind == 0, Evaluation(*kept))
+        return state
+
+    watched = model.clone()
+    watched.set_model_middle_block_after_patch(look)
+    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+    width, height = size
+    empty = torch.zeros(1, 4, height // 8, width // 8)
+    how = (steps, cfg, sampler_name, scheduler, positive, negative, empty)
+
+    def step(number: int, *_: Any) -> None:
+        progress(number + 1, steps)
+
+    with torch.inference_mode():
+        sample(watched, prepare_noise(empty, seed), *how, seed=seed, callback=step, disable_pbar=True)
+    levels = sorted(found, reverse=True)
+    if percents is not None:
+        sampling: Any = model.get_model_object("model_sampling")
+        wanted = [max(float(sampling.percent_to_sigma(percent)), 1e-6) for percent in percents]
+        nearest = {min(levels, key=lambda level, at=at: abs(math.log(level / at))) for at in wanted}
+        levels = sorted(nearest, reverse=True)
+    diffusion = HostDiffusion(model, exact=True)
+    for sigma in levels:
+        h, prompted = diffusion.halves(found[sigma][True], position)
+        if False not in found[sigma]:
+            yield sigma, h, prompted
+            continue
+        other, unprompted = diffusion.halves(found[sigma][False], position)
+
+        def decode(rows: Tensor, parts: tuple[Any, ...] = (h, other, prompted, unprompted)) -> Tensor:
+            own, negatives, with_prompt, without = parts
+            return cfg * with_prompt(rows) + (1 - cfg) * without(rows - own + negatives)
+
+        yield sigma, h, decode
 
 
 def sample_bottleneck(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,8 @@ import comfy.ops
 import comfy.supported_models
 import comfy.utils
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
+from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
@@ -22,6 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from ...core.backend import Family
 from ...core.diffusion import Prediction
 from ...core.errors import UserError
+from ...core.hspace.directions import Position
+from ...core.hspace.jacobian import Decoder
 from ...core.lora import LoraFactors
 from ...core.text_tower import Encoded
 
@@ -106,14 +111,25 @@ class HostDenoiser:
         return clone
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What the UNet was given for one picture."""
+
+    x: Tensor  # (1, 4, height, width)
+    timesteps: Tensor  # (1,)
+    context: Tensor  # (1, tokens, width)
+    label: Tensor | None  # (1, width), of SDXL
+
+
 class HostDiffusion:
     """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs and edits applied.
 
     The host's own is made of inference tensors, which stop a backward pass, and may be streamed or evicted at any
-    time. Make and use it inside of `torch.inference_mode(False)`.
+    time. Make and use it inside of `torch.inference_mode(False)`. In half precision where the device has it, unless
+    `exact`.
     """
 
-    def __init__(self, model: ModelPatcher) -> None:
+    def __init__(self, model: ModelPatcher, exact: bool = False) -> None:
         HostDenoiser(model)  # refuses other models
         config = model.model.model_config
         sampling: Any = model.get_model_object("model_sampling")
@@ -126,7 +142,7 @@ class HostDiffusion:
             )
         management: Any = comfy.model_management
         device = management.get_torch_device()
-        half = device.type != "cpu" and management.should_use_bf16(device)
+        half = not exact and device.type != "cpu" and management.should_use_bf16(device)
         self._dtype = torch.bfloat16 if half else torch.float32
         self._model: Any = model.model
         self.prediction: Prediction = kind
@@ -153,6 +169,40 @@ class HostDiffusion:
         context = encoded.context.to(device, self._dtype)
         output = self._unet(noisy.to(device, self._dtype), timesteps.float().to(device), context=context, y=size)
         return output.float().to(noisy.device)  # the text encoder, and with it the loss, may be elsewhere
+
+    def halves(self, given: Evaluation, position: Position) -> tuple[Tensor, Decoder]:
+        """The bottleneck (channels, height, width) of one evaluation, and the UNet from there on.
+
+        The rest of the UNet runs once: the decoder keeps its skip connections and its embedding of the time.
+        """
+        unet, device = self._unet, next(self._unet.parameters()).device
+        x, context = given.x.to(device, self._dtype), given.context.to(device, self._dtype)
+        embedded = timestep_embedding(given.timesteps.to(device), unet.model_channels).to(x.dtype)
+        with torch.no_grad():
+            time = unet.time_embed(embedded)
+            if given.label is not None:
+                time = time + unet.label_emb(given.label.to(device, self._dtype))
+            h, skips = x, []
+            for block in unet.input_blocks:
+                h = forward_timestep_embed(block, h, time, context)
+                skips.append(h)
+            if position == "after":
+                h = forward_timestep_embed(unet.middle_block, h, time, context)
+
+        def decode(rows: Tensor) -> Tensor:
+            def each(part: Tensor) -> Tensor:
+                return part.expand(len(rows), *part.shape[1:])
+
+            if position == "before":
+                rows = forward_timestep_embed(unet.middle_block, rows, each(time), each(context))
+            for place in reversed(range(len(skips))):
+                block = unet.output_blocks[len(skips) - 1 - place]
+                above = skips[place - 1].shape if place else None
+                rows = torch.cat([rows, each(skips[place])], 1)
+                rows = forward_timestep_embed(block, rows, each(time), each(context), {}, above)
+            return unet.out(rows)
+
+        return h[0], decode
 
     def save_memory(self) -> bool:
         if self._checkpointed:

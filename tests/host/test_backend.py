@@ -11,6 +11,7 @@ import torch
 from conceptlens.core.backend import Family
 from conceptlens.core.diffusion import Draws, denoising_loss
 from conceptlens.core.errors import UserError
+from conceptlens.core.hspace.jacobian import singular_directions
 from conceptlens.core.lora import lora_names, lora_state_dict
 from conceptlens.core.model_edit import EditPair, edit_model
 from conceptlens.core.text_tower import encode
@@ -116,6 +117,30 @@ def test_gradients_go_through_towers_and_unet(model: Any, encoder: HostTextEncod
         signal = diffusion.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         output = (signal.sqrt() * latents - denoised) / (1 - signal).sqrt()
     torch.testing.assert_close(predicted, output, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("position", ["after", "before"])
+def test_the_decoder_goes_on_from_the_bottleneck(model: Any, family: Family, position: Any) -> None:
+    """The two halves of the private UNet are the whole, for each row by itself; and the decoder has derivatives."""
+    from conceptlens.nodes.host import HostDiffusion
+    from conceptlens.nodes.host.model import Evaluation
+
+    with torch.inference_mode(False):
+        diffusion = HostDiffusion(model, exact=True)
+        width = model.model.model_config.unet_config["context_dim"]
+        label = torch.randn(1, model.model.adm_channels) if family == "SDXL" else None
+        given = Evaluation(torch.randn(1, 4, 8, 8), torch.tensor([400.0]), torch.randn(1, 77, width), label)
+        h, decode = diffusion.halves(given, position)
+        whole = diffusion._unet(given.x, given.timesteps, context=given.context, y=label)
+        both = decode(torch.stack([h, 2 * h]))
+        torch.testing.assert_close(both[:1], whole, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(both[1:], whole, rtol=1e-2)
+        found = singular_directions(decode, h, 2, tolerance=1e-3)
+    assert found.converged
+    step = 1e-2 * found.right[:1]
+    with torch.no_grad():
+        moved = (decode(h + step) - decode(h - step)).norm() / 2e-2
+    assert float(moved) == pytest.approx(float(found.values[0]), rel=1e-2)
 
 
 def test_tokens_agree(encoder: HostTextEncoder, pipe: Any) -> None:

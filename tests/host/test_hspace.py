@@ -88,6 +88,40 @@ def test_the_bottleneck_is_recorded_whatever_samples(server: HostServer, samplin
     assert distance(latent(server, graph), latent(server, plain)) > 1e-3
 
 
+def jacobian(**changes: Any) -> Graph:
+    links = {"model": ["loader", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
+    settings = {"seed": 1, "steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
+    settings |= {"width": 128, "height": 128, "components": 2, "iterations": 50, "tolerance": 1e-4}
+    settings |= {"at_percent": "all", "position": "after", **changes}
+    graph = directed(0.05)
+    del graph["samples"]
+    graph["pca"] = node("HSpaceJacobian", **links, **settings)
+    return graph
+
+
+def test_a_mask_chooses_where_a_picture_changes(server: HostServer) -> None:
+    plain = latent(server, sampling_graph())
+    shares = []
+    for left, rest in ((1.0, 0.0), (0.0, 1.0)):
+        graph = jacobian(mask=["mask", 0])
+        graph["half"] = node("SolidMask", value=left, width=64, height=128)
+        graph["all"] = node("SolidMask", value=rest, width=128, height=128)
+        where = {"destination": ["all", 0], "source": ["half", 0], "x": 0, "y": 0}
+        graph["mask"] = node("MaskComposite", **where, operation="add" if left else "multiply")
+        change = (latent(server, graph) - plain).square()
+        assert change.sum() > 0
+        shares.append(float(change[..., :8].sum() / change.sum()))
+    assert shares[0] > shares[1]
+
+
+def test_levels_are_chosen_by_parts_of_the_sampling(server: HostServer) -> None:
+    graph = jacobian(at_percent="0.1", position="before")
+    assert distance(latent(server, graph), latent(server, sampling_graph())) > 0
+    with pytest.raises(GraphError) as error:
+        server.run(jacobian(at_percent="often"))
+    assert "is no list of numbers" in str(error.value.details)
+
+
 def test_a_contrast_with_itself_changes_nothing(server: HostServer) -> None:
     graph = directed(3.0)
     graph["pca"] = node("HSpaceContrast", positive_samples=["samples", 0], negative_samples=["samples", 0])

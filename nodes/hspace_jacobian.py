@@ -1,0 +1,136 @@
+"""What the bottleneck of one picture changes most, or in a part of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..core.charts import line_chart
+from ..core.errors import UserError
+from ..core.hspace.directions import Position
+from ..core.hspace.jacobian import directions_of_levels, singular_directions
+from . import host
+from .hspace import CATEGORY, FOUND, sampler_inputs, size_inputs
+
+
+class HSpaceJacobian(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSpaceJacobian",
+            display_name="h-space Jacobian",
+            category=CATEGORY,
+            description="The directions of the bottleneck that change one picture most, or a masked part of it: the "
+            "leading singular vectors of the decoder's Jacobian.",
+            search_aliases=["semantic direction", "mask", "region", "singular vectors", "bottleneck"],
+            inputs=[
+                io.Model.Input("model", tooltip="SD 1.x, SD 2.x or SDXL."),
+                io.Conditioning.Input("positive", tooltip="The prompt of the picture."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Of the picture: the one that KSampler makes with it.",
+                ),
+                *sampler_inputs(),
+                *size_inputs(),
+                io.Int.Input("components", default=3, min=1, max=50, tooltip="Directions, 1 to 50."),
+                io.Int.Input(
+                    "iterations", default=50, min=1, max=1000, tooltip="At most so many at each noise level, 1 to 1000."
+                ),
+                io.Float.Input(
+                    "tolerance",
+                    default=1e-4,
+                    min=1e-6,
+                    max=0.1,
+                    step=1e-6,
+                    round=1e-7,
+                    tooltip="How exact: the residual over the largest singular value, 1e-6 to 0.1.",
+                ),
+                io.String.Input(
+                    "at_percent",
+                    default="all",
+                    tooltip="At which parts of the sampling: all, or numbers from 0 to 1 between commas: 0.2, 0.5",
+                ),
+                io.Combo.Input(
+                    "position", options=["after", "before"], default="after", tooltip="Of the UNet's middle block."
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="The part of the picture that is looked at; else all."),
+            ],
+            outputs=[
+                FOUND,
+                io.Image.Output("chart", display_name="chart", tooltip="Singular values over the noise levels."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, at_percent: str | None = None) -> bool | str:
+        try:
+            percents(at_percent or "all")
+        except UserError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int,
+        height: int,
+        components: int,
+        iterations: int,
+        tolerance: float,
+        at_percent: str,
+        position: Position,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        live, wanted = host.LiveView(), percents(at_percent)
+        made_by = {"method": "jacobian", "seed": seed, "steps": steps, "cfg": cfg, "masked": mask is not None}
+        found = []
+        with torch.inference_mode(False):  # what inference mode makes can't be differentiated
+            part = None if mask is None else interpolate(mask.clone()[:1, None], (height // 8, width // 8), mode="area")
+            how = (seed, steps, cfg, sampler_name, scheduler, (width, height), position, wanted, live.bar)
+            before = None
+            for sigma, h, decoder in host.guided_decoders(model, positive, negative, *how):
+                area = None if part is None else part[0].to(h)
+                before = singular_directions(
+                    *(decoder, h, components, iterations, tolerance, area),
+                    start=None if before is None else before.right,
+                )
+                found.append((sigma, before))
+                live.say(f"sigma {sigma:.3g}: {', '.join(f'{value:.3g}' for value in before.values.tolist())}")
+                live.bar(len(found), len(wanted) if wanted else steps)
+        family = host.HostBottleneck(model).family
+        directions = directions_of_levels(found, family, position, made_by)
+        lines = {
+            f"direction {number}": list(zip(directions.sigmas.log10().tolist(), values, strict=True))
+            for number, values in enumerate(directions.values[:5].tolist())
+        }
+        return io.NodeOutput(directions, line_chart(lines, "log10 sigma; singular value")[None])
+
+
+def percents(text: str) -> list[float] | None:
+    """Parts of the sampling between commas, or None for "all". Raises UserError for anything else."""
+    if text.strip().casefold() == "all":
+        return None
+    try:
+        found = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise UserError(f'"{text}" is no list of numbers; write all, or numbers between commas: 0.2, 0.5') from error
+    if not found or not all(0 <= percent <= 1 for percent in found):
+        raise UserError(f'"{text}" must hold numbers from 0 to 1, or be: all')
+    return found
