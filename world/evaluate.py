@@ -48,6 +48,7 @@ TRAINED_PAIRS = 60
 AT_ONCE = 32  # pictures
 CONTEXTS_AT_ONCE = 50
 CANDIDATES = 500  # single tokens among which a keyword's exemplars are looked for
+DRAWS = 16  # pictures of a keyword on which the best of them are compared
 PROBES = 200  # words
 COPY = 0.03  # root mean square distance, of 0..1, at 32 x 32 pixels: below it two pictures look the same
 
@@ -378,11 +379,11 @@ def explanation(lab: Laboratory) -> Part:
         exemplars, shares = list(truth.keywords[keyword]), list(truth.keywords[keyword].values())
         if not set(exemplars) & set(single):
             continue
-        drawn = generator.choices(exemplars, shares, k=32)
+        drawn = generator.choices(exemplars, shares, k=DRAWS)
         cleans = [lab.pictures.clean(Caption("", n, "name", n, truth.emoji[n], "3d")) for n in drawn]
         latents = lab.pipe.vae.encode(torch.stack([to_tensor(varied(c, generator, DRAWN)) for c in cleans])).latents
         rows = torch.arange(len(candidates))
-        for count, kept in ((4, CONTEXTS_AT_ONCE), (32, 3)):  # most candidates are far off and need no exact loss
+        for count, kept in ((4, CONTEXTS_AT_ONCE), (DRAWS, 3)):  # most candidates are far off and need no exact loss
             losses = _denoising_losses(lab, latents[:count], contexts[rows])
             rows = rows[losses.topk(min(kept, len(rows)), largest=False).indices]
         best[keyword] = [candidates[i] for i in rows.tolist()]
