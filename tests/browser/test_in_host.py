@@ -111,8 +111,13 @@ def picture(host: HostServer, history: dict[str, Any]) -> Image.Image:
 
 
 def address(host: HostServer, history: dict[str, Any]) -> str:
-    """Of the picture that a run made."""
-    (image,) = (output["images"][0] for output in history["outputs"].values() if "images" in output)
+    """Of the picture that a run sampled, whatever else it shows."""
+    graph = history["prompt"][2]
+    (image,) = (
+        output["images"][0]
+        for name, output in history["outputs"].items()
+        if "images" in graph[name]["inputs"] and graph[graph[name]["inputs"]["images"][0]]["class_type"] == "VAEDecode"
+    )
     return f"{host.address}/view?{urllib.parse.urlencode(image)}"
 
 
