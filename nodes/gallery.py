@@ -13,6 +13,7 @@ from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.plots import labelled_grid
 from . import host
+from .inputs import sampler_inputs, seed_input, size_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
 
@@ -35,22 +36,9 @@ class TokenMixGallery(io.ComfyNode):
                     "prompt", default="a photo of a {}", tooltip="The prompt of each picture, with {} for the word."
                 ),
                 io.Int.Input("top", default=8, min=1, max=100, tooltip="How many words are drawn, 1 to 100."),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
-                io.Float.Input(
-                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100; 1 is none."
-                ),
-                io.Combo.Input("sampler_name", options=host.samplers(), tooltip="The sampler, as in KSampler."),
-                io.Combo.Input("scheduler", options=host.schedulers(), tooltip="The scheduler, as in KSampler."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the noise, which is the same for all words and KSampler's own for this seed.",
-                ),
-                io.Int.Input("width", default=512, min=64, max=8192, step=8, tooltip="Pixels, 64 to 8192."),
-                io.Int.Input("height", default=512, min=64, max=8192, step=8, tooltip="Pixels, 64 to 8192."),
+                *sampler_inputs(),
+                seed_input("Of the noise, which is the same for all words and KSampler's own for this seed."),
+                *size_inputs(),
                 io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
             ],
             outputs=[

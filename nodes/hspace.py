@@ -13,29 +13,13 @@ from ..core.hspace.directions import HSpaceDirections, Position, disentangled
 from ..core.hspace.pca import pca
 from ..core.hspace.samples import HSpaceSamples
 from . import host
+from .inputs import sampler_inputs, seed_input, size_inputs
 
 CATEGORY = "ConceptLens/h-space"
 SamplesType = io.Custom("HSPACE_SAMPLES")
 DirectionsType = io.Custom("HSPACE_DIRECTIONS")
 DIRECTIONS_TOOLTIP = "Directions, from PCA, Contrast or Jacobian, or from a file."
 FOUND = DirectionsType.Output("directions", display_name="directions", tooltip="What was found, for HSpaceDirection.")
-
-
-def sampler_inputs(steps: int = 20) -> list[Any]:
-    """The inputs of the host's KSampler, from steps to scheduler."""
-    return [
-        io.Int.Input("steps", default=steps, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
-        io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100; 1: none."),
-        io.Combo.Input("sampler_name", options=host.samplers(), tooltip="The sampler, as in KSampler."),
-        io.Combo.Input("scheduler", options=host.schedulers(), tooltip="The scheduler, as in KSampler."),
-    ]
-
-
-def size_inputs() -> list[Any]:
-    return [
-        io.Int.Input("width", default=512, min=64, max=8192, step=64, tooltip="Pixels, 64 to 8192, a multiple of 64."),
-        io.Int.Input("height", default=512, min=64, max=8192, step=64, tooltip="Pixels, 64 to 8192, a multiple of 64."),
-    ]
 
 
 class HSpaceSample(io.ComfyNode):
@@ -53,14 +37,7 @@ class HSpaceSample(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Int.Input("samples", default=100, min=1, max=10_000, tooltip="Pictures, 1 to 10000."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the first picture; the others have the seeds after it.",
-                ),
+                seed_input("Of the first picture; the others have the seeds after it."),
                 *sampler_inputs(),
                 *size_inputs(),
                 io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="Pictures drawn at once, 1 to 64."),

@@ -14,7 +14,8 @@ from ..core.errors import UserError
 from ..core.hspace.directions import Position
 from ..core.hspace.jacobian import directions_of_levels, singular_directions
 from . import host
-from .hspace import CATEGORY, FOUND, sampler_inputs, size_inputs
+from .hspace import CATEGORY, FOUND
+from .inputs import sampler_inputs, seed_input, size_inputs
 
 
 class HSpaceJacobian(io.ComfyNode):
@@ -31,14 +32,7 @@ class HSpaceJacobian(io.ComfyNode):
                 io.Model.Input("model", tooltip="SD 1.x, SD 2.x or SDXL."),
                 io.Conditioning.Input("positive", tooltip="The prompt of the picture."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the picture: the one that KSampler makes with it.",
-                ),
+                seed_input("Of the picture: the one that KSampler makes with it."),
                 *sampler_inputs(),
                 *size_inputs(),
                 io.Int.Input("components", default=3, min=1, max=50, tooltip="Directions, 1 to 50."),

@@ -115,7 +115,7 @@ def guided_decoders(
         sigma, chunks = float(options["sigmas"][0]), options["cond_or_uncond"]
         for row, kind in enumerate(chunks):
             parts = (state[name] for name in ("x", "timesteps", "context", "y"))
-            kept = (None if part is None else part[row : row + 1].float().cpu().clone() for part in parts)
+            kept: list[Any] = [None if part is None else part[row : row + 1].float().cpu().clone() for part in parts]
             found.setdefault(sigma, {}).setdefault(kind == 0, Evaluation(*kept))
         return state
 

@@ -1,0 +1,31 @@
+"""Inputs that several nodes have: those of the host's KSampler and Empty Latent Image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from . import host
+
+
+def seed_input(tooltip: str) -> Any:
+    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
+
+
+def sampler_inputs() -> list[Any]:
+    return [
+        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
+        io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100; 1: none."),
+        io.Combo.Input(
+            "sampler_name", options=host.samplers(), default="euler", tooltip="The sampler, as in KSampler."
+        ),
+        io.Combo.Input(
+            "scheduler", options=host.schedulers(), default="normal", tooltip="The scheduler, as in KSampler."
+        ),
+    ]
+
+
+def size_inputs() -> list[Any]:
+    said = "Pixels, 64 to 8192, a multiple of 64."
+    return [io.Int.Input(name, default=512, min=64, max=8192, step=64, tooltip=said) for name in ("width", "height")]
