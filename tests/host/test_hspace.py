@@ -91,8 +91,8 @@ def test_the_bottleneck_is_recorded_whatever_samples(server: HostServer, samplin
 def jacobian(**changes: Any) -> Graph:
     links = {"model": ["loader", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
     settings = {"seed": 1, "steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
-    settings |= {"width": 128, "height": 128, "components": 2, "iterations": 50, "tolerance": 1e-4}
-    settings |= {"at_percent": "all", "position": "after", **changes}
+    settings |= {"width": 128, "height": 128, "components": 2, "iterations": 4, "tolerance": 1e-4}
+    settings |= {"at_percent": "0.5", "position": "after", **changes}
     graph = directed(0.05)
     del graph["samples"]
     graph["pca"] = node("HSpaceJacobian", **links, **settings)
