@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
@@ -18,6 +17,7 @@ from ...core.hspace.directions import HSpaceDirections, Position
 from ...core.hspace.jacobian import Decoder
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
 from .model import Evaluation, HostDenoiser, HostDiffusion
+from .studio import sampled
 
 Visit = Callable[[Tensor, dict[str, Any]], Tensor]
 """From a bottleneck (rows, channels, height, width) and the host's transformer options to what replaces it."""
@@ -121,16 +121,12 @@ def guided_decoders(
 
     watched = model.clone()
     watched.set_model_middle_block_after_patch(look)
-    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
-    width, height = size
-    empty = torch.zeros(1, 4, height // 8, width // 8)
-    how = (steps, cfg, sampler_name, scheduler, positive, negative, empty)
 
     def step(number: int, *_: Any) -> None:
         progress(number + 1, steps)
 
     with torch.inference_mode():
-        sample(watched, prepare_noise(empty, seed), *how, seed=seed, callback=step, disable_pbar=True)
+        sampled(watched, [seed], size, steps, cfg, sampler_name, scheduler, positive, negative, step)
     levels = sorted(found, reverse=True)
     if percents is not None:
         sampling: Any = model.get_model_object("model_sampling")
@@ -173,9 +169,6 @@ def sample_bottleneck(
     Each seed has the noise that KSampler gives it. `size` is (width, height) in pixels.
     """
     bottleneck = HostBottleneck(model)
-    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
-    width, height = size
-    empty = torch.zeros(1, 4, height // 8, width // 8)
     parts, pictures = [], []
     for first in range(0, len(seeds), at_once):
         some = seeds[first : first + at_once]
@@ -192,9 +185,7 @@ def sample_bottleneck(
             progress(first * steps + count * (number + 1), len(seeds) * steps)
 
         watched = bottleneck.visited(position, look)
-        noise = torch.cat([prepare_noise(empty, seed) for seed in some])
-        how = (steps, cfg, sampler_name, scheduler, positive, negative, torch.zeros_like(noise))
-        latents = sample(watched, noise, *how, seed=some[0], callback=step, disable_pbar=True)
+        latents = sampled(watched, some, size, steps, cfg, sampler_name, scheduler, positive, negative, step)
         prompted = recorder[0].stacked(True)
         if prompted is None:
             raise UserError("The sampler never evaluated the prompt; use another one.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -51,12 +51,30 @@ def drawn(
     height: int,
 ) -> Tensor:
     """The picture (height, width, 3) that Empty Latent Image, KSampler and VAE Decode make of these settings."""
-    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
     with torch.inference_mode():
-        empty = torch.zeros(1, 4, height // 8, width // 8)
-        how = (steps, cfg, sampler_name, scheduler, positive, negative, empty)
-        latent = sample(model, prepare_noise(empty, seed), *how, seed=seed, disable_pbar=True)
-        return vae.decode(latent)[0]
+        how = (steps, cfg, sampler_name, scheduler, positive, negative)
+        return vae.decode(sampled(model, [seed], (width, height), *how))[0]
+
+
+def sampled(
+    model: ModelPatcher,
+    seeds: Sequence[int],
+    size: tuple[int, int],
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Any,
+    negative: Any,
+    callback: Callable[..., None] | None = None,
+) -> Tensor:
+    """Latents (seeds, 4, height / 8, width / 8), each from the noise that KSampler gives its seed."""
+    width, height = size
+    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+    empty = torch.zeros(1, 4, height // 8, width // 8)
+    noise = torch.cat([prepare_noise(empty, seed) for seed in seeds])
+    how = (steps, cfg, sampler_name, scheduler, positive, negative, torch.zeros_like(noise))
+    return sample(model, noise, *how, seed=seeds[0], callback=callback, disable_pbar=True)
 
 
 class HostStudio:
@@ -118,12 +136,11 @@ class HostStudio:
         return self._model.get_model_object("latent_format")
 
     def _sample(self, positive: Any, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
-        empty = torch.zeros(1, 4, self._size // 8, self._size // 8)
         management: Any = comfy.model_management
         free = management.get_free_memory(self._model.load_device)
-        need = self._model.memory_required([2, *empty.shape[1:]])  # a picture with and without the prompt
+        side = self._size // 8
+        need = self._model.memory_required([2, 4, side, side])  # a picture with and without the prompt
         together = max(1, min(PICTURES_AT_ONCE, int(free / (2 * need))))
-        sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
         latents = []
         for first in range(0, len(seeds), together):
             some = seeds[first : first + together]
@@ -132,10 +149,7 @@ class HostStudio:
                 progress(first * self._steps + count * (number + 1), len(seeds) * self._steps)
 
             with torch.inference_mode():
-                noise = torch.cat([prepare_noise(empty, seed) for seed in some])
-                how = (self._steps, self._cfg, "ddim", "ddim_uniform", positive, self._negative)
-                sampled = sample(
-                    self._model, noise, *how, torch.zeros_like(noise), seed=some[0], callback=step, disable_pbar=True
-                )
-                latents.append(self._latent_format().process_in(sampled.float()).cpu())
+                how = (self._steps, self._cfg, "ddim", "ddim_uniform", positive, self._negative, step)
+                found = sampled(self._model, some, (self._size, self._size), *how)
+                latents.append(self._latent_format().process_in(found.float()).cpu())
         return torch.cat(latents).clone()
