@@ -40,8 +40,7 @@ class HSpaceDirections:
         nor the sampler matters; beyond them it is that of the last level. Raises UserError for an index out of range
         and for a size of another shape.
         """
-        if not 0 <= index < len(self):
-            raise UserError(f"There is no direction {index}; these are {len(self)}, counted from 0.")
+        self._check(index)
         lower, upper, part = self._between(sigma)
         found = torch.lerp(self.shifts[index, lower], self.shifts[index, upper], part)
         return found if size is None else resized(found, size)
@@ -61,9 +60,12 @@ class HSpaceDirections:
     def chosen(self, indices: Sequence[int]) -> HSpaceDirections:
         """Some of its directions."""
         for index in indices:
-            if not 0 <= index < len(self):
-                raise UserError(f"There is no direction {index}; these are {len(self)}, counted from 0.")
+            self._check(index)
         return replace(self, shifts=self.shifts[list(indices)], values=self.values[list(indices)])
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise UserError(f"There is no direction {index}; these are {len(self)}, counted from 0.")
 
     def save(self, path: Path) -> None:
         """Writes a file that `load` reads."""
@@ -109,10 +111,16 @@ def aligned(shifts: Tensor) -> Tensor:
     A singular vector's sign is free: at the first level the entry of the largest magnitude is positive.
     """
     flat = shifts.flatten(2)
-    first = flat[:, 0].gather(1, flat[:, 0].abs().argmax(1, keepdim=True)).sign()
+    first = first_signs(shifts)
     steps = (flat[:, 1:] * flat[:, :-1]).sum(2).sign()
     signs = torch.cat([first, torch.where(steps == 0, 1.0, steps)], 1).cumprod(1)
     return shifts * signs.view(*signs.shape, *[1] * (shifts.ndim - 2))
+
+
+def first_signs(shifts: Tensor) -> Tensor:
+    """The sign (directions, 1) of each direction's entry of the largest magnitude at the first level."""
+    first = shifts[:, 0].flatten(1)
+    return first.gather(1, first.abs().argmax(1, keepdim=True)).sign()
 
 
 def disentangled(directions: HSpaceDirections, remove: HSpaceDirections) -> HSpaceDirections:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .directions import HSpaceDirections, aligned
+from .directions import HSpaceDirections, aligned, first_signs
 from .samples import HSpaceSamples
 
 FEATURES_AT_ONCE = 8192  # of a bottleneck, in single precision
@@ -76,7 +76,7 @@ def pca(samples: HSpaceSamples, components: int, per_step: bool = True) -> tuple
         directions = torch.stack(found, 1)
         deviations, shares = (values[:, None].expand(-1, len(levels)) for values in (deviation, share))
     shifts = directions * deviations[..., None].to(directions)
-    shifts = aligned(shifts) if per_step else shifts * _sign(shifts)
+    shifts = aligned(shifts) if per_step else shifts * first_signs(shifts)[..., None]
     shape = samples.activations.shape[2:]
     made_by = {**samples.made_by, "method": "pca", "per step": per_step, "samples": len(samples)}
     return (
@@ -90,12 +90,6 @@ def pca(samples: HSpaceSamples, components: int, per_step: bool = True) -> tuple
         ),
         shares.float(),
     )
-
-
-def _sign(shifts: Tensor) -> Tensor:
-    """Of whole trajectories: that with which the first level's entry of the largest magnitude is positive."""
-    first = shifts[:, 0]
-    return first.gather(1, first.abs().argmax(1, keepdim=True)).sign()[..., None]
 
 
 class IncrementalPCA:
