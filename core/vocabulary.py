@@ -71,17 +71,7 @@ class Vocabulary:
 
     def check_space(self, features: Tensor) -> None:
         """Raises UserError when image features (n, width) can't be compared with the words'."""
-        if not self.made_by.get("projected"):
-            raise UserError(
-                "The text encoder has no projection into a space that it shares with pictures (most checkpoints leave "
-                "it out); load a text encoder that has one, or disconnect the image encoder."
-            )
-        if features.shape[-1] != self.features.shape[-1]:
-            raise UserError(
-                f"The image encoder's features are {features.shape[-1]} wide and the text encoder's "
-                f"{self.features.shape[-1]}: they share no space; connect the image encoder that was trained with this "
-                "text encoder."
-            )
+        check_space(bool(self.made_by.get("projected")), self.features.shape[-1], features)
 
     def nearest(self, feature: Tensor, top: int) -> list[tuple[int, float]]:
         """The rows whose features are most like `feature` (width,), with their cosine similarities, best first."""
@@ -122,6 +112,20 @@ def text_feature(encoder: OpenTextEncoder, tower: TextTower, text: str, template
     if not tokens:
         raise UserError("The text is empty; write a word.")
     return template_features(encoder, tower, torch.tensor([tokens]), templates)[0]
+
+
+def check_space(projected: bool, width: int, features: Tensor) -> None:
+    """Raises UserError unless image features (n, width) can be compared with text features of some width."""
+    if not projected:
+        raise UserError(
+            "The text encoder has no projection into a space that it shares with pictures (most checkpoints leave it "
+            "out); load a text encoder that has one, or disconnect the image encoder."
+        )
+    if features.shape[-1] != width:
+        raise UserError(
+            f"The image encoder's features are {features.shape[-1]} wide and the text encoder's {width}: they share no "
+            "space; connect the image encoder that was trained with this text encoder."
+        )
 
 
 def alone(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from .emoji_world import EmojiWorldLoader
 from .gallery import TokenMixGallery
 from .grid import LabelledGrid, StrengthSweep
 from .hspace import (
-    HSpaceContrast,
     HSpaceDirection,
     HSpaceDisentangle,
     HSpacePCA,
@@ -18,7 +17,9 @@ from .hspace import (
     LoadHSpaceDirections,
     SaveHSpaceDirections,
 )
+from .hspace_contrast import HSpaceContrast, HSpaceContrastByChoice, HSpaceContrastByText
 from .hspace_jacobian import HSpaceJacobian
+from .hspace_process import HSpaceInvert, SamplerAsyrp
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .token_mix import (
     LoadTokenMix,
@@ -40,7 +41,8 @@ class ConceptLensExtension(ComfyExtension):
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
-            *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceContrast, HSpaceDisentangle, HSpaceDirection),
+            *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceDisentangle, HSpaceDirection),
+            *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),
             *(SaveHSpaceDirections, LoadHSpaceDirections),
             *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
             *(EmojiWorldLoader, StrengthSweep, LabelledGrid),

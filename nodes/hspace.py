@@ -8,7 +8,6 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..core.charts import line_chart
 from ..core.errors import UserError
-from ..core.hspace.contrast import contrast
 from ..core.hspace.directions import HSpaceDirections, Position, disentangled
 from ..core.hspace.pca import pca
 from ..core.hspace.samples import HSpaceSamples
@@ -124,27 +123,6 @@ class HSpacePCA(io.ComfyNode):
             for level in dict.fromkeys(levels)
         }
         return io.NodeOutput(directions, line_chart(lines, "component; % of the variance")[None])
-
-
-class HSpaceContrast(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HSpaceContrast",
-            display_name="h-space Contrast",
-            category=CATEGORY,
-            description="The direction from one set of pictures to another: smiling against not smiling.",
-            search_aliases=["semantic direction", "difference", "attribute", "bottleneck"],
-            inputs=[
-                SamplesType.Input("positive_samples", tooltip="Pictures with what the direction shall bring."),
-                SamplesType.Input("negative_samples", tooltip="Pictures without it, drawn in the same way."),
-            ],
-            outputs=[FOUND],
-        )
-
-    @classmethod
-    def execute(cls, positive_samples: HSpaceSamples, negative_samples: HSpaceSamples) -> io.NodeOutput:
-        return io.NodeOutput(contrast(positive_samples, negative_samples))
 
 
 class HSpaceDisentangle(io.ComfyNode):

@@ -13,10 +13,15 @@ def seed_input(tooltip: str) -> Any:
     return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
 
 
+def cfg_input(default: float = 7.5) -> Any:
+    said = "Guidance scale, 0 to 100; 1: none."
+    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, tooltip=said)
+
+
 def sampler_inputs() -> list[Any]:
     return [
         io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
-        io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100; 1: none."),
+        cfg_input(),
         io.Combo.Input(
             "sampler_name", options=host.samplers(), default="euler", tooltip="The sampler, as in KSampler."
         ),

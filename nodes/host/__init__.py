@@ -3,6 +3,7 @@
 The only part of the pack that touches the host.
 """
 
+from .asyrp import asyrp_sampler, inverted
 from .folders import (
     DIRECTIONS,
     EMBEDDINGS,
@@ -37,6 +38,7 @@ __all__ = [
     "HostStudio",
     "HostTextEncoder",
     "LiveView",
+    "asyrp_sampler",
     "cache_folder",
     "changed_at",
     "check_slot",
@@ -47,6 +49,7 @@ __all__ = [
     "files",
     "guided_decoders",
     "image_features",
+    "inverted",
     "new_path",
     "numbered_path",
     "progress",

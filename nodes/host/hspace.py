@@ -21,6 +21,7 @@ from .studio import sampled
 
 Visit = Callable[[Tensor, dict[str, Any]], Tensor]
 """From a bottleneck (rows, channels, height, width) and the host's transformer options to what replaces it."""
+UNSHIFTED = "conceptlens_unshifted"  # the transformer option with which a sampler asks for the model without a shift
 
 
 class HostBottleneck:
@@ -74,7 +75,7 @@ class HostBottleneck:
 
         def add(h: Tensor, options: dict[str, Any]) -> Tensor:
             sigma = float(options["sigmas"][0])
-            if not last <= sigma <= first:
+            if not last <= sigma <= first or UNSHIFTED in options:
                 return h
             height, width = h.shape[-2:]
             shift = scale * directions.shift(index, sigma, (height, width)).to(h)

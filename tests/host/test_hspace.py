@@ -151,6 +151,116 @@ def test_pictures_are_the_samplers_own(server: HostServer) -> None:
     assert (one - other).abs().max() <= 2 / 255
 
 
+def custom(scale: float, /, eta: float = 0.0, **links: Link) -> Graph:
+    """The same, sampled by SamplerCustom."""
+    graph = directed(scale)
+    chosen: dict[str, Any] = {
+        "model": ["direction", 0],
+        "sampler": ["asyrp", 0],
+        "latent_image": ["latent", 0],
+        **links,
+    }
+    graph["asyrp"] = node("SamplerAsyrp", eta=eta)
+    graph["sigmas"] = node("BasicScheduler", model=["loader", 0], scheduler="normal", steps=3, denoise=1.0)
+    conditionings = {"positive": ["positive", 0], "negative": ["negative", 0], "sigmas": ["sigmas", 0]}
+    noise = {"add_noise": "latent_image" not in links, "noise_seed": 1, "cfg": 5.0}
+    graph["sampler"] = node("SamplerCustom", **noise, **conditionings, **chosen)
+    return graph
+
+
+def test_the_asymmetric_sampler_is_ddim_without_a_shift(server: HostServer) -> None:
+    graph = custom(2.0, model=["loader", 0])
+    plain = sampling_graph()
+    plain["sampler"]["inputs"]["sampler_name"] = "ddim"
+    assert distance(latent(server, graph), latent(server, plain)) < 1e-5
+
+
+def test_the_asymmetric_sampler_shifts_the_predicted_picture_alone(server: HostServer) -> None:
+    plain = latent(server, custom(2.0, model=["loader", 0]))
+    once, twice = latent(server, custom(2.0)), latent(server, directed(2.0))
+    assert distance(once, plain) > 1e-3
+    assert distance(once, twice) > 1e-3
+    noisy = latent(server, custom(2.0, eta=1.0))
+    assert distance(noisy, once) > 1e-2
+    assert torch.equal(latent(server, custom(2.0, eta=1.0)), noisy)
+
+
+def inverted(scale: float, eta: float, **changes: Any) -> Graph:
+    """A picture inverted and sampled again."""
+    graph = custom(scale, latent_image=["inverse", 0], sampler=["inverse", 1])
+    graph["picture"] = node("KSampler", **sampling_graph(seed=8)["sampler"]["inputs"])
+    links = {"positive": ["positive", 0], "negative": ["negative", 0], "sigmas": ["sigmas", 0]}
+    settings = {"latent_image": ["picture", 0], "cfg": 5.0, "eta": eta, "seed": 0, **changes}
+    graph["inverse"] = node("HSpaceInvert", model=["loader", 0], **links, **settings)
+    return graph
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_an_inverted_picture_comes_back_and_can_be_changed(server: HostServer, eta: float) -> None:
+    own = latent(server, sampling_graph(seed=8))
+    assert distance(latent(server, inverted(0.0, eta)), own) < 1e-4
+    assert distance(latent(server, inverted(2.0, eta)), own) > 1e-3
+
+
+def test_an_inverted_picture_needs_its_own_levels(server: HostServer) -> None:
+    graph = inverted(0.0, 0.0)
+    graph["others"] = node("BasicScheduler", model=["loader", 0], scheduler="karras", steps=3, denoise=1.0)
+    graph["sampler"]["inputs"]["sigmas"] = ["others", 0]
+    with pytest.raises(GraphError, match="connect the same sigmas to both"):
+        server.run(graph)
+    with pytest.raises(GraphError, match="The latent is empty"):
+        server.run(inverted(0.0, 0.0, latent_image=["latent", 0]))
+
+
+def world_graph(**changes: Any) -> Graph:
+    """Roses of EmojiWorld, parted by text."""
+    graph = directed(1.0)
+    graph["loader"] = node("EmojiWorldLoader")
+    graph["positive"]["inputs"]["text"] = "a photo of flowers"
+    how = {"samples": 8, "steps": 6, "cfg": 2.5, "batch_size": 8}
+    graph["samples"] = sample_node(**how)
+    texts = {"positive_text": "a bouquet", "negative_text": "a rose", "count": 2, "balance": ""}
+    links = {"samples": ["samples", 0], "images": ["samples", 1], "clip_vision": ["loader", 3], "clip": ["loader", 1]}
+    graph["pca"] = node("HSpaceContrastByText", **links, **{**texts, **changes})
+    graph["ends"] = node("SaveImage", images=["pca", 1], filename_prefix="ends")
+    graph["all"] = node("SaveImage", images=["samples", 1], filename_prefix="all")
+    return graph
+
+
+def test_pictures_are_parted_by_text_and_by_choice(server: HostServer) -> None:
+    """What the text chose, chosen by hand, is the same direction."""
+    graph = world_graph()
+    history = server.run(graph)
+    shown = {name: [picture(server, one) for one in history["outputs"][name]["images"]] for name in ("ends", "all")}
+    places = [next(n for n, one in enumerate(shown["all"]) if torch.equal(one, end)) for end in shown["ends"]]
+    assert len(set(places)) == 4
+    sides = {"positive_pictures": str(places[:2])[1:-1], "negative_pictures": str(places[2:])[1:-1]}
+    graph["pca"] = node("HSpaceContrastByChoice", samples=["samples", 0], **sides)
+    del graph["ends"]
+    assert torch.equal(latent(server, graph), saved_latent(server, history))
+    graph["pca"]["inputs"]["negative_pictures"] = "8"
+    with pytest.raises(GraphError, match="no picture 8; the set has 8"):
+        server.run(graph)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"count": 5}, "has 8 in all"),
+        ({"images": ["ends", 0]}, "connect both outputs"),
+        ({"balance": "a man"}, "two texts with a comma"),
+        ({"positive_text": " "}, "Both texts are needed"),
+    ],
+    ids=["count", "images", "balance", "text"],
+)
+def test_what_can_not_be_parted_is_one_sentence(server: HostServer, changes: dict[str, Any], says: str) -> None:
+    graph = world_graph(**changes)
+    graph["ends"] = node("ImageFromBatch", image=["samples", 1], batch_index=0, length=1)
+    with pytest.raises(GraphError) as error:
+        server.run(graph)
+    assert says in f"{error.value} {error.value.details}"
+
+
 def picture(server: HostServer, image: dict[str, str]) -> Tensor:
     from conceptlens.core.plots import from_pil
     from PIL import Image

@@ -133,6 +133,37 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["directions", "chart"],
     ),
     "HSpaceContrast": ({"positive_samples": None, "negative_samples": None}, ["directions"]),
+    "HSpaceContrastByText": (
+        {
+            "samples": None,
+            "images": None,
+            "clip_vision": None,
+            "clip": None,
+            "positive_text": "a smiling face",
+            "negative_text": "a sad face",
+            "count": 10,
+            "balance": "",
+        },
+        ["directions", "ranked"],
+    ),
+    "HSpaceContrastByChoice": (
+        {"samples": None, "positive_pictures": "0", "negative_pictures": "1"},
+        ["directions"],
+    ),
+    "HSpaceInvert": (
+        {
+            "model": None,
+            "positive": None,
+            "negative": None,
+            "latent_image": None,
+            "sigmas": None,
+            "cfg": 2.5,
+            "eta": 1.0,
+            "seed": 0,
+        },
+        ["latent", "sampler"],
+    ),
+    "SamplerAsyrp": ({"eta": 0.0}, ["sampler"]),
     "HSpaceDisentangle": ({"directions": None, "remove": None, "remove_indices": "0"}, ["directions"]),
     "HSpaceDirection": (
         {

@@ -1,0 +1,121 @@
+"""The asymmetric reverse process (Asyrp; Kwon et al., arXiv 2210.10960), and real pictures taken into it.
+
+Pictures at noise level sigma are x = x_0 + sigma eps throughout, as the host's samplers have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+Denoise = Callable[[Tensor, float, bool], Tensor]
+"""From x (n, channels, height, width) at a noise level, and whether the bottleneck is shifted, to the predicted x_0."""
+Fresh = Callable[[], Tensor]
+"""New noise of x's shape."""
+
+
+def unwatched(number: int, x: Tensor, denoised: Tensor) -> None:
+    """Called after each step with its number, x before it and the predicted picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """Real pictures as noise, and what a sampler has to add at each step to come back to them."""
+
+    sigmas: Tensor  # (levels,), falling, ending in 0
+    eta: float
+    x: Tensor  # (n, ...) at the first noise level
+    corrections: Sequence[Tensor]  # of each step, of x's shape
+
+
+def asymmetric_step(
+    x: Tensor, predicted: Tensor, plain: Tensor, sigma: float, after: float, eta: float
+) -> tuple[Tensor, float]:
+    """x at the noise level `after`, and the deviation of the noise that is still to be added there.
+
+    DDIM's step x' = P + sqrt(after^2 - up^2) D with up = eta after sqrt(1 - after^2 / sigma^2): the picture P is the
+    one `predicted` with the shifted bottleneck, the noise D is that of the `plain` prediction without the shift
+    (equation 6 of the paper).
+    """
+    up = eta * after * (1 - (after / sigma) ** 2) ** 0.5
+    return predicted + (after**2 - up**2) ** 0.5 * (x - plain) / sigma, up
+
+
+def asyrp(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, eta: float, fresh: Fresh, watch: Callable[..., object] = unwatched
+) -> Tensor:
+    """Samples from x at the first of `sigmas` to the last, with `eta` times DDPM's noise in each step."""
+    for number, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
+        predicted = denoise(x, sigma, True)
+        moved, up = asymmetric_step(x, predicted, denoise(x, sigma, False), sigma, after, eta)
+        watch(number, x, predicted)
+        x = moved + up * fresh() if up else moved
+    return x
+
+
+def invert(
+    denoise: Denoise, x_0: Tensor, sigmas: Tensor, eta: float, fresh: Fresh, watch: Callable[..., object] = unwatched
+) -> Inversion:
+    """Finds the noise from which pictures x_0 come, and corrections that make their way back exact.
+
+    With eta = 0 by DDIM inversion, each step with the noise that is predicted before it. With eta > 0 in DDPM's noise
+    space (Huberman-Spiegelglas et al., arXiv 2304.06140): each level gets noise of its own, and edits hold on to the
+    picture better. The corrections are what separates a step from the picture's next level: on DDIM's way its small
+    errors, in DDPM's noise space the noise of the step.
+    """
+    levels = sigmas.tolist()
+    if levels[-1] != 0 or any(before <= after for before, after in pairwise(levels)):
+        raise UserError("The noise levels must fall, and end in 0: give all of a scheduler's, not a part of them.")
+    way = [x_0]  # from the picture to the noise
+    for number, (sigma, above) in enumerate(pairwise(reversed(levels))):
+        if eta:
+            way.append(x_0 + above * fresh())
+            continue
+        known = sigma or above  # at no noise at all the model predicts none
+        denoised = denoise(way[-1], known, False)
+        watch(number, way[-1], denoised)
+        way.append(way[-1] + (above - sigma) / known * (way[-1] - denoised))
+    way.reverse()
+    corrections = []
+    for number, ((sigma, after), (x, then)) in enumerate(zip(pairwise(levels), pairwise(way), strict=True)):
+        plain = denoise(x, sigma, False)
+        watch(number, x, plain)
+        corrections.append(then - asymmetric_step(x, plain, plain, sigma, after, eta)[0])
+    return Inversion(sigmas, eta, way[0], corrections)
+
+
+def restored(
+    denoise: Denoise, inversion: Inversion, x: Tensor, sigmas: Tensor, watch: Callable[..., object] = unwatched
+) -> Tensor:
+    """Samples an inverted picture: without a shift exactly the picture, with one its edit.
+
+    Raises UserError for other noise levels or another size than it was inverted with.
+    """
+    if sigmas.shape != inversion.sigmas.shape or not torch.allclose(sigmas.cpu(), inversion.sigmas.cpu(), rtol=1e-4):
+        raise UserError(
+            f"The picture was inverted over {_levels(inversion.sigmas)}, and the sampler is given {_levels(sigmas)}; "
+            "connect the same sigmas to both."
+        )
+    if x.shape[1:] != inversion.x.shape[1:] or len(x) % len(inversion.x):
+        raise UserError(
+            f"Pictures of {tuple(inversion.x.shape)} were inverted, and the sampler is given {tuple(x.shape)}; connect "
+            "the latent that came with it."
+        )
+    for number, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
+        predicted = denoise(x, sigma, True)
+        moved, _ = asymmetric_step(x, predicted, denoise(x, sigma, False), sigma, after, inversion.eta)
+        watch(number, x, predicted)
+        x = moved + inversion.corrections[number].to(x).repeat(len(x) // len(inversion.x), 1, 1, 1)
+    return x
+
+
+def _levels(sigmas: Tensor) -> str:
+    ends: Any = [f"{sigma:.3g}" for sigma in (sigmas[0], sigmas[-1])]
+    return f"{len(sigmas) - 1} steps from sigma {ends[0]} to {ends[1]}"

@@ -1,0 +1,86 @@
+"""The asymmetric reverse process among the host's samplers, and pictures inverted with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...core.backend import Progress
+from ...core.hspace.process import Denoise, Fresh, Inversion, asyrp, invert, restored
+from .hspace import UNSHIFTED, HostBottleneck
+
+Sampled = Callable[[Denoise, Tensor, Tensor, Fresh, Callable[..., object]], Tensor]
+"""From the model, x, noise levels, a source of noise and a callback after each step to the last x."""
+
+
+def asyrp_sampler(eta: float) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER that shifts the bottleneck for the predicted picture only."""
+    return _sampler(lambda denoise, x, sigmas, fresh, watch: asyrp(denoise, x, sigmas, eta, fresh, watch))
+
+
+def inverted(
+    model: ModelPatcher,
+    positive: Any,
+    negative: Any,
+    latents: Tensor,
+    sigmas: Tensor,
+    cfg: float,
+    eta: float,
+    seed: int,
+    progress: Progress,
+) -> tuple[Tensor, comfy.samplers.KSAMPLER]:
+    """The noise (n, 4, h, w) of pictures' latents, and the SAMPLER that comes back to them over the same sigmas."""
+    HostBottleneck(model)  # refuses other models
+    found: list[Inversion] = []
+    total = (len(sigmas) - 1) * (1 if eta else 2)
+
+    def find(denoise: Denoise, x: Tensor, levels: Tensor, fresh: Fresh, _: Callable[..., object]) -> Tensor:
+        steps = iter(range(1, total + 1))
+        found.append(invert(denoise, x, levels, eta, fresh, lambda *_: progress(next(steps), total)))
+        return found[0].x
+
+    sample_custom: Any = comfy.sample.sample_custom
+    empty = torch.zeros_like(latents)
+    how = (cfg, _sampler(find), sigmas, positive, negative, latents)
+    noise = sample_custom(model, empty, *how, disable_pbar=True, seed=seed)
+
+    def back(denoise: Denoise, x: Tensor, levels: Tensor, _: Fresh, watch: Callable[..., object]) -> Tensor:
+        return restored(denoise, found[0], x, levels, watch)
+
+    return noise, _sampler(back)
+
+
+def _sampler(sampled: Sampled) -> comfy.samplers.KSAMPLER:
+    """A process of core as the host runs a sampler."""
+
+    def run(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any = None, disable: Any = None
+    ) -> Tensor:
+        del disable  # of a bar in the terminal
+        options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+        options["transformer_options"][UNSHIFTED] = True
+        # As the host's own samplers do: a seed's second random numbers, the first are its start noise.
+        generator = torch.Generator(x.device).manual_seed((extra_args.get("seed") or 0) + (x.device.type == "cpu"))
+
+        def denoise(x: Tensor, sigma: float, shifted: bool) -> Tensor:
+            arguments = extra_args if shifted else {**extra_args, "model_options": options}
+            return model(x, x.new_full((len(x),), sigma), **arguments)
+
+        def fresh() -> Tensor:
+            return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+        def watch(number: int, x: Tensor, denoised: Tensor) -> None:
+            if callback is not None:
+                sigma = sigmas[number]
+                callback({"x": x, "i": number, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+
+        return sampled(denoise, x, sigmas, fresh, watch)
+
+    return comfy.samplers.KSAMPLER(run)
