@@ -10,10 +10,18 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import bench_concepts, decompose, edit, mix, vocab
+from . import bench_concepts, decompose, edit, hspace, mix, vocab
 from .console import Console, quiet_libraries
+from .options import add_json_option
 
-COMMANDS = {"edit": edit, "vocab": vocab, "decompose": decompose, "mix": mix, "bench-concepts": bench_concepts}
+COMMANDS = {
+    "edit": edit,
+    "vocab": vocab,
+    "decompose": decompose,
+    "mix": mix,
+    "hspace": hspace,
+    "bench-concepts": bench_concepts,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,10 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(command)
-        if module is not bench_concepts:  # which writes its measures to a file
-            command.add_argument(
-                "--json", action="store_true", help="print the result as a JSON object, the rest on stderr"
-            )
+        if module not in (bench_concepts, hspace):  # whose measures go to a file; whose own commands have the option
+            add_json_option(command)
         command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
     try:

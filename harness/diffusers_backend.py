@@ -163,6 +163,14 @@ class DiffusersDiffusion:
 
 def load_pipeline(path: Path, device: str | None = None) -> Pipeline:
     """The pipeline in the diffusers folder `path`, or EmojiWorld's by its name; on the GPU where there is one."""
+    pipe = load_any_pipeline(path, device)
+    if not isinstance(pipe, Pipeline):
+        raise UserError(f"{path} is a {type(pipe).__name__}; ConceptLens reads text-to-image SD 1.x, SD 2.x and SDXL.")
+    return pipe
+
+
+def load_any_pipeline(path: Path, device: str | None = None) -> DiffusionPipeline:
+    """The same, whatever the pipeline is."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if path == EMOJI_WORLD:
         return emoji_world_pipeline(clip_tokenizer(), device)
@@ -176,8 +184,6 @@ def load_pipeline(path: Path, device: str | None = None) -> Pipeline:
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         reason = f"{path} could not be loaded as a diffusers model ({str(error).splitlines()[0]})"
         raise UserError(f"{reason}; check that it is complete.") from error
-    if not isinstance(pipe, Pipeline):
-        raise UserError(f"{path} is a {type(pipe).__name__}; ConceptLens reads text-to-image SD 1.x, SD 2.x and SDXL.")
     pipe.set_progress_bar_config(disable=True)  # the harness shows its own
     return pipe.to(device)
 

@@ -46,3 +46,7 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
     from .pictures import Sampling
 
     return Sampling(arguments.seed or (0,), arguments.steps, arguments.guidance_scale, arguments.size)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as a JSON object, the rest on stderr")

@@ -113,7 +113,7 @@ class DiffusersStudio:
         digest = hashlib.sha256((fingerprint(self.towers) + schedule).encode())
         for name, weight in sorted(self._pipe.unet.state_dict().items()):
             digest.update(name.encode())
-            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(weight.cpu().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def _sample(self, seeds: Sequence[int], **prompt: Any) -> Tensor:

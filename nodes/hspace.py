@@ -6,11 +6,12 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..core.charts import line_chart
 from ..core.errors import UserError
+from ..core.hspace.charts import variance_chart
 from ..core.hspace.directions import HSpaceDirections, Position, disentangled
 from ..core.hspace.pca import pca
 from ..core.hspace.samples import HSpaceSamples
+from ..core.hspace.written import counted
 from . import host
 from .inputs import sampler_inputs, seed_input, size_inputs
 
@@ -115,14 +116,7 @@ class HSpacePCA(io.ComfyNode):
     @classmethod
     def execute(cls, samples: HSpaceSamples, components: int, per_step: bool) -> io.NodeOutput:
         directions, shares = pca(samples, components, per_step)
-        levels = [0, len(samples.sigmas) // 2, len(samples.sigmas) - 1] if per_step else [0]
-        lines = {
-            f"sigma {samples.sigmas[level]:.3g}" if per_step else "all levels": [
-                (float(number + 1), 100 * share) for number, share in enumerate(shares[:, level].tolist())
-            ]
-            for level in dict.fromkeys(levels)
-        }
-        return io.NodeOutput(directions, line_chart(lines, "component; % of the variance")[None])
+        return io.NodeOutput(directions, variance_chart(directions, shares)[None])
 
 
 class HSpaceDisentangle(io.ComfyNode):
@@ -147,26 +141,15 @@ class HSpaceDisentangle(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, remove_indices: str | None = None) -> bool | str:
         try:
-            numbers(remove_indices or "")
+            counted(remove_indices or "")
         except UserError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, directions: HSpaceDirections, remove: HSpaceDirections, remove_indices: str) -> io.NodeOutput:
-        chosen = numbers(remove_indices) or range(len(remove))
+        chosen = counted(remove_indices) or range(len(remove))
         return io.NodeOutput(disentangled(directions, remove.chosen(chosen)))
-
-
-def numbers(text: str) -> list[int]:
-    """Counting numbers between commas or spaces. Raises UserError for anything else."""
-    try:
-        found = [int(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise UserError(f'"{text}" is no list of numbers; write them between commas: 0, 2') from error
-    if any(number < 0 for number in found):
-        raise UserError(f'"{text}" has a number below 0; directions are counted from 0.')
-    return found
 
 
 class HSpaceDirection(io.ComfyNode):

@@ -11,10 +11,11 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.hspace.contrast import contrast, ends_of
 from ..core.hspace.samples import HSpaceSamples
+from ..core.hspace.written import counted
 from ..core.text_tower import PROJECTION
 from ..core.vocabulary import check_space, text_feature
 from . import host
-from .hspace import CATEGORY, FOUND, SamplesType, numbers
+from .hspace import CATEGORY, FOUND, SamplesType
 
 PLAIN = ("{}",)  # the template of a text that is compared with pictures as it stands
 
@@ -153,7 +154,7 @@ class HSpaceContrastByChoice(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, positive_pictures: str | None = None, negative_pictures: str | None = None) -> bool | str:
         try:
-            sides = [numbers(text) for text in (positive_pictures, negative_pictures) if text is not None]
+            sides = [counted(text) for text in (positive_pictures, negative_pictures) if text is not None]
         except UserError as error:
             return str(error)
         if not all(sides):
@@ -162,7 +163,7 @@ class HSpaceContrastByChoice(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: HSpaceSamples, positive_pictures: str, negative_pictures: str) -> io.NodeOutput:
-        sides = [numbers(text) for text in (positive_pictures, negative_pictures)]
+        sides = [counted(text) for text in (positive_pictures, negative_pictures)]
         if (last := max(map(max, sides))) >= len(samples):
             raise UserError(f"There is no picture {last}; the set has {len(samples)}, counted from 0.")
         return io.NodeOutput(contrast(*(samples.chosen(side) for side in sides)))

@@ -9,10 +9,11 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..core.charts import line_chart
 from ..core.errors import UserError
+from ..core.hspace.charts import values_chart
 from ..core.hspace.directions import Position
 from ..core.hspace.jacobian import directions_of_levels, singular_directions
+from ..core.hspace.written import percents
 from . import host
 from .hspace import CATEGORY, FOUND
 from .inputs import sampler_inputs, seed_input, size_inputs
@@ -110,21 +111,4 @@ class HSpaceJacobian(io.ComfyNode):
                 live.bar(len(found), len(wanted) if wanted else steps)
         family = host.HostBottleneck(model).family
         directions = directions_of_levels(found, family, position, made_by)
-        lines = {
-            f"direction {number}": list(zip(directions.sigmas.log10().tolist(), values, strict=True))
-            for number, values in enumerate(directions.values[:5].tolist())
-        }
-        return io.NodeOutput(directions, line_chart(lines, "log10 sigma; singular value")[None])
-
-
-def percents(text: str) -> list[float] | None:
-    """Parts of the sampling between commas, or None for "all". Raises UserError for anything else."""
-    if text.strip().casefold() == "all":
-        return None
-    try:
-        found = [float(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise UserError(f'"{text}" is no list of numbers; write all, or numbers between commas: 0.2, 0.5') from error
-    if not found or not all(0 <= percent <= 1 for percent in found):
-        raise UserError(f'"{text}" must hold numbers from 0 to 1, or be: all')
-    return found
+        return io.NodeOutput(directions, values_chart(directions)[None])

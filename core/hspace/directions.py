@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .. import storage
-from ..backend import Family
 from ..errors import UserError
 
 KIND, VERSION = "h-space directions", 1
@@ -26,7 +25,7 @@ class HSpaceDirections:
     sigmas: Tensor  # (levels,), falling: noise over signal, as the host counts it
     shifts: Tensor  # (directions, levels, channels, height, width): h + scale * shift
     values: Tensor  # (directions, levels): standard deviations, singular values or lengths, by the method
-    family: Family
+    family: str  # of the model: one of backend.Family, or the class of an unconditional UNet
     position: Position
     made_by: Mapping[str, Any]
 

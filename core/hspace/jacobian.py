@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..backend import Family
 from ..errors import UserError
 from .directions import HSpaceDirections, Position, aligned
 
@@ -142,8 +142,34 @@ def _differences(decoder: Decoder, h: Tensor, tangents: Tensor) -> Tensor:
     return (decoder(h + step * tangents) - decoder(h - step * tangents)) / (2 * step)
 
 
+def guided_decoder(
+    guidance_scale: float, h: Tensor, prompted: Decoder, unprompted_h: Tensor, unprompted: Decoder
+) -> Decoder:
+    """The guided prediction as a function of the bottleneck for the prompt.
+
+    The one for the negative prompt moves along with it, as with a direction that is applied to both:
+    g eps_c(h) + (1 - g) eps_u(h_u + h - h_c).
+    """
+
+    def decode(rows: Tensor) -> Tensor:
+        moved = rows - h + unprompted_h
+        return guidance_scale * prompted(rows) + (1 - guidance_scale) * unprompted(moved)
+
+    return decode
+
+
+def nearest_levels(levels: Sequence[float], wanted: Sequence[float]) -> list[float]:
+    """Those of a sampler's noise levels that are nearest to wanted ones by their logarithms, falling."""
+    first, last = max(levels), min(levels)
+
+    def apart(level: float, sigma: float) -> float:
+        return abs(math.log(level / min(max(sigma, last), first)))
+
+    return sorted({min(levels, key=lambda level: apart(level, sigma)) for sigma in wanted}, reverse=True)
+
+
 def directions_of_levels(
-    found: Sequence[tuple[float, SingularDirections]], family: Family, position: Position, made_by: Mapping[str, Any]
+    found: Sequence[tuple[float, SingularDirections]], family: str, position: Position, made_by: Mapping[str, Any]
 ) -> HSpaceDirections:
     """The singular vectors of falling noise levels (sigma, found) as directions: each times its singular value."""
     count = min(len(each.values) for _, each in found)

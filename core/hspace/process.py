@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..errors import UserError
 
-Denoise = Callable[[Tensor, float, bool], Tensor]
-"""From x (n, channels, height, width) at a noise level, and whether the bottleneck is shifted, to the predicted x_0."""
+Denoise = Callable[[Tensor, float], Tensor]
+"""From x (n, channels, height, width) at a noise level to the predicted x_0."""
 Fresh = Callable[[], Tensor]
 """New noise of x's shape."""
 
@@ -49,19 +49,29 @@ def asymmetric_step(
 
 
 def asyrp(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, eta: float, fresh: Fresh, watch: Callable[..., object] = unwatched
+    shifted: Denoise,
+    plain: Denoise | None,
+    x: Tensor,
+    sigmas: Tensor,
+    eta: float,
+    fresh: Fresh,
+    watch: Callable[..., object] = unwatched,
 ) -> Tensor:
-    """Samples from x at the first of `sigmas` to the last, with `eta` times DDPM's noise in each step."""
+    """Samples from x at the first of `sigmas` to the last, with `eta` times DDPM's noise in each step.
+
+    `plain` is the model without the shift; None: the shift counts for the noise as well, which is DDIM.
+    """
     for number, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
-        predicted = denoise(x, sigma, True)
-        moved, up = asymmetric_step(x, predicted, denoise(x, sigma, False), sigma, after, eta)
+        predicted = shifted(x, sigma)
+        unmoved = plain(x, sigma) if plain else predicted
+        moved, up = asymmetric_step(x, predicted, unmoved, sigma, after, eta)
         watch(number, x, predicted)
         x = moved + up * fresh() if up else moved
     return x
 
 
 def invert(
-    denoise: Denoise, x_0: Tensor, sigmas: Tensor, eta: float, fresh: Fresh, watch: Callable[..., object] = unwatched
+    plain: Denoise, x_0: Tensor, sigmas: Tensor, eta: float, fresh: Fresh, watch: Callable[..., object] = unwatched
 ) -> Inversion:
     """Finds the noise from which pictures x_0 come, and corrections that make their way back exact.
 
@@ -79,20 +89,25 @@ def invert(
             way.append(x_0 + above * fresh())
             continue
         known = sigma or above  # at no noise at all the model predicts none
-        denoised = denoise(way[-1], known, False)
+        denoised = plain(way[-1], known)
         watch(number, way[-1], denoised)
         way.append(way[-1] + (above - sigma) / known * (way[-1] - denoised))
     way.reverse()
     corrections = []
     for number, ((sigma, after), (x, then)) in enumerate(zip(pairwise(levels), pairwise(way), strict=True)):
-        plain = denoise(x, sigma, False)
-        watch(number, x, plain)
-        corrections.append(then - asymmetric_step(x, plain, plain, sigma, after, eta)[0])
+        predicted = plain(x, sigma)
+        watch(number, x, predicted)
+        corrections.append(then - asymmetric_step(x, predicted, predicted, sigma, after, eta)[0])
     return Inversion(sigmas, eta, way[0], corrections)
 
 
 def restored(
-    denoise: Denoise, inversion: Inversion, x: Tensor, sigmas: Tensor, watch: Callable[..., object] = unwatched
+    shifted: Denoise,
+    plain: Denoise,
+    inversion: Inversion,
+    x: Tensor,
+    sigmas: Tensor,
+    watch: Callable[..., object] = unwatched,
 ) -> Tensor:
     """Samples an inverted picture: without a shift exactly the picture, with one its edit.
 
@@ -109,8 +124,8 @@ def restored(
             "the latent that came with it."
         )
     for number, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
-        predicted = denoise(x, sigma, True)
-        moved, _ = asymmetric_step(x, predicted, denoise(x, sigma, False), sigma, after, inversion.eta)
+        predicted = shifted(x, sigma)
+        moved, _ = asymmetric_step(x, predicted, plain(x, sigma), sigma, after, inversion.eta)
         watch(number, x, predicted)
         x = moved + inversion.corrections[number].to(x).repeat(len(x) // len(inversion.x), 1, 1, 1)
     return x

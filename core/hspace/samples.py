@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..backend import Family
+from .. import storage
 from ..errors import UserError
 from .directions import Position
+
+KIND, VERSION = "h-space samples", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,7 @@ class HSpaceSamples:
     sigmas: Tensor  # (levels,), falling
     activations: Tensor  # (levels, pictures, channels, height, width) float16: for the prompt
     unprompted: Tensor | None  # the same for the negative prompt, where there was guidance
-    family: Family
+    family: str  # of the model: one of backend.Family, or the class of an unconditional UNet
     position: Position
     made_by: dict[str, Any]
 
@@ -35,6 +38,23 @@ class HSpaceSamples:
         return HSpaceSamples(
             self.sigmas, self.activations[:, rows], unprompted, self.family, self.position, self.made_by
         )
+
+    def save(self, path: Path) -> None:
+        """Writes a file that `load` reads."""
+        tensors = {"sigmas": self.sigmas, "activations": self.activations}
+        tensors |= {} if self.unprompted is None else {"unprompted": self.unprompted}
+        header = {"family": self.family, "position": self.position, "made_by": dict(self.made_by)}
+        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **header})
+
+    @classmethod
+    def load(cls, path: Path) -> HSpaceSamples:
+        """Reads what `save` wrote. Raises UserError for any other file."""
+        tensors, header = storage.read(path, KIND, VERSION)
+        try:
+            found = (tensors["sigmas"], tensors["activations"], tensors.get("unprompted"))
+            return cls(*found, header["family"], header["position"], header["made_by"])
+        except KeyError as error:
+            raise UserError(f"{path} does not hold its {error.args[0]}; draw the samples anew.") from error
 
 
 @dataclass(eq=False)

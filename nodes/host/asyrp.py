@@ -16,13 +16,18 @@ from ...core.backend import Progress
 from ...core.hspace.process import Denoise, Fresh, Inversion, asyrp, invert, restored
 from .hspace import UNSHIFTED, HostBottleneck
 
-Sampled = Callable[[Denoise, Tensor, Tensor, Fresh, Callable[..., object]], Tensor]
-"""From the model, x, noise levels, a source of noise and a callback after each step to the last x."""
+Sampled = Callable[[Denoise, Denoise, Tensor, Tensor, Fresh, Callable[..., object]], Tensor]
+"""From the model with and without a shift, x, noise levels, new noise and a callback after each step to the last x."""
 
 
 def asyrp_sampler(eta: float) -> comfy.samplers.KSAMPLER:
     """A SAMPLER that shifts the bottleneck for the predicted picture only."""
-    return _sampler(lambda denoise, x, sigmas, fresh, watch: asyrp(denoise, x, sigmas, eta, fresh, watch))
+
+    def sampled(shifted: Denoise, plain: Denoise, x: Tensor, *how: Any) -> Tensor:
+        sigmas, fresh, watch = how
+        return asyrp(shifted, plain, x, sigmas, eta, fresh, watch)
+
+    return _sampler(sampled)
 
 
 def inverted(
@@ -41,9 +46,9 @@ def inverted(
     found: list[Inversion] = []
     total = (len(sigmas) - 1) * (1 if eta else 2)
 
-    def find(denoise: Denoise, x: Tensor, levels: Tensor, fresh: Fresh, _: Callable[..., object]) -> Tensor:
+    def find(_: Denoise, plain: Denoise, x: Tensor, levels: Tensor, fresh: Fresh, *__: Any) -> Tensor:
         steps = iter(range(1, total + 1))
-        found.append(invert(denoise, x, levels, eta, fresh, lambda *_: progress(next(steps), total)))
+        found.append(invert(plain, x, levels, eta, fresh, lambda *_: progress(next(steps), total)))
         return found[0].x
 
     sample_custom: Any = comfy.sample.sample_custom
@@ -51,8 +56,8 @@ def inverted(
     how = (cfg, _sampler(find), sigmas, positive, negative, latents)
     noise = sample_custom(model, empty, *how, disable_pbar=True, seed=seed)
 
-    def back(denoise: Denoise, x: Tensor, levels: Tensor, _: Fresh, watch: Callable[..., object]) -> Tensor:
-        return restored(denoise, found[0], x, levels, watch)
+    def back(shifted: Denoise, plain: Denoise, x: Tensor, levels: Tensor, _: Fresh, watch: Any) -> Tensor:
+        return restored(shifted, plain, found[0], x, levels, watch)
 
     return noise, _sampler(back)
 
@@ -69,9 +74,11 @@ def _sampler(sampled: Sampled) -> comfy.samplers.KSAMPLER:
         # As the host's own samplers do: a seed's second random numbers, the first are its start noise.
         generator = torch.Generator(x.device).manual_seed((extra_args.get("seed") or 0) + (x.device.type == "cpu"))
 
-        def denoise(x: Tensor, sigma: float, shifted: bool) -> Tensor:
-            arguments = extra_args if shifted else {**extra_args, "model_options": options}
-            return model(x, x.new_full((len(x),), sigma), **arguments)
+        def shifted(x: Tensor, sigma: float) -> Tensor:
+            return model(x, x.new_full((len(x),), sigma), **extra_args)
+
+        def plain(x: Tensor, sigma: float) -> Tensor:
+            return model(x, x.new_full((len(x),), sigma), **{**extra_args, "model_options": options})
 
         def fresh() -> Tensor:
             return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -81,6 +88,6 @@ def _sampler(sampled: Sampled) -> comfy.samplers.KSAMPLER:
                 sigma = sigmas[number]
                 callback({"x": x, "i": number, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
-        return sampled(denoise, x, sigmas, fresh, watch)
+        return sampled(shifted, plain, x, sigmas, fresh, watch)
 
     return comfy.samplers.KSAMPLER(run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from ...core.backend import Family, Progress
 from ...core.errors import UserError
 from ...core.hspace.directions import HSpaceDirections, Position
-from ...core.hspace.jacobian import Decoder
+from ...core.hspace.jacobian import Decoder, guided_decoder, nearest_levels
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
 from .model import Evaluation, HostDenoiser, HostDiffusion
 from .studio import sampled
@@ -104,9 +103,8 @@ def guided_decoders(
 ) -> Iterator[tuple[float, Tensor, Decoder]]:
     """For each noise level of one picture the sigma, its bottleneck and the guided prediction from there on.
 
-    `percents` chooses levels by parts of the sampling, the nearest to each; None: all. What the decoder is given is the
-    bottleneck for the prompt; the one for the negative prompt moves along with it, as with a direction that is applied
-    to both: eps = cfg eps_c(h) + (1 - cfg) eps_u(h_u + h - h_c). Inside of `torch.inference_mode(False)`.
+    `percents` chooses levels by parts of the sampling, the nearest to each; None: all. Inside of
+    `torch.inference_mode(False)`.
     """
     HostBottleneck(model)  # refuses other models
     found: dict[float, dict[bool, Evaluation]] = {}
@@ -131,22 +129,15 @@ def guided_decoders(
     levels = sorted(found, reverse=True)
     if percents is not None:
         sampling: Any = model.get_model_object("model_sampling")
-        wanted = [max(float(sampling.percent_to_sigma(percent)), 1e-6) for percent in percents]
-        nearest = {min(levels, key=lambda level, at=at: abs(math.log(level / at))) for at in wanted}
-        levels = sorted(nearest, reverse=True)
+        levels = nearest_levels(levels, [float(sampling.percent_to_sigma(percent)) for percent in percents])
     diffusion = HostDiffusion(model, exact=True)
     for sigma in levels:
         h, prompted = diffusion.halves(found[sigma][True], position)
         if False not in found[sigma]:
             yield sigma, h, prompted
             continue
-        other, unprompted = diffusion.halves(found[sigma][False], position)
-
-        def decode(rows: Tensor, parts: tuple[Any, ...] = (h, other, prompted, unprompted)) -> Tensor:
-            own, negatives, with_prompt, without = parts
-            return cfg * with_prompt(rows) + (1 - cfg) * without(rows - own + negatives)
-
-        yield sigma, h, decode
+        other = diffusion.halves(found[sigma][False], position)
+        yield sigma, h, guided_decoder(cfg, h, prompted, *other)
 
 
 def sample_bottleneck(

@@ -172,9 +172,10 @@ def test_components_batch_by_batch_are_those_of_all(rank: int, exact: float) -> 
     streamed = IncrementalPCA(rank)
     for batch in rows.split(7):
         streamed.update(batch)
-    components, deviations = streamed.components(3)
-    (whole,), expected, _ = principal_components([rows], 3)
+    components, deviations, shares = streamed.components(3)
+    (whole,), expected, explained = principal_components([rows], 3)
     torch.testing.assert_close(deviations, expected, atol=exact, rtol=exact)
+    torch.testing.assert_close(shares, explained, atol=exact, rtol=exact)
     assert ((components * whole).sum(1).abs() - 1).abs().max() < exact
     torch.testing.assert_close(streamed.mean, rows.mean(0))
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.core.hspace.process import Denoise, asymmetric_step, asyrp, invert, restored
+from conceptlens.core.hspace.process import asymmetric_step, asyrp, invert, restored
 from torch import Tensor
 
 SIGMAS = torch.tensor([8.0, 3.0, 1.0, 0.3, 0.0], dtype=torch.float64)
@@ -19,13 +19,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def gaussian(shift: float = 0.0) -> Denoise:
-    """The exact prediction for pictures that are normal around 1; a shift moves it."""
+def gaussian(x: Tensor, sigma: float) -> Tensor:
+    """The exact prediction for pictures that are normal around 1."""
+    return 1 + (x - 1) * SPREAD**2 / (SPREAD**2 + sigma**2)
 
-    def denoise(x: Tensor, sigma: float, shifted: bool) -> Tensor:
-        return 1 + (x - 1) * SPREAD**2 / (SPREAD**2 + sigma**2) + (shift if shifted else 0.0)
 
-    return denoise
+def shifted(x: Tensor, sigma: float) -> Tensor:
+    return gaussian(x, sigma) + 0.1
 
 
 def source(seed: int = 0) -> Callable[[], Tensor]:
@@ -55,7 +55,7 @@ def test_pictures_have_the_distribution_that_the_model_predicts(eta: float) -> N
     def fresh() -> Tensor:
         return torch.randn(20_000, 1, 1, 1, generator=generator, dtype=torch.float64)
 
-    found = asyrp(gaussian(), 1 + 100 * fresh(), sigmas, eta, fresh)
+    found = asyrp(gaussian, None, 1 + 100 * fresh(), sigmas, eta, fresh)
     assert float(found.mean()) == pytest.approx(1, abs=0.02)
     assert float(found.std()) == pytest.approx(SPREAD, rel=0.03)
 
@@ -63,23 +63,23 @@ def test_pictures_have_the_distribution_that_the_model_predicts(eta: float) -> N
 def test_a_shift_moves_the_predicted_picture_alone() -> None:
     """With one step left it is the whole shift; before, later steps take back what the noise does not follow."""
     x = random(5, 4, 2, 2)
-    plain, shifted = (asyrp(gaussian(shift), x, SIGMAS[-2:], 0.0, source()) for shift in (0.0, 0.1))
-    torch.testing.assert_close(shifted, plain + 0.1)
-    way, twin = x, x
+    plain = asyrp(gaussian, None, x, SIGMAS[-2:], 0.0, source())
+    torch.testing.assert_close(asyrp(shifted, gaussian, x, SIGMAS[-2:], 0.0, source()), plain + 0.1)
+    both, alone = x, x
     for sigma, after in pairwise(SIGMAS.tolist()):
-        way = gaussian(0.1)(way, sigma, True) + after * (way - gaussian()(way, sigma, False)) / sigma
-        twin = gaussian(0.1)(twin, sigma, True) + after * (twin - gaussian(0.1)(twin, sigma, True)) / sigma
-    found = asyrp(gaussian(0.1), x, SIGMAS, 0.0, source())
-    torch.testing.assert_close(found, way)
-    assert not torch.allclose(found, twin, atol=1e-3)
+        both = shifted(both, sigma) + after * (both - shifted(both, sigma)) / sigma
+        alone = shifted(alone, sigma) + after * (alone - gaussian(alone, sigma)) / sigma
+    torch.testing.assert_close(asyrp(shifted, None, x, SIGMAS, 0.0, source()), both)
+    torch.testing.assert_close(asyrp(shifted, gaussian, x, SIGMAS, 0.0, source()), alone)
+    assert (alone - both).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_an_inverted_picture_comes_back(eta: float) -> None:
     pictures = 1 + SPREAD * random(5, 4, 2, 2)
-    found = invert(gaussian(), pictures, SIGMAS, eta, source())
-    torch.testing.assert_close(restored(gaussian(), found, found.x, SIGMAS), pictures, atol=1e-12, rtol=0)
-    edited = restored(gaussian(0.1), found, found.x, SIGMAS)
+    found = invert(gaussian, pictures, SIGMAS, eta, source())
+    torch.testing.assert_close(restored(gaussian, gaussian, found, found.x, SIGMAS), pictures, atol=1e-12, rtol=0)
+    edited = restored(shifted, gaussian, found, found.x, SIGMAS)
     assert (edited - pictures).mean() > 0.05
 
 
@@ -87,8 +87,8 @@ def test_ddim_inversion_finds_the_noise() -> None:
     """With many steps it is the noise from which sampling makes the picture, without any correction."""
     sigmas = torch.cat([torch.logspace(1, -3, 2000, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
     x = 1 + 10 * random(5, 4, 2, 2)
-    pictures = asyrp(gaussian(), x, sigmas, 0.0, source())
-    found = invert(gaussian(), pictures, sigmas, 0.0, source())
+    pictures = asyrp(gaussian, None, x, sigmas, 0.0, source())
+    found = invert(gaussian, pictures, sigmas, 0.0, source())
     torch.testing.assert_close(found.x, x, rtol=1e-2, atol=1e-2)
     assert max(float(correction.abs().max()) for correction in found.corrections) < 1e-2
 
@@ -97,7 +97,7 @@ def test_levels_of_ddpms_noise_space_have_noise_of_their_own() -> None:
     pictures = 1 + SPREAD * random(5, 4, 2, 2)
     spread = []
     for seed in range(300):
-        found = invert(gaussian(), pictures, SIGMAS, 1.0, source(seed))
+        found = invert(gaussian, pictures, SIGMAS, 1.0, source(seed))
         spread.append(torch.stack(list(found.corrections)[:-1]).square().mean((1, 2, 3, 4)))
     for measured, (sigma, after) in zip(torch.stack(spread).mean(0).tolist(), pairwise(SIGMAS.tolist()), strict=False):
         one, predicted = torch.ones(1), torch.tensor(SPREAD**2 / (SPREAD**2 + sigma**2))
@@ -108,11 +108,11 @@ def test_levels_of_ddpms_noise_space_have_noise_of_their_own() -> None:
 
 def test_other_levels_and_sizes_are_refused() -> None:
     pictures = 1 + SPREAD * random(5, 4, 2, 2)
-    found = invert(gaussian(), pictures, SIGMAS, 0.0, source())
+    found = invert(gaussian, pictures, SIGMAS, 0.0, source())
     with pytest.raises(UserError, match=r"inverted over 4 steps from sigma 8 to 0.*given 3 steps"):
-        restored(gaussian(), found, found.x, SIGMAS[1:])
+        restored(gaussian, gaussian, found, found.x, SIGMAS[1:])
     with pytest.raises(UserError, match="connect the latent that came with it"):
-        restored(gaussian(), found, found.x[:, :, :1], SIGMAS)
+        restored(gaussian, gaussian, found, found.x[:, :, :1], SIGMAS)
     for sigmas in (SIGMAS[:-1], SIGMAS.flip(0)):
         with pytest.raises(UserError, match="must fall, and end in 0"):
-            invert(gaussian(), pictures, sigmas, 0.0, source())
+            invert(gaussian, pictures, sigmas, 0.0, source())

@@ -220,8 +220,13 @@ def world_graph(**changes: Any) -> Graph:
     how = {"samples": 8, "steps": 6, "cfg": 2.5, "batch_size": 8}
     graph["samples"] = sample_node(**how)
     texts = {"positive_text": "a bouquet", "negative_text": "a rose", "count": 2, "balance": ""}
-    links = {"samples": ["samples", 0], "images": ["samples", 1], "clip_vision": ["loader", 3], "clip": ["loader", 1]}
-    graph["pca"] = node("HSpaceContrastByText", **links, **{**texts, **changes})
+    links: dict[str, Any] = {
+        "samples": ["samples", 0],
+        "images": ["samples", 1],
+        "clip_vision": ["loader", 3],
+        "clip": ["loader", 1],
+    }
+    graph["pca"] = node("HSpaceContrastByText", **{**links, **texts, **changes})
     graph["ends"] = node("SaveImage", images=["pca", 1], filename_prefix="ends")
     graph["all"] = node("SaveImage", images=["samples", 1], filename_prefix="all")
     return graph

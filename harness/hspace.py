@@ -1,0 +1,283 @@
+"""`hspace`: directions in the bottleneck of a diffusers model, text-to-image or unconditional.
+
+Under `accelerate launch` or `torchrun` the processes draw samples, and look at seeds, together in one --out folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from ..core.errors import UserError
+from ..core.hspace.directions import HSpaceDirections, Position, disentangled
+from ..core.hspace.samples import HSpaceSamples, joined
+from ..core.hspace.written import counted, percents
+from .console import Console
+from .options import add_json_option, add_model_options, add_sampling_options, sampling_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .bottleneck import DiffusersBottleneck
+
+AT_ONCE = 16  # pictures drawn together, and kept in one file
+IN_MEMORY = 2 << 30  # bytes of samples; beyond them PCA takes up one file after the other
+SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(work: Callable[..., None], drawing: bool, out: str) -> argparse.ArgumentParser:
+        assert work.__doc__
+        found = commands.add_parser(work.__name__, help=work.__doc__, description=work.__doc__)
+        found.set_defaults(work=work)
+        if drawing:
+            add_model_options(found)
+            found.add_argument("--prompt", metavar="TEXT", help="what is drawn; an unconditional model takes none")
+            add_sampling_options(found)
+        found.add_argument("--out", type=Path, required=True, metavar="PATH", help=out)
+        add_json_option(found)
+        return found
+
+    def add_position(parser: argparse.ArgumentParser) -> None:
+        places = get_args(Position)
+        parser.add_argument("--position", choices=places, default="after", help="of the middle block (default after)")
+
+    sampling = command(sample, True, "folder for samples, and pictures with their numbers")
+    sampling.add_argument("--samples", type=int, default=100, metavar="N", help="from --seed on (default 100)")
+    add_position(sampling)
+
+    components = command(pca, False, "directions file to write; a chart goes beside it")
+    components.add_argument("samples", type=Path, metavar="DIR", help="what `sample` has made")
+    components.add_argument("--components", type=int, default=10, metavar="N", help="directions (default 10)")
+    components.add_argument("--joint", action="store_true", help="of whole trajectories, not of each noise level")
+
+    derivative = command(jacobian, True, "folder for a directions file and a chart of each seed")
+    add = derivative.add_argument
+    add("--components", type=int, default=3, metavar="N", help="directions (default 3)")
+    add("--iterations", type=int, default=50, metavar="N", help="at most, at each noise level (default 50)")
+    add("--tolerance", type=float, default=1e-4, help="residual over the largest singular value (default 1e-4)")
+    add("--mask", type=Path, metavar="PNG", help="white where the picture is looked at")
+    add("--at", default="all", metavar="PARTS", help="parts of the sampling between commas: 0.2,0.5 (default all)")
+    add_position(derivative)
+
+    difference = command(contrast, False, "directions file to write")
+    add = difference.add_argument
+    add("positive", type=Path, metavar="DIR", help="samples with what the direction shall bring")
+    add("negative", type=Path, metavar="DIR", help="samples without it; may be the same folder")
+    add("--positive-pictures", metavar="NUMBERS", help="some of the first, between commas (default all)")
+    add("--negative-pictures", metavar="NUMBERS", help="some of the second (default all)")
+    add("--without", type=Path, action="append", default=[], metavar="FILE", help="directions to take out (repeatable)")
+
+    along = command(apply, True, "picture to write (.png): a row a seed, a column a scale")
+    add = along.add_argument
+    add("--directions", type=Path, required=True, metavar="FILE", help="what another command has made")
+    add("--index", type=int, default=0, metavar="N", help="which of them (default 0)")
+    add("--scale", type=float, action="append", default=[], help="strength (repeatable; default -2 -1 0 1 2)")
+    add("--start", type=float, default=0.0, help="part of the sampling from which on it counts (default 0)")
+    add("--end", type=float, default=1.0, help="until where (default 1)")
+    add("--positive-only", action="store_true", help="not for the negative prompt, so that guidance multiplies it")
+    add("--asymmetric", action="store_true", help="for the predicted picture only (Asyrp)")
+    add("--eta", type=float, default=0.0, help="share of DDPM's noise in each step (default 0)")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    arguments.work(arguments, console)
+
+
+def sample(arguments: argparse.Namespace, console: Console) -> None:
+    """Draws pictures and keeps what the bottleneck holds; a killed run goes on."""
+    from ..core.plots import labelled_grid
+    from .pictures import save_picture
+    from .processes import Processes
+
+    sampling = sampling_of(arguments)
+    processes = Processes()
+    console.bars = processes.first
+    bottleneck = _bottleneck(arguments, processes.device)
+    processes.check_shared(arguments.out)
+    how = {"prompt": arguments.prompt, "steps": sampling.steps, "cfg": sampling.guidance_scale, "size": sampling.size}
+    made_by = {**how, "seed": sampling.seeds[0]}
+    mine = processes.share(range(0, arguments.samples, AT_ONCE))
+    with console.progress("sampling pictures") as progress:
+        for number, first in enumerate(mine, start=1):
+            numbers = range(first, min(first + AT_ONCE, arguments.samples))
+            file = arguments.out / f"samples-{first:06}.safetensors"
+            if not _there(file, made_by, arguments.position, len(numbers)):
+                seeds = [sampling.seeds[0] + picture for picture in numbers]
+                found, latents = bottleneck.record(seeds, sampling.steps, arguments.position, made_by)
+                pictures = labelled_grid([*bottleneck.pictures(latents)], list(map(str, numbers)), columns=4)
+                save_picture(pictures, file.with_suffix(".png"))
+                found.save(file)
+            progress(number, len(mine))
+    processes.meet()
+    if processes.first:
+        files = _files(arguments.out)
+        console.line(f"{arguments.samples} samples in {len(files)} files in {arguments.out}")
+        console.result({"samples": arguments.samples, "files": list(map(str, files))})
+
+
+def pca(arguments: argparse.Namespace, console: Console) -> None:
+    """The directions in which samples differ most, by principal component analysis."""
+    from ..core.hspace import pca as analysis
+    from ..core.hspace.charts import variance_chart
+    from .pictures import save_picture
+
+    files = _files(arguments.samples)
+    parts = map(HSpaceSamples.load, files)
+    if sum(file.stat().st_size for file in files) <= IN_MEMORY:
+        found, shares = analysis.pca(joined(list(parts)), arguments.components, not arguments.joint)
+    else:
+        found, shares = analysis.incremental_pca(parts, arguments.components, not arguments.joint)
+    save_picture(variance_chart(found, shares), arguments.out.with_suffix(".png"))
+    explained = [round(share, 4) for share in shares.mean(1).tolist()]
+    console.line(f"shares of the variance, mean over noise levels: {explained}")
+    _keep(found, arguments.out, console, {"shares": explained})
+
+
+def jacobian(arguments: argparse.Namespace, console: Console) -> None:
+    """The directions that change one picture, or a part of it, most: singular vectors of the decoder's Jacobian."""
+    from ..core.hspace.charts import values_chart
+    from ..core.hspace.jacobian import directions_of_levels, nearest_levels, singular_directions
+    from .pictures import save_picture
+    from .processes import Processes
+
+    sampling, wanted = sampling_of(arguments), percents(arguments.at)
+    processes = Processes()
+    console.bars = processes.first
+    bottleneck = _bottleneck(arguments, processes.device)
+    processes.check_shared(arguments.out)
+    levels = bottleneck.sigmas(sampling.steps)[:-1].tolist()
+    if wanted is not None:
+        levels = nearest_levels(levels, [bottleneck.sigma_at(part) for part in wanted])
+    made_by = {
+        "method": "jacobian",
+        "prompt": arguments.prompt,
+        "steps": sampling.steps,
+        "masked": bool(arguments.mask),
+    }
+    results = {}
+    for seed in processes.share(sampling.seeds):
+        visited: list[tuple[float, Tensor]] = []
+        sigmas = iter(bottleneck.sigmas(sampling.steps).tolist())
+        bottleneck.draw([seed], sampling.steps, watch=lambda _, x, __, at=sigmas, to=visited: to.append((next(at), x)))
+        found, before = [], None
+        with console.progress(f"seed {seed}") as progress:
+            for sigma, x in visited:
+                if sigma not in levels:
+                    continue
+                h, decoder = bottleneck.halves(x, sigma, arguments.position)
+                mask = None if arguments.mask is None else _mask(arguments.mask, x)
+                before = singular_directions(
+                    *(decoder, h, arguments.components, arguments.iterations, arguments.tolerance, mask),
+                    start=None if before is None else before.right,
+                )
+                found.append((sigma, before))
+                progress(len(found), len(levels))
+        directions = directions_of_levels(found, bottleneck.family, arguments.position, {**made_by, "seed": seed})
+        file = arguments.out / f"seed-{seed}.safetensors"
+        save_picture(values_chart(directions), file.with_suffix(".png"))
+        directions.save(file)
+        console.line(str(file))
+        results[str(seed)] = str(file)
+    console.result(results)
+
+
+def contrast(arguments: argparse.Namespace, console: Console) -> None:
+    """The direction from the mean of some samples to that of others."""
+    from ..core.hspace.contrast import contrast
+
+    sides = []
+    for folder, chosen in (
+        (arguments.positive, arguments.positive_pictures),
+        (arguments.negative, arguments.negative_pictures),
+    ):
+        samples = joined([HSpaceSamples.load(file) for file in _files(folder)])
+        numbers = range(len(samples)) if chosen is None else counted(chosen)
+        if max(numbers, default=0) >= len(samples):
+            raise UserError(f"There is no picture {max(numbers)} in {folder}; it has {len(samples)}, counted from 0.")
+        sides.append(samples.chosen(numbers))
+    found = contrast(*sides)
+    for file in arguments.without:
+        found = disentangled(found, HSpaceDirections.load(file))
+    _keep(found, arguments.out, console, {})
+
+
+def apply(arguments: argparse.Namespace, console: Console) -> None:
+    """Draws pictures along a direction."""
+    from ..core.plots import labelled_grid
+    from .pictures import save_picture
+
+    if arguments.start >= arguments.end:
+        raise UserError(f"The direction starts at {arguments.start} and ends at {arguments.end}; let it end later.")
+    sampling, scales = sampling_of(arguments), arguments.scale or SCALES
+    directions, bottleneck = HSpaceDirections.load(arguments.directions), _bottleneck(arguments)
+    window = (bottleneck.sigma_at(arguments.start), bottleneck.sigma_at(arguments.end))
+    columns = []
+    with console.progress("sampling pictures") as progress:
+        for number, scale in enumerate(scales, start=1):
+            drawn = [sampling.seeds[first : first + AT_ONCE] for first in range(0, len(sampling.seeds), AT_ONCE)]
+            with bottleneck.shifted(directions, arguments.index, scale, window, arguments.positive_only):
+                pictures = [
+                    bottleneck.pictures(bottleneck.draw(some, sampling.steps, arguments.eta, arguments.asymmetric))
+                    for some in drawn
+                ]
+            columns.append([picture for some in pictures for picture in some])
+            progress(number, len(scales))
+    rows = [picture for row in zip(*columns, strict=True) for picture in row]
+    labels = [f"{scale:g}" for _ in sampling.seeds for scale in scales]
+    save_picture(labelled_grid(rows, labels, columns=len(scales)), arguments.out)
+    console.line(str(arguments.out))
+    console.result({"picture": str(arguments.out), "scales": list(scales)})
+
+
+def _bottleneck(arguments: argparse.Namespace, device: str | None = None) -> DiffusersBottleneck:
+    from .bottleneck import DiffusersBottleneck
+    from .diffusers_backend import Pipeline, load_any_pipeline, load_loras
+
+    pipe = load_any_pipeline(arguments.model, device)
+    if arguments.lora and isinstance(pipe, Pipeline):
+        load_loras(pipe, arguments.lora)
+    return DiffusersBottleneck(pipe, arguments.prompt, arguments.guidance_scale, arguments.size)
+
+
+def _files(folder: Path) -> list[Path]:
+    if files := sorted(folder.glob("samples-*.safetensors")):
+        return files
+    raise UserError(f"{folder} holds no samples; make them with the command hspace sample.")
+
+
+def _there(file: Path, made_by: dict[str, object], position: Position, count: int) -> bool:
+    """Whether an earlier run has made these samples. Raises UserError when that run made others."""
+    if not file.exists():
+        return False
+    found = HSpaceSamples.load(file)
+    if (found.made_by, found.position, len(found)) == (made_by, position, count):
+        return True
+    raise UserError(
+        f"{file} holds {len(found)} samples, {found.position} the middle block, of {found.made_by}; {count}, "
+        f"{position} it, of {made_by} were to be drawn: remove it, or choose another --out."
+    )
+
+
+def _mask(file: Path, x: Tensor) -> Tensor:
+    """A picture's brightness at the size of x."""
+    from PIL import Image, UnidentifiedImageError
+    from torch.nn.functional import interpolate
+
+    from ..core.plots import from_pil
+
+    try:
+        picture = from_pil(Image.open(file).convert("RGB")).mean(2)
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{file} can't be read as a picture ({error}); give a PNG file.") from error
+    return interpolate(picture[None, None], x.shape[-2:], mode="area")[0].to(x)
+
+
+def _keep(directions: HSpaceDirections, out: Path, console: Console, said: dict[str, object]) -> None:
+    directions.save(out)
+    console.line(str(out))
+    console.result({"directions": str(out), "count": len(directions), **said})
