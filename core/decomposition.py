@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from .backend import Family, OpenTextEncoder, Progress, unseen
+from .backend import CONTEXT_LENGTH, Family, OpenTextEncoder, Progress, unseen
 from .checkpoint import Checkpoint
 from .clock import Clock
 from .dictionary import (
@@ -29,9 +29,12 @@ from .vocabulary import Vocabulary
 # The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
 DECISIVE = (0.25, 0.7)
 GRADIENT_DRAWS = 4, 64  # for each picture, and at most
-RACERS, FIRST_DRAWS = 256, 12  # tokens in a race's first round, and draws on which they are compared
-FACTOR = 4  # by which each further round has fewer tokens and more draws
+RACERS, FIRST_DRAWS = 256, 16  # tokens in a race's first round, and draws on which they are compared
+FACTOR, MORE = 4, 2  # by which each further round has fewer tokens, and more draws come
+LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of the cosine of their features
 DRAWS_PER_PICTURE = 2  # of validation
+ENOUGH = 1.1  # times the loss of the concept's own word: what single words may leave unexplained
+PURSUED = 1000  # tokens of the dictionary that a mix is fitted from when they leave more
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,12 @@ class Concept:
     latents: Tensor  # (pictures, 4, h, w) as the UNet is trained on
     held_out: Tensor  # (pictures, 4, h, w): those on which coefficients are judged
     features: Tensor | None = None  # (pictures, width) of an image encoder that shares the vocabulary's space
+
+    def likeness(self, dictionary: Dictionary) -> Tensor | None:
+        """The cosines (tokens, pictures) of words' and pictures' features, where there is an image encoder."""
+        if self.features is None:
+            return None
+        return self.vocabulary.features[self.vocabulary.rows(dictionary.ids.tolist())] @ self.features.T.cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +140,13 @@ def decompose(
     shares = torch.ones(len(dictionary))
     if settings.method == "shares" and not kept:
         with clock.measure("comparing words"):
-            dictionary, shares = race(diffusion, slot, dictionary, latents, settings, generator, progress)
+            like = concept.likeness(dictionary)
+            found, shares = race(diffusion, slot, dictionary, latents, settings, generator, like, progress)
+            if explains(concept, slot, found, shares, held_out):
+                dictionary = found
+            else:
+                dictionary = dictionary.only(torch.arange(min(PURSUED, len(dictionary))))
+                shares = torch.full((len(dictionary),), 1 / len(dictionary))
     state = FitState.begin(dictionary, shares, settings, generator)
     if kept:
         state.resume(dictionary, *kept)
@@ -199,45 +214,70 @@ def race(
     latents: Tensor,
     settings: Settings,
     generator: torch.Generator,
+    likeness: Tensor | None = None,
     progress: Progress = unseen,
 ) -> tuple[Dictionary, Tensor]:
     """The tokens that alone denoise the pictures best, and the share (tokens,) of the pictures that each explains.
 
     Round after round the tokens that explain least leave, and those that stay are compared on more draws (successive
     halving). A picture of a mixed concept is explained by the token that is best on it, not by the one that is fair on
-    all: a token is kept for its part in explaining single pictures.
+    all: a token is kept for its part in explaining single pictures. `likeness` (tokens, pictures) of features counts
+    beside the denoising, where there is an image encoder.
     """
     sizes = [min(RACERS, len(dictionary))]
-    while sizes[-1] > settings.num_tokens:
-        sizes.append(max(settings.num_tokens, sizes[-1] // FACTOR))
-    draws = [FIRST_DRAWS * FACTOR**number for number in range(len(sizes))]
-    work = [size * (count - before) for size, count, before in zip(sizes, draws, [0, *draws], strict=False)]
+    while sizes[-1] // FACTOR >= settings.num_tokens:
+        sizes.append(sizes[-1] // FACTOR)
+    draws = [FIRST_DRAWS * MORE**number for number in range(len(sizes))]
+    work = [size * count for size, count in zip(sizes, draws, strict=True)]
     losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
+    evidence = torch.zeros(len(dictionary), len(latents)) if likeness is None else LIKENESS * likeness
     shares = torch.ones(len(dictionary))
-    for number, (size, count) in enumerate(zip(sizes, draws, strict=True)):
+
+    def keep(size: int) -> None:
+        nonlocal dictionary, losses, evidence, shares
         rows = shares.argsort(descending=True, stable=True)[:size]
-        dictionary, losses = dictionary.only(rows), losses[rows]
-        drawn = draw(latents, count - losses.shape[1], _decisive(diffusion), generator)
+        dictionary, losses, evidence, shares = dictionary.only(rows), losses[rows], evidence[rows], shares[rows]
+
+    for number, (size, count) in enumerate(zip(sizes, draws, strict=True)):
+        keep(size)
+        drawn = draw(latents, count, _decisive(diffusion), generator)
 
         def tell(done: int, total: int, number: int = number) -> None:
             progress(sum(work[:number]) + work[number] * done // total, sum(work))
 
         new = token_losses(diffusion, slot, dictionary.singles(), drawn, tell)
         losses, pictures = torch.cat([losses, new.cpu()], 1), torch.cat([pictures, drawn.pictures])
-        shares = explained(losses, pictures, iterations=1)
+        shares = explained(losses, pictures, evidence, iterations=1)
     # Half by what explains all pictures together, half by what comes close: a word that is nearly as good is worth more
     # than one that is not.
-    return dictionary, (explained(losses, pictures) + shares) / 2
+    shares = (explained(losses, pictures, evidence) + shares) / 2
+    keep(settings.num_tokens)
+    return dictionary, shares
 
 
-def explained(losses: Tensor, pictures: Tensor, iterations: int = 200) -> Tensor:
+def explains(concept: Concept, slot: Slot, dictionary: Dictionary, shares: Tensor, drawn: Draws) -> bool:
+    """Whether a mix of words that explain single pictures denoises about as well as the concept's own words do.
+
+    A concept that is a mixture of others is explained so; one that no other words name is not, and a mix has to be
+    fitted from many words together. Without a name there is nothing to compare with.
+    """
+    if not concept.name:
+        return True
+    tokens = concept.encoder.tokenize(concept.prompt.replace("{}", concept.name))
+    own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], tokens[-1]][: len(tokens)], [])
+    mix = token_losses(concept.diffusion, slot, dictionary.pseudo_token(shares), drawn)
+    word = token_losses(concept.diffusion, own, [tower.table[:1] for tower in slot.towers], drawn)
+    return float(mix.mean()) <= ENOUGH * float(word.mean())
+
+
+def explained(losses: Tensor, pictures: Tensor, evidence: Tensor, iterations: int = 200) -> Tensor:
     """The share (tokens,) of the pictures that each token explains, from losses (tokens, draws).
 
     Expectation maximisation for the shares of a mixture in which token i gives picture k the likelihood
-    exp(-loss_ik / T): loss_ik is the mean over the picture's draws, T the standard error of such a mean. `pictures`
-    (draws,) says which picture each draw is of.
+    exp(evidence_ik - loss_ik / T): loss_ik is the mean over the picture's draws, T the standard error of such a mean.
+    `pictures` (draws,) says which picture each draw is of; evidence (tokens, pictures) what else is known.
     """
-    _, place, count = pictures.unique(return_inverse=True, return_counts=True)
+    there, place, count = pictures.unique(return_inverse=True, return_counts=True)
     averaging = torch.nn.functional.one_hot(place).double() / count  # of a picture's draws
     relative = losses.double() - losses.double().mean(0)  # what all tokens have in common says nothing
     means = relative @ averaging
@@ -246,7 +286,7 @@ def explained(losses: Tensor, pictures: Tensor, iterations: int = 200) -> Tensor
         temperature = (scatter / count.double().mean()).sqrt()
     else:  # one draw of each picture: nothing tells chance from difference
         temperature = means.std()
-    likelihood = -means / temperature.clamp(min=1e-12)
+    likelihood = evidence[:, there] - means / temperature.clamp(min=1e-12)
     shares = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64)
     for _ in range(iterations):
         shares = torch.softmax(likelihood + shares.log()[:, None], 0).mean(1)

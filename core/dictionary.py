@@ -102,11 +102,11 @@ def own_words(vocabulary: Vocabulary, encoder: OpenTextEncoder, tower: TextTower
     """
     pieces = set(encoder.tokenize(concept)[1:-1])
     words = {_plain(word) for word in concept.split()}
-    forms = words.union(*map(_plurals, words))
+    forms = words.union(*map(plurals, words))
     rows = {
         row
         for row, (token, text) in enumerate(zip(vocabulary.ids.tolist(), vocabulary.texts, strict=True))
-        if token in pieces or _plain(text) in forms or words & _plurals(_plain(text))
+        if token in pieces or _plain(text) in forms or words & plurals(_plain(text))
     }
     if vocabulary.made_by.get("projected"):
         feature = text_feature(encoder, tower, concept, vocabulary.made_by["templates"])
@@ -119,7 +119,7 @@ def _plain(word: str) -> str:
     return "".join(letter for letter in word.casefold() if letter.isalnum())
 
 
-def _plurals(word: str) -> set[str]:
+def plurals(word: str) -> set[str]:
     """How English writes its plural."""
     return {f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies"}
 

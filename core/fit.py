@@ -21,7 +21,9 @@ Judge = Callable[[Dictionary, Tensor], float]
 """How well a mix of a few tokens with coefficients does on held-out pictures: lower is better."""
 HIDDEN = 100  # of the paper's MLP
 WEIGHT_DECAY = 1e-2
-START_LEARNING = 10.0  # times the learning rate: of coefficients that are learned themselves, not by an MLP
+# Times the learning rate, of coefficients that are learned themselves and not by an MLP: of those that start as shares
+# of the pictures, and of those that start alike and have far to go.
+KNOWN_LEARNING, UNKNOWN_LEARNING = 10.0, 100.0
 PATIENCE = 4  # validations without a better one, after which a fit ends
 
 
@@ -98,9 +100,13 @@ class FitState:
 
     @classmethod
     def begin(cls, dictionary: Dictionary, shares: Tensor, settings: Settings, generator: torch.Generator) -> FitState:
-        """Before the first step: the paper's MLP, or coefficients that start as shares (tokens,) of the pictures."""
+        """Before the first step: the paper's MLP, or coefficients that start as shares (tokens,) of the pictures.
+
+        Of more tokens than a mix may have the shares are not known: `shares` are all the same then.
+        """
         coefficients: nn.Module = OwnCoefficients(shares)
-        rate = settings.learning_rate * START_LEARNING
+        known = len(dictionary) <= settings.num_tokens
+        rate = settings.learning_rate * (KNOWN_LEARNING if known else UNKNOWN_LEARNING)
         if settings.method == "conceptor":
             coefficients = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
             rate = settings.learning_rate

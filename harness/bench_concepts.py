@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..benchmarks.measures import Measure, report
+from ..core.dictionary import plurals
 from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
 from ..world.architecture import GUIDANCE
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 PROMPT = "a photo of a {}"
 CONCEPTS = 20  # of each kind
-SETTINGS = Settings(steps=150, validate_every=25)
-PICTURES, HELD_OUT = 48, 12  # of a concept
+SETTINGS = Settings(steps=100, batch_size=32, validate_every=25)  # as many pictures as the paper's 500 steps of 6
+PICTURES, HELD_OUT = 32, 16  # of a concept
 STEPS = 25
 TOP = 10  # tokens of a mix that are looked at
 JUDGED = 32  # pictures in which a share is counted
@@ -145,14 +146,15 @@ class Bench:
         return TokenMix.load(file)
 
     def related(self, concept: str) -> set[str]:
-        """The words with which the world's own captions and its data speak of the concept's exemplars."""
+        """The words with which the world's own captions and its data speak of the concept's exemplars, and plurals."""
         lab, words = self.lab, set()
         for name in self.lab.truth.keywords.get(concept, {concept: 1.0}):
             words |= {*name.split(), *lab.groups[name].split()}
             words |= {w for key in lab.pictures.sources.keywords[lab.truth.emoji[name]] for w in key.split("_")}
             words |= {keyword for keyword, shares in lab.truth.keywords.items() if name in shares}
             words |= {word for word, emoji in lab.truth.synonyms.items() if emoji == name}
-        return {word.casefold() for word in words}
+        words = {word.casefold() for word in words}
+        return words.union(*map(plurals, words))
 
     def shown(self, mix: TokenMix) -> list[str]:
         """What the classifier sees in pictures of a mix."""

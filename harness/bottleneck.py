@@ -54,7 +54,7 @@ class DiffusersBottleneck:
         self._prompted: list[bool] = [text == prompt for text in texts]
         self._guidance_scale = 1.0 if unconditional else guidance_scale
         side = size // (1 if unconditional else 8) if size else unet.config.sample_size
-        self._shape: tuple[int, ...] = (unet.config.in_channels, side, side)
+        self.shape: tuple[int, ...] = (unet.config.in_channels, side, side)
         self._visit: Visit | None = None
         self._sigma = 0.0  # at which the UNet is evaluated now
 
@@ -87,7 +87,7 @@ class DiffusersBottleneck:
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
         def fresh() -> Tensor:
-            return torch.stack([torch.randn(self._shape, generator=source) for source in sources]).to(self.unet.device)
+            return torch.stack([torch.randn(self.shape, generator=source) for source in sources]).to(self.unet.device)
 
         sigmas = self.sigmas(steps)
         start = fresh() * float((1 + sigmas[0].double() ** 2).sqrt())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conceptlens.core.backend import Family
 from conceptlens.core.checkpoint import Checkpoint
-from conceptlens.core.decomposition import Concept, decompose, explained, faithfulness, race
+from conceptlens.core.decomposition import Concept, decompose, explained, explains, faithfulness, race
 from conceptlens.core.dictionary import Dictionary, Slot, loss_gradient, own_words, rank_by_gradient, token_losses
 from conceptlens.core.diffusion import Draws, Prediction, add_noise, denoising_loss, draw
 from conceptlens.core.errors import UserError
@@ -20,6 +20,8 @@ from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary
 from conceptlens.harness.diffusers_backend import DiffusersDiffusion, DiffusersTextEncoder
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +176,19 @@ def test_shares_of_a_planted_mixture_are_found() -> None:
     pictures = torch.arange(600) % 300
     losses = 1 + 0.01 * torch.randn(40, 600, generator=generator) + torch.randn(600, generator=generator)
     losses[maker[pictures], torch.arange(600)] -= 0.03
-    found = explained(losses, pictures)
+    found = explained(losses, pictures, torch.zeros(40, 300))
     assert found.argsort(descending=True)[:3].tolist() == [0, 1, 2]
     torch.testing.assert_close(found[:3], shares, atol=0.06, rtol=0)
     assert found.sum() == pytest.approx(1)
+
+
+def test_what_is_known_besides_decides_between_words_that_denoise_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    losses, pictures = 1 + 0.01 * torch.randn(40, 24, generator=generator), torch.arange(24) % 12
+    evidence = torch.zeros(40, 12)
+    evidence[7, :8] = evidence[31, 8:] = 20
+    found = explained(losses, pictures, evidence)
+    torch.testing.assert_close(found[[7, 31]], torch.tensor([2 / 3, 1 / 3]), atol=0.05, rtol=0)
 
 
 class Planted:
@@ -251,6 +262,25 @@ def test_an_explanation_is_complete(
     published = decompose(concept, replace(settings, method="conceptor"))
     assert len(published.mix) == 6
     assert published.validations != found.validations
+
+
+def test_what_no_other_word_names_is_fitted_from_many(
+    planted: Planted, encoder: DiffusersTextEncoder, slot: Slot, some_words: Vocabulary, family: Family
+) -> None:
+    """Pictures that "castle" alone denoises without error, explained with that word and without it."""
+    concept = replace(concept_of(planted, encoder, some_words, family, "castle"), latents=pictures_of(8, 0))
+    drawn = draw(pictures_of(4, 0), 8, (0, 1000), torch.Generator().manual_seed(0))
+    words = {word: Dictionary.of(some_words, [some_words.texts.index(word)], CPU) for word in ("castle", "river")}
+    assert explains(concept, slot, words["castle"], torch.ones(1), drawn)
+    assert not explains(concept, slot, words["river"], torch.ones(1), drawn)
+    assert explains(replace(concept, name=""), slot, words["river"], torch.ones(1), drawn)
+    settings = Settings(num_tokens=6, dictionary_size=64, steps=30, validate_every=10)
+    found = decompose(replace(concept, held_out=pictures_of(4, 0)), settings)
+    assert len(found.mix) == 6
+    assert "castle" not in found.mix.texts
+    assert found.mix.made_by["validation"] < 0.95 * found.validations[0][1]
+    named = decompose(replace(concept, held_out=pictures_of(4, 0)), replace(settings, exclude_concept=False))
+    assert named.mix.texts[0] == "castle"
 
 
 @pytest.mark.parametrize("method", ["shares", "conceptor"])
