@@ -137,8 +137,8 @@ class ConceptDecompose(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The image encoder that shares a space with the text encoder: it finds the nearest words. "
-                    "Without it the model's own gradient does, less well.",
+                    tooltip="The image encoder that shares a space with the text encoder: it finds the nearest words, "
+                    "and helps to tell them apart. Without it the model's own gradient finds words, less well.",
                 ),
                 io.Combo.Input(
                     "method",
