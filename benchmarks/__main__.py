@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import conceptor, editor, time_edit
+from . import conceptor, editor, hspace, time_edit
 from .measures import report
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = {"lambda": time_edit.LAMBDA, "prompts": time_edit.PROMPTS}
     settings["SDXL layers of each width timed with the published procedure"] = time_edit.SDXL_BASELINE_LAYERS
-    measures = [*time_edit.measure(), *conceptor.measure(), *editor.measure()]
+    measures = [*time_edit.measure(), *conceptor.measure(), *hspace.measure(), *editor.measure()]
     report("python run.py bench", settings, measures, arguments.json)
 
 

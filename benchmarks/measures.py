@@ -59,6 +59,21 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def peak_extra_megabytes(work: Callable[[], object]) -> float | None:
+    """How far the process grows beyond its size before `work` (Linux only, which can reset its high-water mark)."""
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not clear.exists():
+        return None
+
+    def kilobytes(field: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+
+    clear.write_text("5")
+    before = kilobytes("VmRSS")
+    work()
+    return (kilobytes("VmHWM") - before) / 1024
+
+
 def machine() -> str:
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return f"{kind}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -7,7 +7,6 @@ two token slots share anything but the words that source and destination begin w
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from ..core.backend import CONTEXT_LENGTH, Family
 from ..core.lora import LoraFactors, edit_denoiser, lora_state_dict, save_lora
 from ..core.model_edit import time_edit
-from .measures import Measure, seconds
+from .measures import Measure, peak_extra_megabytes, seconds
 
 LAMBDA = 0.1
 REPEATS = 5
@@ -83,21 +82,6 @@ def published_seconds(denoiser: Projections, states: Tensor, targets: Tensor, pe
         spent = sum(seconds(lambda n=n: published(denoiser.cross_attention_weight(n), states, targets)) for n in timed)
         total += spent / len(timed) * len(names)
     return total
-
-
-def peak_extra_megabytes(work: Callable[[], object]) -> float | None:
-    """How far the process grows beyond its size before `work` (Linux only, which can reset its high-water mark)."""
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not clear.exists():
-        return None
-
-    def kilobytes(field: str) -> int:
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
-
-    clear.write_text("5")
-    before = kilobytes("VmRSS")
-    work()
-    return (kilobytes("VmHWM") - before) / 1024
 
 
 def file_megabytes(denoiser: Projections, states: Tensor, targets: Tensor) -> float:

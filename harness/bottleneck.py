@@ -97,7 +97,7 @@ class DiffusersBottleneck:
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float) -> Tensor:
         """The picture that the model sees in x = x_0 + sigma eps, guided."""
-        output, *unprompted = self._outputs(x, sigma).chunk(len(self._prompted))
+        output, *unprompted = self.outputs(x, sigma).chunk(len(self._prompted))
         if unprompted:
             output = self._guidance_scale * output + (1 - self._guidance_scale) * unprompted[0]
         if self._diffusion.prediction == "v":
@@ -111,6 +111,17 @@ class DiffusersBottleneck:
             return self.predict(x, sigma)
         finally:
             self._visit = visit
+
+    def outputs(self, x: Tensor, sigma: float) -> Tensor:
+        """What the UNet says, a chunk of rows for the prompt and, with guidance, one for the negative prompt."""
+        self._sigma = sigma
+        noisy = x / (1 + sigma**2) ** 0.5
+        timestep = int((self._levels() - sigma).abs().argmin())
+        if not self._encoded:
+            return self.unet(noisy.to(self.unet.dtype), timestep).sample.float()
+        rows = noisy.repeat(len(self._prompted), 1, 1, 1)
+        timesteps = torch.full((len(rows),), timestep, device=x.device)
+        return self._diffusion.predict(rows, timesteps, self._encoded.repeated(len(x)))
 
     def pictures(self, latents: Tensor) -> Tensor:
         """(n, height, width, 3) in 0..1."""
@@ -131,7 +142,10 @@ class DiffusersBottleneck:
         def after(_: Any, __: Any, h: Tensor) -> Tensor:
             return self._visited(h)
 
-        handle = block.register_forward_pre_hook(before) if position == "before" else block.register_forward_hook(after)
+        if position == "before":
+            handle = block.register_forward_pre_hook(before)
+        else:
+            handle = (block if position == "after" else block.resnets[0]).register_forward_hook(after)
         self._visit = visit
         try:
             yield
@@ -169,18 +183,13 @@ class DiffusersBottleneck:
 
         Raises UserError for directions of another model and for an index out of range.
         """
-        found = f"{directions.family} with {directions.shifts.shape[2]} channels"
-        if found != (own := f"{self.family} with {self.channels} channels"):
-            raise UserError(f"The directions are of {found}, the model is {own}; find directions on this model.")
+        directions.check_model(self.family, self.channels)
         directions.chosen([index])
 
         def add(h: Tensor, sigma: float, prompted: Sequence[bool]) -> Tensor:
             if not levels[1] <= sigma <= levels[0]:
                 return h
-            height, width = h.shape[-2:]
-            shift = scale * directions.shift(index, sigma, (height, width)).to(h)
-            kinds = torch.tensor([float(own or not positive_only) for own in prompted])
-            return h + kinds.repeat_interleave(len(h) // len(prompted)).to(h)[:, None, None, None] * shift
+            return directions.added(h, index, scale, sigma, prompted, positive_only)
 
         with self.visited(directions.position, add):
             yield
@@ -190,7 +199,10 @@ class DiffusersBottleneck:
 
         The rest of the UNet runs once: what its decoder's blocks were given is kept.
         """
-        blocks = [*([self.unet.mid_block] if position == "before" else []), *self.unet.up_blocks]
+        middle = self.unet.mid_block
+        later = zip(middle.attentions, middle.resnets[1:], strict=True)
+        inside = [part for pair in later for part in pair if part is not None]
+        blocks = [*{"before": [middle], "inside": inside, "after": []}[position], *self.unet.up_blocks]
         calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 
         def keep(block: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -198,7 +210,7 @@ class DiffusersBottleneck:
 
         handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
         with torch.no_grad():
-            self._outputs(x, sigma)
+            self.outputs(x, sigma)
         for handle in handles:
             handle.remove()
         _, arguments, named = calls[0]
@@ -210,7 +222,8 @@ class DiffusersBottleneck:
                     places = [_row(value, chunk, len(rows)) for value in arguments[1:]]
                     others = {name: _row(value, chunk, len(rows)) for name, value in named.items()}
                     named_rows = {} if arguments else {"hidden_states": rows}
-                    rows = block(*([rows] if arguments else []), *places, **{**others, **named_rows})
+                    made = block(*([rows] if arguments else []), *places, **{**others, **named_rows})
+                    rows = made[0] if isinstance(made, tuple) else made
                 return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(rows)))
 
             return decode
@@ -225,17 +238,6 @@ class DiffusersBottleneck:
 
     def _visited(self, h: Tensor) -> Tensor:
         return h if self._visit is None else self._visit(h, self._sigma, self._prompted)
-
-    def _outputs(self, x: Tensor, sigma: float) -> Tensor:
-        """What the UNet says, a chunk of rows for the prompt and, with guidance, one for the negative prompt."""
-        self._sigma = sigma
-        noisy = x / (1 + sigma**2) ** 0.5
-        timestep = int((self._levels() - sigma).abs().argmin())
-        if not self._encoded:
-            return self.unet(noisy.to(self.unet.dtype), timestep).sample.float()
-        rows = noisy.repeat(len(self._prompted), 1, 1, 1)
-        timesteps = torch.full((len(rows),), timestep, device=x.device)
-        return self._diffusion.predict(rows, timesteps, self._encoded.repeated(len(x)))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -43,9 +43,10 @@ class HSpaceSample(io.ComfyNode):
                 io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="Pictures drawn at once, 1 to 64."),
                 io.Combo.Input(
                     "position",
-                    options=["after", "before"],
+                    options=list(get_args(Position)),
                     default="after",
-                    tooltip="Where the bottleneck is read, and shifted later: after or before the UNet's middle block.",
+                    tooltip="Where the bottleneck is read, and shifted later: after or before the UNet's middle block; "
+                    "inside: behind its first residual block.",
                 ),
             ],
             outputs=[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from comfy_api.v0_0_2 import io
@@ -55,7 +55,10 @@ class HSpaceJacobian(io.ComfyNode):
                     tooltip="At which parts of the sampling: all, or numbers from 0 to 1 between commas: 0.2, 0.5",
                 ),
                 io.Combo.Input(
-                    "position", options=["after", "before"], default="after", tooltip="Of the UNet's middle block."
+                    "position",
+                    options=list(get_args(Position)),
+                    default="after",
+                    tooltip="Of the UNet's middle block; inside: behind its first residual block.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="The part of the picture that is looked at; else all."),
             ],

@@ -15,7 +15,7 @@ from .. import storage
 from ..errors import UserError
 
 KIND, VERSION = "h-space directions", 1
-Position = Literal["before", "after"]  # of the middle block
+Position = Literal["after", "before", "inside"]  # of the middle block; inside: behind its first residual block
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,27 @@ class HSpaceDirections:
         lower, upper, part = self._between(sigma)
         found = torch.lerp(self.shifts[index, lower], self.shifts[index, upper], part)
         return found if size is None else resized(found, size)
+
+    def added(
+        self, h: Tensor, index: int, scale: float, sigma: float, prompted: Sequence[bool], positive_only: bool
+    ) -> Tensor:
+        """A bottleneck (rows, channels, height, width) at a noise level with `scale` times a direction added to it.
+
+        Its rows come in chunks of which `prompted` says whether they are for the prompt: the only ones that change with
+        `positive_only`, so that guidance multiplies the shift.
+        """
+        height, width = h.shape[-2:]
+        shift = scale * self.shift(index, sigma, (height, width)).to(h)
+        if not positive_only:
+            return h + shift
+        rows = torch.tensor(list(prompted)).repeat_interleave(len(h) // len(prompted)).to(h)
+        return h + rows[:, None, None, None] * shift
+
+    def check_model(self, family: str, channels: int) -> None:
+        """Raises UserError, naming both, for a model of another family or width."""
+        found, own = f"{self.family} with {self.shifts.shape[2]} channels", f"{family} with {channels} channels"
+        if found != own:
+            raise UserError(f"The directions are of {found}, the model is {own}; find directions on this model.")
 
     def _between(self, sigma: float) -> tuple[int, int, float]:
         """The two levels around a noise level, and how far it is from the first to the second."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UserError
 from .directions import HSpaceDirections, Position, aligned
@@ -91,9 +92,9 @@ def _orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
 def products(decoder: Decoder, h: Tensor) -> tuple[Product, Product]:
     """v -> J v and u -> J^T u, each for rows at once, at h (channels, height, width).
 
-    J v by forward-mode derivatives where all operations have them (fused attention often has none), otherwise by
-    differentiating J^T u with respect to u, otherwise by central differences: the first for which <u, J v> is
-    <J^T u, v>. Raises UserError when none is.
+    J v by forward-mode derivatives where all operations have them (fused attention, which has none, is taken apart),
+    otherwise by differentiating J^T u with respect to u, otherwise by central differences: the first for which
+    <u, J v> is <J^T u, v>. Raises UserError when none is.
     """
 
     def pull(cotangents: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ def products(decoder: Decoder, h: Tensor) -> tuple[Product, Product]:
 
 
 def _forward(decoder: Decoder, h: Tensor, tangents: Tensor) -> Tensor:
-    with forward_ad.dual_level(), torch.no_grad():
+    with forward_ad.dual_level(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         rows = h.detach().expand(len(tangents), *h.shape).clone()
         tangent = forward_ad.unpack_dual(decoder(forward_ad.make_dual(rows, tangents))).tangent
         if tangent is None:

@@ -20,6 +20,7 @@ from .studio import sampled
 
 Visit = Callable[[Tensor, dict[str, Any]], Tensor]
 """From a bottleneck (rows, channels, height, width) and the host's transformer options to what replaces it."""
+ATTENTION = "diffusion_model.middle_block.1.forward"  # behind the middle block's first residual block
 UNSHIFTED = "conceptlens_unshifted"  # the transformer option with which a sampler asks for the model without a shift
 
 
@@ -36,7 +37,15 @@ class HostBottleneck:
     def visited(self, position: Position, visit: Visit) -> ModelPatcher:
         """A clone of the MODEL whose bottleneck passes through `visit`; the model itself stays as it is."""
         clone = self._model.clone()
-        if position == "after":
+        if position == "inside":
+            forward = self._model.get_model_object(ATTENTION)
+
+            def inside(h: Tensor, context: Any = None, transformer_options: Any = None) -> Tensor:
+                options = transformer_options or {}
+                return forward(visit(h, options), context, options)
+
+            clone.add_object_patch(ATTENTION, inside)
+        elif position == "after":
 
             def after(state: dict[str, Any]) -> dict[str, Any]:
                 return {**state, "h": visit(state["h"], state["transformer_options"])}
@@ -63,9 +72,7 @@ class HostBottleneck:
 
         Raises UserError for directions of another model and for an index out of range.
         """
-        found = f"{directions.family} with {directions.shifts.shape[2]} channels"
-        if found != (own := f"{self.family} with {self.channels} channels"):
-            raise UserError(f"The directions are of {found}, the model is {own}; find directions on this model.")
+        directions.check_model(self.family, self.channels)
         directions.chosen([index])
         if scale == 0:
             return self._model.clone()
@@ -76,13 +83,8 @@ class HostBottleneck:
             sigma = float(options["sigmas"][0])
             if not last <= sigma <= first or UNSHIFTED in options:
                 return h
-            height, width = h.shape[-2:]
-            shift = scale * directions.shift(index, sigma, (height, width)).to(h)
-            if not positive_only:
-                return h + shift
-            prompted = [1.0 if chunk == 0 else 0.0 for chunk in options["cond_or_uncond"]]
-            rows = torch.tensor(prompted).repeat_interleave(len(h) // len(prompted)).to(h)
-            return h + rows[:, None, None, None] * shift
+            prompted = [chunk == 0 for chunk in options["cond_or_uncond"]]
+            return directions.added(h, index, scale, sigma, prompted, positive_only)
 
         return self.visited(directions.position, add)
 

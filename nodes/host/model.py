@@ -186,15 +186,14 @@ class HostDiffusion:
             for block in unet.input_blocks:
                 h = forward_timestep_embed(block, h, time, context)
                 skips.append(h)
-            if position == "after":
-                h = forward_timestep_embed(unet.middle_block, h, time, context)
+            inner = {"before": 0, "inside": 1, "after": len(unet.middle_block)}[position]
+            h = forward_timestep_embed(unet.middle_block[:inner], h, time, context)
 
         def decode(rows: Tensor) -> Tensor:
             def each(part: Tensor) -> Tensor:
                 return part.expand(len(rows), *part.shape[1:])
 
-            if position == "before":
-                rows = forward_timestep_embed(unet.middle_block, rows, each(time), each(context))
+            rows = forward_timestep_embed(unet.middle_block[inner:], rows, each(time), each(context))
             for place in reversed(range(len(skips))):
                 block = unet.output_blocks[len(skips) - 1 - place]
                 above = skips[place - 1].shape if place else None

@@ -13,9 +13,10 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.hspace import jacobian
 from conceptlens.core.hspace.contrast import contrast, ends_of
 from conceptlens.core.hspace.directions import HSpaceDirections, aligned, disentangled, resized
-from conceptlens.core.hspace.jacobian import products, singular_directions
-from conceptlens.core.hspace.pca import IncrementalPCA, pca, principal_components
+from conceptlens.core.hspace.jacobian import nearest_levels, products, singular_directions
+from conceptlens.core.hspace.pca import IncrementalPCA, incremental_pca, pca, principal_components
 from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
+from conceptlens.core.hspace.written import counted, percents
 from torch import Tensor, nn
 
 SIGMAS = torch.tensor([10.0, 3.0, 1.0, 0.2])
@@ -180,6 +181,20 @@ def test_components_batch_by_batch_are_those_of_all(rank: int, exact: float) -> 
     torch.testing.assert_close(streamed.mean, rows.mean(0))
 
 
+@pytest.mark.parametrize("per_step", [True, False])
+def test_samples_that_come_in_parts_have_the_components_of_all(per_step: bool) -> None:
+    parts = [samples(7, seed=seed) for seed in range(3)]
+    found, shares = incremental_pca(iter(parts), 6, per_step)
+    whole, expected = pca(joined(parts), 6, per_step)
+    torch.testing.assert_close(found.shifts, whole.shifts, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.values, whole.values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(shares, expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="at most 6 principal components, 7 were asked for"):
+        incremental_pca(parts[:1], 7)
+    with pytest.raises(UserError, match="draw both with the same model"):
+        incremental_pca([parts[0], replace(parts[1], position="before")], 3)
+
+
 def directions(count: int = 2, seed: int = 0, size: int = 2) -> HSpaceDirections:
     shifts = random(count, 4, 5, size, size, seed=seed)
     return HSpaceDirections(SIGMAS, shifts, shifts.flatten(2).norm(dim=2), "SD 1.x", "after", {"method": "test"})
@@ -243,6 +258,46 @@ def test_both_ends_have_equally_many_of_each_group() -> None:
     assert sorted(low) == [0, 1, 5, 6]
     with pytest.raises(UserError, match="has 12 in all"):
         ends_of(scores, 7)
+
+
+def test_a_direction_is_added_to_the_rows_that_it_is_for() -> None:
+    found, h = directions(), random(6, 5, 4, 4)
+    shift = resized(found.shifts[1, 2], (4, 4))
+    torch.testing.assert_close(found.added(h, 1, 0.5, 1.0, [True, False], False), h + 0.5 * shift)
+    prompted = found.added(h, 1, 0.5, 1.0, [False, True, False], True)
+    torch.testing.assert_close(prompted[2:4], h[2:4] + 0.5 * shift)
+    assert torch.equal(prompted[[0, 1, 4, 5]], h[[0, 1, 4, 5]])
+    found.check_model("SD 1.x", 5)
+    with pytest.raises(UserError, match=r"SD 1\.x with 5 channels, the model is SDXL with 7 channels"):
+        found.check_model("SDXL", 7)
+
+
+def test_the_nearest_levels_are_chosen_by_their_ratio() -> None:
+    levels = [10.0, 4.0, 1.0, 0.1]
+    assert nearest_levels(levels, [float("inf"), 2.1]) == [10.0, 4.0]
+    assert nearest_levels(levels, [1.9, 0.0, 0.9]) == [1.0, 0.1]
+
+
+def test_numbers_are_read_as_users_write_them() -> None:
+    assert counted("0, 3 5") == [0, 3, 5]
+    assert percents("0.2,1") == [0.2, 1.0]
+    assert percents(" All ") is None
+    for text, read in (("a", counted), ("-1", counted), ("b", percents), ("1.5", percents), ("", percents)):
+        with pytest.raises(UserError, match=r"no list of numbers|below 0|from 0 to 1"):
+            read(text)
+
+
+def test_a_file_brings_samples_back(tmp_path: Path) -> None:
+    for given in (samples(), replace(samples(), unprompted=samples(seed=1).activations.half())):
+        given = replace(given, activations=given.activations.half())
+        given.save(tmp_path / "a.safetensors")
+        loaded = HSpaceSamples.load(tmp_path / "a.safetensors")
+        assert torch.equal(loaded.activations, given.activations)
+        assert (loaded.unprompted is None) == (given.unprompted is None)
+        assert (loaded.family, loaded.position, loaded.made_by) == (given.family, given.position, given.made_by)
+    directions().save(tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match="holds a h-space directions"):
+        HSpaceSamples.load(tmp_path / "b.safetensors")
 
 
 def test_a_file_brings_directions_back(tmp_path: Path) -> None:

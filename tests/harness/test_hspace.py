@@ -80,7 +80,7 @@ def test_samples_are_kept_and_not_drawn_again(folder: Path, capsys: pytest.Captu
     assert "choose another --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("position", ["after", "before"])
+@pytest.mark.parametrize("position", ["after", "before", "inside"])
 @pytest.mark.parametrize("kind", ["text", "plain"])
 def test_the_rest_of_the_unet_is_a_function_of_the_bottleneck(kind: str, position: Any, comfyui: Path) -> None:
     pipe = unconditional() if kind == "plain" else tiny_pipeline("SDXL", comfyui / "comfy/sd1_tokenizer")

@@ -119,7 +119,7 @@ def test_gradients_go_through_towers_and_unet(model: Any, encoder: HostTextEncod
     torch.testing.assert_close(predicted, output, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("position", ["after", "before"])
+@pytest.mark.parametrize("position", ["after", "before", "inside"])
 def test_the_decoder_goes_on_from_the_bottleneck(model: Any, family: Family, position: Any) -> None:
     """The two halves of the private UNet are the whole, for each row by itself; and the decoder has derivatives."""
     from conceptlens.nodes.host import HostDiffusion

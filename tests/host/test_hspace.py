@@ -75,6 +75,7 @@ def test_a_window_and_the_positive_prompt_alone_do_less(server: HostServer) -> N
         {"sampler_name": "dpm_2_ancestral", "scheduler": "exponential"},
         {"sampler_name": "lcm", "cfg": 1.0},
         {"position": "before"},
+        {"position": "inside"},
         {"width": 192, "height": 128},
     ],
     ids=lambda sampling: " ".join(map(str, sampling.values())),
