@@ -86,8 +86,8 @@ class Explanation:
         lines = lines[: rows + 1]
         lines.append(
             f'{len(self.mix)} tokens of {made_by["family"]} for "{made_by["concept"]}" in "{made_by["prompt"]}", '
-            f"by {settings['method']} from {made_by['pictures']} pictures; best at step {made_by['step']} of "
-            f"{self.losses[-1][0] if self.losses else 0}, validation {made_by['validation']:.5f}"
+            f"by {settings['method']} from {made_by['pictures']} pictures and {made_by['candidates']} words; best at "
+            f"step {made_by['step']} of {self.losses[-1][0] if self.losses else 0}, validation {made_by['validation']:.5f}"
         )
         lines.append("alone: loss of the token alone; removal: what the loss of the mix gains without it")
         stopped = [made_by["stopped"]] if made_by["stopped"] else []
@@ -169,6 +169,7 @@ def decompose(
         alone, removal = faithfulness(diffusion, slot, chosen, values, held_out)
     ids = chosen.ids.tolist()
     made_by |= {
+        "candidates": len(dictionary),
         "step": best.step,
         "stopped": stopped,
         "validation": best.validation,

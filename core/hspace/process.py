@@ -41,8 +41,7 @@ def asymmetric_step(
     """x at the noise level `after`, and the deviation of the noise that is still to be added there.
 
     DDIM's step x' = P + sqrt(after^2 - up^2) D with up = eta after sqrt(1 - after^2 / sigma^2): the picture P is the
-    one `predicted` with the shifted bottleneck, the noise D is that of the `plain` prediction without the shift
-    (equation 6 of the paper).
+    one `predicted` with the shifted bottleneck, the noise D is that of the `plain` prediction without the shift.
     """
     up = eta * after * (1 - (after / sigma) ** 2) ** 0.5
     return predicted + (after**2 - up**2) ** 0.5 * (x - plain) / sigma, up
