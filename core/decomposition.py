@@ -87,7 +87,8 @@ class Explanation:
         lines.append(
             f'{len(self.mix)} tokens of {made_by["family"]} for "{made_by["concept"]}" in "{made_by["prompt"]}", '
             f"by {settings['method']} from {made_by['pictures']} pictures and {made_by['candidates']} words; best at "
-            f"step {made_by['step']} of {self.losses[-1][0] if self.losses else 0}, validation {made_by['validation']:.5f}"
+            f"step {made_by['step']} of {self.losses[-1][0] if self.losses else 0}, "
+            f"validation {made_by['validation']:.5f}"
         )
         lines.append("alone: loss of the token alone; removal: what the loss of the mix gains without it")
         stopped = [made_by["stopped"]] if made_by["stopped"] else []
