@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from .bottleneck import DiffusersBottleneck
 
-AT_ONCE = 16  # pictures drawn together, and kept in one file
 IN_MEMORY = 2 << 30  # bytes of samples; beyond them PCA takes up one file after the other
 SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
@@ -93,6 +92,7 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     from ..core.plots import labelled_grid
     from .pictures import save_picture
     from .processes import Processes
+    from .studio import portions
 
     sampling = sampling_of(arguments)
     processes = Processes()
@@ -101,11 +101,10 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     processes.check_shared(arguments.out)
     how = {"prompt": arguments.prompt, "steps": sampling.steps, "cfg": sampling.guidance_scale, "size": sampling.size}
     made_by = {**how, "seed": sampling.seeds[0]}
-    mine = processes.share(range(0, arguments.samples, AT_ONCE))
+    mine = processes.share(portions(range(arguments.samples)))
     with console.progress("sampling pictures") as progress:
-        for number, first in enumerate(mine, start=1):
-            numbers = range(first, min(first + AT_ONCE, arguments.samples))
-            file = arguments.out / f"samples-{first:06}.safetensors"
+        for number, numbers in enumerate(mine, start=1):
+            file = arguments.out / f"samples-{numbers[0]:06}.safetensors"
             if not _there(file, made_by, arguments.position, len(numbers)):
                 seeds = [sampling.seeds[0] + picture for picture in numbers]
                 found, latents = bottleneck.record(seeds, sampling.steps, arguments.position, made_by)
@@ -141,7 +140,7 @@ def pca(arguments: argparse.Namespace, console: Console) -> None:
 def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     """The directions that change one picture, or a part of it, most: singular vectors of the decoder's Jacobian."""
     from ..core.hspace.charts import values_chart
-    from ..core.hspace.jacobian import directions_of_levels, nearest_levels, singular_directions
+    from ..core.hspace.jacobian import along_levels, directions_of_levels, nearest_levels
     from .pictures import save_picture
     from .processes import Processes
 
@@ -150,9 +149,9 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     console.bars = processes.first
     bottleneck = _bottleneck(arguments, processes.device)
     processes.check_shared(arguments.out)
-    levels = bottleneck.sigmas(sampling.steps)[:-1].tolist()
+    levels = every = bottleneck.sigmas(sampling.steps)[:-1].tolist()
     if wanted is not None:
-        levels = nearest_levels(levels, [bottleneck.sigma_at(part) for part in wanted])
+        levels = nearest_levels(every, [bottleneck.sigma_at(part) for part in wanted])
     made_by = {
         "method": "jacobian",
         "prompt": arguments.prompt,
@@ -161,22 +160,17 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     }
     results = {}
     for seed in processes.share(sampling.seeds):
-        visited: list[tuple[float, Tensor]] = []
-        sigmas = iter(bottleneck.sigmas(sampling.steps).tolist())
-        bottleneck.draw([seed], sampling.steps, watch=lambda _, x, __, at=sigmas, to=visited: to.append((next(at), x)))
-        found, before = [], None
+        visited: list[Tensor] = []
+        bottleneck.draw([seed], sampling.steps, watch=lambda _, x, __, to=visited: to.append(x))
+        halves = (
+            (sigma, *bottleneck.halves(x, sigma, arguments.position))
+            for sigma, x in zip(every, visited, strict=True)
+            if sigma in levels
+        )
+        mask = None if arguments.mask is None else _mask(arguments.mask, visited[0])
+        how = (arguments.components, arguments.iterations, arguments.tolerance, mask)
         with console.progress(f"seed {seed}") as progress:
-            for sigma, x in visited:
-                if sigma not in levels:
-                    continue
-                h, decoder = bottleneck.halves(x, sigma, arguments.position)
-                mask = None if arguments.mask is None else _mask(arguments.mask, x)
-                before = singular_directions(
-                    *(decoder, h, arguments.components, arguments.iterations, arguments.tolerance, mask),
-                    start=None if before is None else before.right,
-                )
-                found.append((sigma, before))
-                progress(len(found), len(levels))
+            found = along_levels(halves, *how, lambda found, show=progress: show(len(found), len(levels)))
         directions = directions_of_levels(found, bottleneck.family, arguments.position, {**made_by, "seed": seed})
         file = arguments.out / f"seed-{seed}.safetensors"
         save_picture(values_chart(directions), file.with_suffix(".png"))
@@ -210,6 +204,7 @@ def apply(arguments: argparse.Namespace, console: Console) -> None:
     """Draws pictures along a direction."""
     from ..core.plots import labelled_grid
     from .pictures import save_picture
+    from .studio import portions
 
     if arguments.start >= arguments.end:
         raise UserError(f"The direction starts at {arguments.start} and ends at {arguments.end}; let it end later.")
@@ -219,11 +214,10 @@ def apply(arguments: argparse.Namespace, console: Console) -> None:
     columns = []
     with console.progress("sampling pictures") as progress:
         for number, scale in enumerate(scales, start=1):
-            drawn = [sampling.seeds[first : first + AT_ONCE] for first in range(0, len(sampling.seeds), AT_ONCE)]
             with bottleneck.shifted(directions, arguments.index, scale, window, arguments.positive_only):
                 pictures = [
                     bottleneck.pictures(bottleneck.draw(some, sampling.steps, arguments.eta, arguments.asymmetric))
-                    for some in drawn
+                    for some in portions(sampling.seeds)
                 ]
             columns.append([picture for some in pictures for picture in some])
             progress(number, len(scales))

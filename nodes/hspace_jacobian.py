@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from ..core.errors import UserError
 from ..core.hspace.charts import values_chart
 from ..core.hspace.directions import Position
-from ..core.hspace.jacobian import directions_of_levels, singular_directions
+from ..core.hspace.jacobian import SingularDirections, along_levels, directions_of_levels
 from ..core.hspace.written import percents
 from . import host
 from .hspace import CATEGORY, FOUND
@@ -98,20 +98,18 @@ class HSpaceJacobian(io.ComfyNode):
     ) -> io.NodeOutput:
         live, wanted = host.LiveView(), percents(at_percent)
         made_by = {"method": "jacobian", "seed": seed, "steps": steps, "cfg": cfg, "masked": mask is not None}
-        found = []
+
+        def watch(found: list[tuple[float, SingularDirections]]) -> None:
+            sigma, last = found[-1]
+            live.say(f"sigma {sigma:.3g}: {', '.join(f'{value:.3g}' for value in last.values.tolist())}")
+            live.bar(len(found), len(wanted) if wanted else steps)
+
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
-            part = None if mask is None else interpolate(mask.clone()[:1, None], (height // 8, width // 8), mode="area")
+            size = (height // 8, width // 8)
+            part = None if mask is None else interpolate(mask.clone()[:1, None], size, mode="area")[0]
             how = (seed, steps, cfg, sampler_name, scheduler, (width, height), position, wanted, live.bar)
-            before = None
-            for sigma, h, decoder in host.guided_decoders(model, positive, negative, *how):
-                area = None if part is None else part[0].to(h)
-                before = singular_directions(
-                    *(decoder, h, components, iterations, tolerance, area),
-                    start=None if before is None else before.right,
-                )
-                found.append((sigma, before))
-                live.say(f"sigma {sigma:.3g}: {', '.join(f'{value:.3g}' for value in before.values.tolist())}")
-                live.bar(len(found), len(wanted) if wanted else steps)
+            levels = host.guided_decoders(model, positive, negative, *how)
+            found = along_levels(levels, components, iterations, tolerance, part, watch)
         family = host.HostBottleneck(model).family
         directions = directions_of_levels(found, family, position, made_by)
         return io.NodeOutput(directions, values_chart(directions)[None])

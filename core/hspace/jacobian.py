@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -157,6 +157,27 @@ def guided_decoder(
         return guidance_scale * prompted(rows) + (1 - guidance_scale) * unprompted(moved)
 
     return decode
+
+
+def along_levels(
+    levels: Iterable[tuple[float, Tensor, Decoder]],
+    count: int,
+    iterations: int,
+    tolerance: float,
+    mask: Tensor | None,
+    watch: Callable[[list[tuple[float, SingularDirections]]], object],
+) -> list[tuple[float, SingularDirections]]:
+    """The singular triplets at noise levels (sigma, bottleneck, decoder), each search begun with those of the last.
+
+    `watch` is called after each level with what was found so far.
+    """
+    found: list[tuple[float, SingularDirections]] = []
+    for sigma, h, decoder in levels:
+        start = found[-1][1].right if found else None
+        area = None if mask is None else mask.to(h)
+        found.append((sigma, singular_directions(decoder, h, count, iterations, tolerance, area, start)))
+        watch(found)
+    return found
 
 
 def nearest_levels(levels: Sequence[float], wanted: Sequence[float]) -> list[float]:
