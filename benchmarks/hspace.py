@@ -70,10 +70,8 @@ def whole_unet(bottleneck: DiffusersBottleneck, x: Tensor) -> Decoder:
     def decode(rows: Tensor) -> Tensor:
         outputs = []
         for row in rows:
-            chunks: list[Tensor] = []
 
-            def put(h: Tensor, *_: object, row: Tensor = row, chunks: list[Tensor] = chunks) -> Tensor:
-                chunks.append(h)
+            def put(h: Tensor, *_: object, row: Tensor = row) -> Tensor:
                 return h + (row - h[:1])
 
             with bottleneck.visited("after", put):

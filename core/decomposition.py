@@ -265,8 +265,8 @@ def explains(concept: Concept, slot: Slot, dictionary: Dictionary, shares: Tenso
     """
     if not concept.name:
         return True
-    tokens = concept.encoder.tokenize(concept.prompt.replace("{}", concept.name))
-    own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], tokens[-1]][: len(tokens)], [])
+    *tokens, end = concept.encoder.tokenize(concept.prompt.replace("{}", concept.name))
+    own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # cut where the samplers cut it
     mix = token_losses(concept.diffusion, slot, dictionary.pseudo_token(shares), drawn)
     word = token_losses(concept.diffusion, own, [tower.table[:1] for tower in slot.towers], drawn)
     return float(mix.mean()) <= ENOUGH * float(word.mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -47,14 +48,13 @@ class DiffusersBottleneck:
         self.family: str = type(unet).__name__ if unconditional else DiffusersDenoiser(cast(Pipeline, pipe)).family
         self.channels: int = unet.config.block_out_channels[-1]
         self._diffusion = DiffusersDiffusion(cast(Pipeline, pipe))  # which reads an unconditional one's schedule too
-        texts = (
-            [prompt] if unconditional or guidance_scale == 1 else [prompt, ""]
-        )  # with guidance away from the empty prompt
+        guided = not unconditional and guidance_scale != 1
+        texts = [prompt, ""] if guided else [prompt]  # guidance leads away from the empty prompt
         self._encoded = None if unconditional else _encoded(cast(Pipeline, pipe), cast(list[str], texts))
         self._prompted: list[bool] = [text == prompt for text in texts]
-        self._guidance_scale = 1.0 if unconditional else guidance_scale
-        side = size // (1 if unconditional else 8) if size else unet.config.sample_size
-        self.shape: tuple[int, ...] = (unet.config.in_channels, side, side)
+        self._guidance_scale = guidance_scale
+        side = size // (1 if unconditional else 8) if size else self.unet.config.sample_size
+        self.shape: tuple[int, ...] = (self.unet.config.in_channels, side, side)
         self._visit: Visit | None = None
         self._sigma = 0.0  # at which the UNet is evaluated now
 
@@ -62,13 +62,13 @@ class DiffusersBottleneck:
         """The noise levels (steps + 1,) of DDIM's timesteps, and none at the end."""
         scheduler = cast(Any, DDIMScheduler.from_config(self.pipe.scheduler.config))
         scheduler.set_timesteps(steps)
-        return torch.cat([self._levels()[scheduler.timesteps], torch.zeros(1)])
+        return torch.cat([self._levels[scheduler.timesteps], torch.zeros(1)])
 
     def sigma_at(self, percent: float) -> float:
         """The noise level at a part of the sampling, 0 to 1, as the host counts it."""
         if percent <= 0:
             return float("inf")
-        levels = self._levels()
+        levels = self._levels
         return 0.0 if percent >= 1 else float(levels[int((1 - percent) * (len(levels) - 1))])
 
     def draw(
@@ -116,7 +116,7 @@ class DiffusersBottleneck:
         """What the UNet says, a chunk of rows for the prompt and, with guidance, one for the negative prompt."""
         self._sigma = sigma
         noisy = x / (1 + sigma**2) ** 0.5
-        timestep = int((self._levels() - sigma).abs().argmin())
+        timestep = int((self._levels - sigma).abs().argmin())
         if not self._encoded:
             return self.unet(noisy.to(self.unet.dtype), timestep).sample.float()
         rows = noisy.repeat(len(self._prompted), 1, 1, 1)
@@ -232,6 +232,7 @@ class DiffusersBottleneck:
             return h[0], decoder(0)
         return h[0], guided_decoder(self._guidance_scale, h[0], decoder(0), h[1], decoder(1))
 
+    @cached_property
     def _levels(self) -> Tensor:
         signal = self._diffusion.alphas_cumprod
         return ((1 - signal) / signal).sqrt()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,5 +130,4 @@ def restored(
 
 
 def _levels(sigmas: Tensor) -> str:
-    ends: Any = [f"{sigma:.3g}" for sigma in (sigmas[0], sigmas[-1])]
-    return f"{len(sigmas) - 1} steps from sigma {ends[0]} to {ends[1]}"
+    return f"{len(sigmas) - 1} steps from sigma {float(sigmas[0]):.3g} to {float(sigmas[-1]):.3g}"
