@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import bench_concepts, decompose, edit, hspace, mix, vocab
+from . import bench_concepts, bench_hspace, decompose, edit, hspace, mix, vocab
 from .console import Console, quiet_libraries
 from .options import add_json_option
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "mix": mix,
     "hspace": hspace,
     "bench-concepts": bench_concepts,
+    "bench-hspace": bench_hspace,
 }
 
 
@@ -30,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(command)
-        if module not in (bench_concepts, hspace):  # whose measures go to a file; whose own commands have the option
+        if module not in (
+            bench_concepts,
+            bench_hspace,
+            hspace,
+        ):  # whose measures go to a file; whose own commands have the option
             add_json_option(command)
         command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)

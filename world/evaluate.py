@@ -69,12 +69,17 @@ class Laboratory:
 
     @cached_property
     def pipe(self) -> StableDiffusionPipeline:
+        pipe = self.fast_pipe()
+        pipe.unet.compile(dynamic=False)
+        return pipe
+
+    def fast_pipe(self) -> StableDiffusionPipeline:
+        """The pipeline, whose UNet multiplies as it did in training."""
         pipe = emoji_world_pipeline(self.tokenizer, "cuda" if torch.cuda.is_available() else "cpu")
         pipe.unet.to(memory_format=torch.channels_last)
-        dtype = computing_dtype(pipe.device)  # the UNet multiplies as it did in training
+        dtype = computing_dtype(pipe.device)
         as_trained = torch.autocast(pipe.device.type, dtype, enabled=dtype != torch.float32)
         pipe.unet.forward = as_trained(pipe.unet.forward)
-        pipe.unet.compile(dynamic=False)
         return pipe
 
     @cached_property
@@ -109,11 +114,15 @@ class Laboratory:
                 made[prompt].append(picture)
         return {prompt: torch.stack(pictures) for prompt, pictures in made.items()}
 
-    @torch.no_grad()
     def seen(self, pictures: Tensor) -> list[list[str]]:
         """What the classifier sees in each picture: its five best kinds, best first."""
-        best = torch.cat([self.classifier(some).topk(5).indices for some in pictures.split(AT_ONCE)])
+        best = self.logits(pictures).topk(5).indices
         return [[self.kinds[i] for i in row] for row in best.tolist()]
+
+    @torch.no_grad()
+    def logits(self, pictures: Tensor) -> Tensor:
+        """How sure the classifier is of each of `kinds`: (pictures, kinds)."""
+        return torch.cat([self.classifier(some) for some in pictures.split(AT_ONCE)])
 
     def colours(self, pictures: Tensor) -> list[str | None]:
         return [meters.shown_colour(picture) for picture in pictures.permute(0, 2, 3, 1) / 2 + 0.5]
