@@ -15,9 +15,12 @@ from conceptlens.core.hspace.directions import HSpaceDirections
 from conceptlens.core.hspace.jacobian import singular_directions
 from conceptlens.core.hspace.samples import HSpaceSamples, joined
 from conceptlens.harness.__main__ import main
+from conceptlens.harness.bench_hspace import ATTRIBUTES, channel, random_like
 from conceptlens.harness.bottleneck import DiffusersBottleneck
 from conceptlens.harness.pictures import Sampling, sample_latents
 from conceptlens.tests.tiny import tiny_pipeline
+from conceptlens.world.meters import kinds
+from conceptlens.world.truth import Truth
 from diffusers import AutoencoderTiny, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from torch import Tensor
@@ -189,3 +192,21 @@ def test_a_model_without_a_bottleneck_is_refused() -> None:
 
     with pytest.raises(UserError, match="Other; directions of h-space need a UNet"):
         DiffusersBottleneck(Other(), "a rose")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_random_direction_of_the_bench_is_as_long_as_the_one_it_stands_beside() -> None:
+    shifts = torch.randn(1, 3, 8, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = HSpaceDirections(torch.tensor([3.0, 2.0, 1.0]), shifts, torch.ones(1, 3), "SD 1.x", "after", {})
+    chance = random_like(found).shifts
+    torch.testing.assert_close(chance.flatten(2).norm(dim=2), shifts.flatten(2).norm(dim=2))
+    assert abs(float(torch.nn.functional.cosine_similarity(chance.flatten(), shifts.flatten(), 0))) < 0.2
+
+
+def test_the_bench_judges_what_the_judges_know() -> None:
+    known = kinds(Truth.load())
+    assert all(set(attribute.kinds) <= known.keys() for attribute in ATTRIBUTES)
+    assert len({attribute.name for attribute in ATTRIBUTES}) == len(ATTRIBUTES)
+    red, blue = torch.zeros(2, 1, 3, 4, 4)
+    red[:, 0], blue[:, 2] = 1, 1
+    rise = channel(2, 0)
+    assert rise(None, blue) > 0 > rise(None, red)  # pyright: ignore[reportArgumentType]
