@@ -34,7 +34,7 @@ FOUND_IN, NEW = (
     range(32),
 )  # seeds: of each side of a contrast, of what it is tried on
 RANKED = range(1000, 1064)  # seeds of pictures that are parted by a meter: into two sides of 32
-SCALES, STARTS = (20.0, 80.0, 160.0, 320.0), (0.0, 0.3)  # that are tried; from which part of the sampling on
+SCALES, STARTS = (20.0, 80.0, 160.0), (0.0, 0.3)  # that are tried; from which part of the sampling on
 MOVED, KEPT = 75.0, 70.0  # % of the pictures: what a direction must reach
 PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a scale, over which strength shall rise
 SIDE_SCALE = 80.0  # at which side effects are looked at
@@ -123,11 +123,9 @@ SAD = ("crying face", "frowning face", "fearful face", "angry face")
 GREEN, BLUE = 1, 2
 ATTRIBUTES = (
     colour("heart", "red", "blue", BLUE),
-    colour("balloon", "red", "yellow", GREEN),
     colour("apple", "red", "green", GREEN),
     person("mechanic", "mechanic"),
     person("farmer", "farmer"),
-    person("astronaut", "firefighter"),
     Attribute(
         "sad: grinning face",
         *("a photo of a frowning face", "a photo of a grinning face", "a photo of a grinning face"),
@@ -139,7 +137,6 @@ ATTRIBUTES = (
         *(odds(HAPPY, SAD), [*HAPPY, *SAD]),
     ),
     ranked("large", "tree", area),
-    ranked("large", "dog", area),
     ranked("right", "fish", rightness),
     ranked("wide", "house", width),
     ranked("bright", "dog", brightness),
@@ -266,16 +263,14 @@ class Bench:
         trials = [self.trial(attribute, direction, scale, start) for scale, start in product(SCALES, STARTS)]
         return max(trials, key=lambda trial: (trial.kept >= KEPT, trial.moved, trial.effect))
 
-    def keep(self, attribute: Attribute, direction: HSpaceDirections, trial: Trial) -> None:
-        """A grid to be looked at: a row without the direction, and rows with half and all of the scale."""
+    def keep(self, attribute: Attribute, scale: float, rows: Sequence[Tensor]) -> None:
+        """A grid to be looked at: a row of pictures for each part of the scale."""
         from ..core.plots import labelled_grid
         from .decompose import file_name
         from .pictures import save_picture
 
-        scales = [0.0, trial.scale / 2, trial.scale]
-        rows = [self.after(attribute.tried, direction, scale, trial.start)[:SHOWN] for scale in scales]
-        pictures = [picture.permute(1, 2, 0) / 2 + 0.5 for row in rows for picture in row]
-        labels = [f"{attribute.name} {scale:g}" for scale in scales for _ in range(SHOWN)]
+        pictures = [picture.permute(1, 2, 0) / 2 + 0.5 for row in rows for picture in row[:SHOWN]]
+        labels = [f"{attribute.name} {part * scale:g}" for part in PARTS for _ in range(SHOWN)]
         save_picture(labelled_grid(pictures, labels, columns=SHOWN), self.out / f"{file_name(attribute.name)}.png")
 
 
@@ -307,13 +302,14 @@ def measured(bench: Bench, attributes: Sequence[Attribute], details: dict[str, o
     for attribute in attributes:
         direction = bench.direction(attribute)
         best = bench.best(attribute, direction)
-        chance = bench.best(attribute, random_like(direction))
-        strengths = strength(bench, attribute, direction, best)
+        chance = bench.trial(attribute, random_like(direction), best.scale, best.start)
+        rows = [bench.after(attribute.tried, direction, part * best.scale, best.start) for part in PARTS]
+        bench.keep(attribute, best.scale, rows)
+        strengths = [float(bench.effect(attribute, row).mean()) for row in rows]
         transfer = of_more_steps(bench, attribute, direction, best)
-        bench.keep(attribute, direction, best)
         details[attribute.name] = {
             "best": vars(best),
-            "random direction": vars(chance),
+            "random direction of the same length": vars(chance),
             "effect over five scales": strengths,
             "effect with 20 steps, of that of a direction of 20": transfer,
         }
@@ -358,14 +354,6 @@ def side_effect(bench: Bench, thing: str, wanted: Meter, side: Meter) -> tuple[f
     )
     bench.console.line(f"{thing}, {wanted.__name__} without {side.__name__}: {before:+.2f}, then {after:+.2f}")
     return before, after
-
-
-def strength(bench: Bench, attribute: Attribute, direction: HSpaceDirections, best: Trial) -> list[float]:
-    """The mean effects of five scales up to the best."""
-    return [
-        float(bench.effect(attribute, bench.after(attribute.tried, direction, part * best.scale, best.start)).mean())
-        for part in PARTS
-    ]
 
 
 def of_more_steps(bench: Bench, attribute: Attribute, direction: HSpaceDirections, best: Trial) -> float:
