@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..benchmarks.measures import Measure, report
+from ..core.errors import UserError
 from ..core.hspace.contrast import contrast, ends_of
 from ..core.hspace.directions import HSpaceDirections, disentangled
 from ..world.architecture import GUIDANCE
 from .console import Console
 
 if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
     from torch import Tensor
 
     from ..core.hspace.samples import HSpaceSamples
     from ..world.evaluate import Laboratory
+    from .bottleneck import DiffusersBottleneck
 
 STEPS = 10
 FOUND_IN, NEW = (
@@ -178,6 +181,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     bench = Bench(arguments.out, arguments.packages, console)
     wanted = tuple(arguments.only or ("",))
     attributes = [attribute for attribute in ATTRIBUTES if attribute.name.startswith(wanted)]
+    if not attributes:
+        raise UserError(f"No attribute's name begins so; there are {', '.join(each.name for each in ATTRIBUTES)}.")
     details: dict[str, object] = {}
     measures = list(measured(bench, attributes, details))
     settings = {"sampling steps": STEPS, "guidance scale": GUIDANCE, "scales": SCALES, "starts": STARTS}
@@ -199,13 +204,13 @@ class Bench:
         return Laboratory(self.packages)
 
     @cached_property
-    def pipe(self):
+    def pipe(self) -> StableDiffusionPipeline:
         pipe = self.lab.fast_pipe()
         for block in (*pipe.unet.down_blocks, *pipe.unet.up_blocks):  # not the middle, which is looked into
             block.compile(dynamic=False)
         return pipe
 
-    def bottleneck(self, prompt: str):
+    def bottleneck(self, prompt: str) -> DiffusersBottleneck:
         from .bottleneck import DiffusersBottleneck
 
         return DiffusersBottleneck(self.pipe, prompt, GUIDANCE)
@@ -295,6 +300,7 @@ def random_like(direction: HSpaceDirections) -> HSpaceDirections:
 
 
 def measured(bench: Bench, attributes: Sequence[Attribute], details: dict[str, object]) -> Iterator[Measure]:
+    """What the directions of all attributes reach; what each does goes to `details`."""
     reached: list[float] = []
     by_chance: list[float] = []
     monotone: list[float] = []
