@@ -23,6 +23,7 @@ COMMANDS = {
     "bench-concepts": bench_concepts,
     "bench-hspace": bench_hspace,
 }
+OWN_JSON = (bench_concepts, bench_hspace, hspace)  # measures go to a file there; the last has it at its own commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(command)
-        if module not in (
-            bench_concepts,
-            bench_hspace,
-            hspace,
-        ):  # whose measures go to a file; whose own commands have the option
+        if module not in OWN_JSON:
             add_json_option(command)
         command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)

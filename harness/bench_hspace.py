@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from .bottleneck import DiffusersBottleneck
 
 STEPS = 10
-FOUND_IN, NEW = (
-    range(1000, 1032),
-    range(32),
-)  # seeds: of each side of a contrast, of what it is tried on
+FOUND_IN = range(1000, 1032)  # seeds of each side of a contrast
+NEW = range(32)  # seeds of the pictures on which a direction is tried
 RANKED = range(1000, 1064)  # seeds of pictures that are parted by a meter: into two sides of 32
 SCALES, STARTS = (20.0, 80.0, 160.0), (0.0, 0.3)  # that are tried; from which part of the sampling on
 MOVED, KEPT = 75.0, 70.0  # % of the pictures: what a direction must reach
@@ -99,15 +97,11 @@ class Attribute:
     kinds: Sequence[str]  # of which what is tried has to stay
 
 
-def sexes(profession: str) -> tuple[list[str], list[str]]:
-    return [f"female {profession}"], [f"male {profession}"]
-
-
 def person(profession: str, found: str) -> Attribute:
     """A woman of one profession for a man, by what women and men of another have."""
-    women, men = sexes(profession)
+    women, men = f"female {profession}", f"male {profession}"
     prompts = (f"a photo of a female {found}", f"a photo of a male {found}", f"a photo of a {profession}")
-    return Attribute(f"woman: {profession}, found in {found}", *prompts, odds(women, men), women + men)
+    return Attribute(f"woman: {profession}, found in {found}", *prompts, odds([women], [men]), [women, men])
 
 
 def colour(thing: str, before: str, after: str, more: int) -> Attribute:
@@ -220,9 +214,11 @@ class Bench:
         import torch
 
         from ..core.hspace.samples import joined
+        from .studio import portions
 
         bottleneck = self.bottleneck(prompt)
-        drawn = [bottleneck.record(some, steps, "after", {"prompt": prompt}) for some in batches(seeds)]
+        together = portions(seeds, len(NEW))  # always as many: another size would be compiled anew
+        drawn = [bottleneck.record(some, steps, "after", {"prompt": prompt}) for some in together]
         pictures = torch.cat([judged(bottleneck.pictures(latents)) for _, latents in drawn])
         return joined([samples for samples, _ in drawn]), pictures
 
@@ -277,11 +273,6 @@ class Bench:
         pictures = [picture.permute(1, 2, 0) / 2 + 0.5 for row in rows for picture in row[:SHOWN]]
         labels = [f"{attribute.name} {part * scale:g}" for part in PARTS for _ in range(SHOWN)]
         save_picture(labelled_grid(pictures, labels, columns=SHOWN), self.out / f"{file_name(attribute.name)}.png")
-
-
-def batches(seeds: Sequence[int]) -> list[Sequence[int]]:
-    """Seeds as they are drawn together: always as many, for what is compiled."""
-    return [seeds[first : first + len(NEW)] for first in range(0, len(seeds), len(NEW))]
 
 
 def judged(pictures: Tensor) -> Tensor:

@@ -120,9 +120,9 @@ class DiffusersStudio:
         return sample_latents(self._pipe, seeds, self._sampling, **prompt).float()
 
 
-def portions(seeds: Sequence[int]) -> list[Sequence[int]]:
+def portions(seeds: Sequence[int], size: int = PICTURES_AT_ONCE) -> list[Sequence[int]]:
     """Seeds as they are drawn together."""
-    return [seeds[first : first + PICTURES_AT_ONCE] for first in range(0, len(seeds), PICTURES_AT_ONCE)]
+    return [seeds[first : first + size] for first in range(0, len(seeds), size)]
 
 
 def _cut_to_square(pictures: Tensor, size: int) -> Tensor:
