@@ -19,6 +19,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, PAPER, AXIS, GRID = "#1f2430", "#ffffff", "#9aa1b1", "#e6e8ee"
 DOTTED = 40  # points, up to which each is marked
 BARS = "#3a7bd5", "#d5573a"  # above and below zero
+LINES = *BARS, "#2f9e68", "#8757c9"
 # Where systems keep fonts, and those that have many scripts, the widest first.
 FONT_FOLDERS = {
     "win32": ("C:/Windows/Fonts",),
@@ -106,16 +107,18 @@ def line_chart(
         (x0, x1), (y0, y1) = ranges
         return left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top)
 
-    for step in range(5):
-        x, y = (low + step / 4 * (high - low) for low, high in ranges)
-        across_at, up_at = place(x, ranges[1][0])[0], place(ranges[0][0], y)[1]
-        draw.line([(left, up_at), (right, up_at)], AXIS if step == 0 else GRID)
-        draw.text((left - 8, up_at), f"{y:.4g}", INK, font, "rm")
-        draw.text((across_at, bottom + 6), f"{x:.4g}", INK, font, "ma" if step < 4 else "ra")
+    (x0, _), (y0, _) = ranges
+    for y in _round_values(*ranges[1]):
+        height_of = place(x0, y)[1]
+        draw.line([(left, height_of), (right, height_of)], GRID)
+        draw.text((left - 8, height_of), f"{y:.4g}", INK, font, "rm")
+    draw.line([(left, bottom), (right, bottom)], AXIS)
+    for x in _round_values(*ranges[0]):
+        draw.text((place(x, y0)[0], bottom + 4), f"{x:.4g}", INK, font, "ma")
     draw.text(((left + right) / 2, height - 2), across, INK, font, "md")
     beside = float(left)
     for number, (name, line) in enumerate(lines.items()):
-        colour = BARS[number % len(BARS)]
+        colour = LINES[number % len(LINES)]
         placed = [place(*point) for point in line if all(math.isfinite(value) for value in point)]
         draw.line(placed, colour, 2)
         for x, y in placed if len(placed) <= DOTTED else []:
@@ -123,6 +126,52 @@ def line_chart(
         draw.text((beside, 8), name, colour, font, "la")
         beside += font.getlength(name) + 24
     return from_pil(picture)
+
+
+def share_chart(
+    labels: Sequence[str],
+    shares: Sequence[float],
+    intervals: Sequence[tuple[float, float] | None],
+    sides: tuple[str, str],
+    width: int = 640,
+) -> Tensor:
+    """A picture (height, width, 3): a bar for each share of the first of two sides, 0 to 1, the other's part behind it.
+
+    An interval is drawn as a line over its bar; a thin line over all of them stands at one half.
+    """
+    size, gap, number = 18, 12, font_for("0", 18)
+    fonts = [font_for(label, size) for label in labels]
+    longest = max(int(font.getlength(label)) for font, label in zip(fonts, labels, strict=True))
+    left = min(longest, width // 3) + 2 * gap
+    right = width - int(number.getlength("100 %")) - 2 * gap
+    head, step = size + 2 * gap, size + gap
+    picture = Image.new("RGB", (width, head + step * len(labels) + gap // 2), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for text, place, anchor, colour in zip(sides, (left, right), ("lm", "rm"), BARS, strict=True):
+        draw.text((place, head / 2), text, colour, font_for(text, size), anchor)
+    for row, (label, share, interval, font) in enumerate(zip(labels, shares, intervals, fonts, strict=True)):
+        top = head + row * step
+        middle, end = top + size / 2, left + share * (right - left)
+        draw.rectangle([left, top, right, top + size], BARS[1])
+        if share > 0:
+            draw.rectangle([left, top, end, top + size], BARS[0])
+        if interval:
+            ends = [left + part * (right - left) for part in interval]
+            draw.line([(ends[0], middle), (ends[1], middle)], INK, 2)
+            for place in ends:
+                draw.line([(place, middle - 5), (place, middle + 5)], INK, 2)
+        draw.text((left - gap, middle), label, INK, font, "rm")
+        draw.text((width - gap, middle), f"{share:.0%}".replace("%", " %"), INK, number, "rm")
+    half = (left + right) / 2
+    draw.line([(half, head - 4), (half, head + step * len(labels) - gap + 4)], PAPER, 1)
+    return from_pil(picture)
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """At most six numbers of few digits from `low` to `high`."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= 5)
+    return [step * number for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
