@@ -30,6 +30,11 @@ def write(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         {**metadata, FORMAT_KEY: json.dumps(header, ensure_ascii=False)},
     )
+    write_bytes(path, data)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file: afterwards `path` holds the new one or, on failure, the old. Raises UserError as `write` does."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is not an ordinary file; choose another name.")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

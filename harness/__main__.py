@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import bench_concepts, bench_hspace, decompose, edit, hspace, mix, vocab
+from . import bench_concepts, bench_hspace, bias, decompose, edit, explain, hspace, mix, vocab
 from .console import Console, quiet_libraries
 from .options import add_json_option
 
@@ -19,6 +19,8 @@ COMMANDS = {
     "vocab": vocab,
     "decompose": decompose,
     "mix": mix,
+    "explain": explain,
+    "bias": bias,
     "hspace": hspace,
     "bench-concepts": bench_concepts,
     "bench-hspace": bench_hspace,

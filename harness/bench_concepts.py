@@ -22,7 +22,8 @@ from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
 from ..world.architecture import GUIDANCE
 from .console import Console
-from .decompose import ConsoleLive, checkpoint_of, file_name, finished
+from .decompose import ConsoleLive, checkpoint_of, finished
+from .options import file_name
 
 if TYPE_CHECKING:
     from torch import Tensor

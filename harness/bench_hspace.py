@@ -267,7 +267,7 @@ class Bench:
     def keep(self, attribute: Attribute, scale: float, rows: Sequence[Tensor]) -> None:
         """A grid to be looked at: a row of pictures for each part of the scale."""
         from ..core.plots import labelled_grid
-        from .decompose import file_name
+        from .options import file_name
         from .pictures import save_picture
 
         pictures = [picture.permute(1, 2, 0) / 2 + 0.5 for row in rows for picture in row[:SHOWN]]

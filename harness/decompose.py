@@ -8,7 +8,6 @@ Under `accelerate launch` or `torchrun` all processes work together, in one --ou
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -21,7 +20,7 @@ from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
 from ..core.vocabulary import TEMPLATES
 from .console import Console
-from .options import add_model_options, open_model
+from .options import add_concept_options, add_model_options, concepts_of, file_name, open_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +40,7 @@ NUMBERS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, paper = parser.add_argument, Settings()
     add_model_options(parser)
-    add("--concept", action="append", default=[], metavar="WORD", help="what is to be explained (repeatable)")
-    add("--concepts", type=Path, metavar="FILE", help="a text file with one concept a line")
+    add_concept_options(parser)
     add("--out", type=Path, required=True, metavar="DIR", help="where mixes, pictures and reports go")
     add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
     add("--method", choices=get_args(Method), default=paper.method, help=f"default {paper.method}")
@@ -68,17 +66,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     from .processes import Processes
     from .studio import DiffusersStudio, portions
 
-    concepts = [*arguments.concept, *_lines(arguments.concepts)]
-    if not concepts:
-        raise UserError("There is nothing to explain; name a --concept, or a file of --concepts.")
+    concepts = concepts_of(arguments)
     check_template(arguments.prompt)
     sampling = Sampling((), arguments.sampling_steps, arguments.guidance_scale, arguments.size)
     numbers = {name: getattr(arguments, name) for name in NUMBERS}
     settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
     counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
     files = {concept: arguments.out / f"{file_name(concept)}.safetensors" for concept in concepts}
-    if len(set(files.values())) < len(files):
-        raise UserError("Two concepts would be written to the same file; their names differ in signs only: drop one.")
     pending = [concept for concept, file in files.items() if not finished(file, concept, arguments.prompt, settings)]
     processes = Processes()
     console.bars = processes.first
@@ -156,17 +150,3 @@ def checkpoint_of(file: Path) -> Checkpoint:
 
 def _summary(mix: TokenMix) -> dict[str, float]:
     return dict(zip(mix.texts, mix.coefficients, strict=True))
-
-
-def _lines(file: Path | None) -> list[str]:
-    if file is None:
-        return []
-    try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} can't be read ({error}); give a text file with one concept a line.") from error
-
-
-def file_name(concept: str) -> str:
-    """A concept as a file is named after it."""
-    return re.sub(r"[^\w-]+", "_", concept).strip("_") or "concept"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..core.errors import UserError
 
 if TYPE_CHECKING:
     from .diffusers_backend import Pipeline
@@ -50,3 +53,32 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as a JSON object, the rest on stderr")
+
+
+def add_concept_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--concept", action="append", default=[], metavar="WORD", help="a concept (repeatable)")
+    parser.add_argument("--concepts", type=Path, metavar="FILE", help="a text file with one concept a line")
+
+
+def concepts_of(arguments: argparse.Namespace) -> list[str]:
+    """What `add_concept_options` were given. Raises UserError when that is nothing, or two have one file name."""
+    concepts = list(dict.fromkeys([*arguments.concept, *_lines(arguments.concepts)]))
+    if not concepts:
+        raise UserError("There is no concept; name a --concept, or a file of --concepts.")
+    if len(set(map(file_name, concepts))) < len(concepts):
+        raise UserError("Two concepts would be written to the same file; their names differ in signs only: drop one.")
+    return concepts
+
+
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read ({error}); give a text file with one concept a line.") from error
+
+
+def file_name(concept: str) -> str:
+    """A concept as a file is named after it."""
+    return re.sub(r"[^\w-]+", "_", concept).strip("_") or "concept"

@@ -56,11 +56,19 @@ class DiffusersStudio:
 
     @torch.no_grad()
     def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+        """vectors may also have a row for each seed, (seeds, width)."""
         encoded = Slot.of(self.encoder, self.towers, prompt).encode(vectors)
-        context, pooled = (part.to(self._pipe.device, self._pipe.dtype) for part in encoded)
-        sized = {"pooled_prompt_embeds": pooled} if self.family == "SDXL" else {}
-        drawn = (self._sample(some, prompt_embeds=context, **sized) for some in portions(seeds))
-        return torch.cat(list(drawn))
+        named = zip(("prompt_embeds", "pooled_prompt_embeds"), encoded, strict=True)
+        prompts = {
+            name: part.to(self._pipe.device, self._pipe.dtype).expand(len(seeds), *part.shape[1:])
+            for name, part in named
+            if name == "prompt_embeds" or self.family == "SDXL"
+        }
+        drawn = []
+        for some in portions(range(len(seeds))):
+            rows = {name: part[some[0] : some[-1] + 1] for name, part in prompts.items()}
+            drawn.append(self._sample([seeds[row] for row in some], **rows))
+        return torch.cat(drawn)
 
     @torch.no_grad()
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:

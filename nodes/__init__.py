@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from . import routes
+from .bias import ConceptBias, TokenMixBalance
 from .decompose import ConceptDecompose
 from .emoji_world import EmojiWorldLoader
 from .gallery import TokenMixGallery
@@ -20,6 +21,7 @@ from .hspace import (
 from .hspace_contrast import HSpaceContrast, HSpaceContrastByChoice, HSpaceContrastByText
 from .hspace_jacobian import HSpaceJacobian
 from .hspace_process import HSpaceInvert, SamplerAsyrp
+from .image_decompose import ImageDecompose
 from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .token_mix import (
     LoadTokenMix,
@@ -40,6 +42,7 @@ class ConceptLensExtension(ComfyExtension):
         return [
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
+            *(ImageDecompose, ConceptBias, TokenMixBalance),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
             *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceDisentangle, HSpaceDirection),
             *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),

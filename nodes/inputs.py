@@ -9,13 +9,15 @@ from comfy_api.v0_0_2 import io
 from . import host
 
 
-def seed_input(tooltip: str) -> Any:
-    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
+def seed_input(tooltip: str, optional: bool = False) -> Any:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, optional=optional, tooltip=tooltip
+    )
 
 
-def cfg_input(default: float = 7.5) -> Any:
+def cfg_input(default: float = 7.5, optional: bool = False) -> Any:
     said = "Guidance scale, 0 to 100; 1: none."
-    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, tooltip=said)
+    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, optional=optional, tooltip=said)
 
 
 def sampler_inputs() -> list[Any]:

@@ -21,7 +21,7 @@ from .folders import (
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
 from .live import LiveView, progress, routes
 from .model import HostDenoiser, HostDiffusion
-from .studio import HostStudio, drawn, image_features, samplers, schedulers
+from .studio import HostStudio, drawn, image_features, sampled_together, samplers, schedulers
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, check_slot, encoded, words
 from .world import emoji_world
 
@@ -55,6 +55,7 @@ __all__ = [
     "progress",
     "routes",
     "sample_bottleneck",
+    "sampled_together",
     "samplers",
     "schedulers",
     "usable_name",

@@ -21,6 +21,9 @@ from .model import HostDenoiser, HostDiffusion
 from .text import SLOT, HostTextEncoder, encoded
 
 PICTURES_AT_ONCE = 16  # sampled together, where memory allows
+# Samplers that add no noise of their own.
+NOISELESS = {"euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ddim"}
+NOISELESS |= {"uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis"}
 
 
 def image_features(clip_vision: ClipVisionModel, images: Tensor) -> Tensor:
@@ -75,6 +78,33 @@ def sampled(
     noise = torch.cat([prepare_noise(empty, seed) for seed in seeds])
     how = (steps, cfg, sampler_name, scheduler, positive, negative, torch.zeros_like(noise))
     return sample(model, noise, *how, seed=seeds[0], callback=callback, disable_pbar=True)
+
+
+def sampled_together(
+    model: ModelPatcher,
+    positives: Sequence[Any],
+    negative: Any,
+    seed: int,
+    size: tuple[int, int],
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+) -> Tensor:
+    """Latents (positives, 4, height / 8, width / 8), all from the noise that KSampler gives one seed.
+
+    In one batch where that changes nothing: samplers that add noise give each row of a batch its own.
+    """
+    plain = all(len(positive) == 1 and positive[0][0].shape == positives[0][0][0].shape for positive in positives)
+    if len(positives) > 1 and not (plain and sampler_name in NOISELESS):
+        how = (steps, cfg, sampler_name, scheduler)
+        return torch.cat([sampled(model, [seed], size, *how, positive, negative) for positive in positives])
+    states = torch.cat([positive[0][0] for positive in positives])
+    options = dict(positives[0][0][1])
+    if options.get("pooled_output") is not None:
+        options["pooled_output"] = torch.cat([positive[0][1]["pooled_output"] for positive in positives])
+    seeds = [seed] * len(positives)
+    return sampled(model, seeds, size, steps, cfg, sampler_name, scheduler, [[states, options]], negative)
 
 
 class HostStudio:

@@ -119,7 +119,7 @@ def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "nothing to explain"),
+        ((), "There is no concept"),
         (("--concept", "dog", "--prompt", "a photo"), "must have one {}"),
         (("--concepts", "missing.txt"), "missing.txt can't be read"),
         (("--concept", "dog", "--size", "100"), "multiple of 64"),

@@ -1,0 +1,113 @@
+"""`bias`: how concepts are balanced between two groups of words on a diffusers model: in pictures, and in their mixes.
+
+Finished concepts are skipped. Under `accelerate launch` or `torchrun` the processes share the concepts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core import storage
+from ..core.bias import Groups, Share, balance, pairs_in, shares_of_pictures, word_groups
+from ..core.dictionary import check_template
+from ..core.errors import UserError
+from ..core.mixture import TokenMix
+from .console import Console
+from .options import add_concept_options, add_model_options, concepts_of, file_name, open_model
+
+PICTURES = ("group_a", "group_b", "prompt", "num_images", "seed", "steps", "guidance_scale", "size")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_model_options(parser)
+    add_concept_options(parser)
+    add("--group-a", default="man, male, he", metavar="WORDS", help='default "man, male, he"')
+    add("--group-b", default="woman, female, she", metavar="WORDS", help='default "woman, female, she"')
+    add("--mixes", type=Path, metavar="DIR", help="what `decompose --out` has made of the concepts")
+    add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
+    add("--num-images", type=int, default=128, metavar="N", help="pictures of each concept (default 128)")
+    add("--seed", type=int, default=0, help="of the first picture (default 0)")
+    add("--steps", type=int, default=25, help="sampling steps (default 25)")
+    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
+    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+    add("--out", type=Path, required=True, metavar="DIR", help="where the numbers and a chart go")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    from ..core.charts import share_chart
+    from .pictures import Sampling, save_picture
+    from .processes import Processes
+    from .studio import DiffusersStudio
+
+    concepts = concepts_of(arguments)
+    check_template(arguments.prompt)
+    if arguments.num_images < 1:
+        raise UserError(f"--num-images is {arguments.num_images}; a share needs at least 1 picture.")
+    groups, *more = word_groups(arguments.group_a, arguments.group_b)
+    if more:
+        raise UserError("The groups have several lines; look at one pair of groups at a time.")
+    sampling = Sampling((), arguments.steps, arguments.guidance_scale, arguments.size)
+    made_by = {"model": str(arguments.model), **{name: getattr(arguments, name) for name in PICTURES}}
+    files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
+    pending = [concept for concept, file in files.items() if _counted(file, made_by) is None]
+    processes = Processes()
+    console.bars = processes.first
+    studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
+    processes.check_shared(arguments.out)
+    seeds = range(arguments.seed, arguments.seed + arguments.num_images)
+    for concept in processes.share(pending):
+        with console.progress(concept) as progress:
+            latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)
+        (share,) = shares_of_pictures(studio, latents, [groups], arguments.prompt, concept)
+        found = {**made_by, "concept": concept, "count": share.count, "total": share.total}
+        storage.write_bytes(files[concept], json.dumps(found, indent=1, ensure_ascii=False).encode())
+    processes.meet()
+    if not processes.first:
+        return
+    shares = {concept: share for concept, file in files.items() if (share := _counted(file, made_by))}
+    mixed = {concept: _in_mix(arguments.mixes, concept, groups) for concept in concepts}
+    sides = (groups[0][0], groups[1][0])
+    for concept, share in shares.items():
+        low, high = share.interval
+        told = "" if mixed[concept] is None else f"; in its mix {mixed[concept]:.0%}"
+        console.line(f"{concept:<20} {sides[0]} {share.value:.0%} ({low:.0%} to {high:.0%} with 95 % confidence){told}")
+    values = [share.value for share in shares.values()]
+    chart = share_chart(concepts, values, [share.interval for share in shares.values()], sides)
+    save_picture(chart, arguments.out / "bias.png")
+    console.result({concept: {"pictures": share.value, "mix": mixed[concept]} for concept, share in shares.items()})
+
+
+def _counted(file: Path, made_by: Mapping[str, Any]) -> Share | None:
+    """What an earlier run has counted. Raises UserError when that run counted something else."""
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        share = Share(found["count"], found["total"])
+        other = next((name for name, value in made_by.items() if found.get(name) != value), None)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} can't be read ({error}); remove it to count anew.") from error
+    if other:
+        raise UserError(
+            f"{file} was made with other {other} ({found.get(other)}, not {made_by[other]}); remove it, or choose "
+            "another --out."
+        )
+    return share
+
+
+def _in_mix(mixes: Path | None, concept: str, groups: Groups) -> float | None:
+    """The balance of the concept's mix; None without a mix, or when the mix has no word of a group."""
+    if mixes is None:
+        return None
+    mix = TokenMix.load(mixes / f"{file_name(concept)}.safetensors")
+    try:
+        (pair,) = pairs_in(mix, [groups])
+        return balance(mix, pair)
+    except UserError:
+        return None

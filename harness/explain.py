@@ -1,0 +1,89 @@
+"""`explain`: one picture of a mix explained on a diffusers model, by the fewest of its words that still make it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from ..core.errors import UserError
+from ..core.mixture import TokenMix
+from ..core.pruning import Search, bundles_in, explain_picture
+from ..core.vocabulary import TEMPLATES
+from .console import Console
+from .options import add_model_options, add_sampling_options, open_model, sampling_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .studio import DiffusersStudio
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
+    add = parser.add_argument
+    add("--mix", type=Path, required=True, metavar="FILE", help="a mix that decompose or the host has saved")
+    add("--prompt", default="a photo of a <>", help='with <> for the mix (default "a photo of a <>")')
+    add_sampling_options(parser)
+    add("--threshold", type=float, default=0.93, help="how similar the picture has to stay (default 0.93)")
+    add("--similar", type=float, default=0.95, help="cosine of words that leave together (default 0.95)")
+    add("--search", choices=get_args(Search), default="bisection", help="default bisection")
+    add("--templates", choices=list(TEMPLATES), default="conceptor27", help="of text features (default conceptor27)")
+    add("--out", type=Path, required=True, metavar="DIR", help="where mixes and pictures go, one of each a seed")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    from ..core.plots import labelled_grid
+    from ..core.vocabulary import embed_vocabulary
+    from .pictures import save_picture
+    from .studio import DiffusersStudio
+
+    if arguments.prompt.count("<>") != 1:
+        raise UserError(f'The prompt "{arguments.prompt}" must have one <>, where the mix stands: a photo of a <>')
+    sampling, mix = sampling_of(arguments), TokenMix.load(arguments.mix)
+    studio = DiffusersStudio(open_model(arguments), sampling)
+    mix.check_family(studio.family)
+    with console.progress("embedding words") as progress:
+        cache = arguments.out / "cache"
+        vocabulary = embed_vocabulary(studio.encoder, arguments.templates, "words", cache, progress)
+    found = {}
+    for seed in sampling.seeds:
+        tools = picture_tools(studio, arguments.prompt.replace("<>", "{}"), seed)
+        bundles = bundles_in(vocabulary, mix, arguments.similar)
+        pruned, pictures = explain_picture(mix, *tools, arguments.threshold, bundles, arguments.search, together=1)
+        left = pruned.mix
+        console.line(
+            f"seed {seed}: {len(left)} of {len(mix)} words, {pruned.similarity:.3f} like the picture before, "
+            f"{pruned.pictures} pictures made: {', '.join(left.texts)}"
+        )
+        file = arguments.out / f"seed-{seed}.safetensors"
+        save_picture(labelled_grid([*pictures], ["before", "after", *left.texts]), file.with_suffix(".png"))
+        left.save(file)
+        found[str(seed)] = {"words": list(left.texts), "coefficients": list(left.coefficients)}
+        found[str(seed)] |= {"similarity": pruned.similarity, "pictures": pruned.pictures}
+    console.result(found)
+
+
+def picture_tools(
+    studio: DiffusersStudio, prompt: str, seed: int
+) -> tuple[Callable[[Sequence[TokenMix]], Tensor], Callable[[Tensor], Tensor]]:
+    """What draws the picture of each mix for one seed, and what tells how similar pictures are.
+
+    That is the image encoder or, where there is none, the VAE's latents.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    tables = [tower.table for tower in studio.towers]
+
+    def draw(mixes: Sequence[TokenMix]) -> Tensor:
+        rows = zip(*(mix.pseudo_token(tables) for mix in mixes), strict=True)
+        return studio.pictures(studio.latents_of_mix(prompt, [torch.cat(tower) for tower in rows], [seed] * len(mixes)))
+
+    def features(pictures: Tensor) -> Tensor:
+        seen = studio.features(pictures)
+        return normalize(studio.latents_of_pictures(pictures).flatten(1), dim=-1) if seen is None else seen
+
+    return draw, features

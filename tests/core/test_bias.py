@@ -1,0 +1,103 @@
+"""Balance between groups of words: measured, set to a target, and counted in pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conceptlens.core.bias import Share, balance, balanced, nearness, pairs_in, picture_share, word_groups
+from conceptlens.core.errors import UserError
+from conceptlens.core.mixture import TokenMix
+from conceptlens.tests.core.toy import ToyEncoder
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+MIX = TokenMix.of(
+    [1, 2, 3, 4, 5, 6],
+    ["wrench", "Man", "he", "woman", "young", "old"],
+    [0.9, 0.6, 0.2, 0.1, 0.3, 0.1],
+    family="SD 1.x",
+)
+
+
+def test_balance_is_the_share_of_the_first_groups_coefficients() -> None:
+    gender, age = pairs_in(MIX, word_groups("man, male, he\nyoung", "woman, female\nold"))
+    assert gender.name == "man / woman"
+    assert gender.ids == ({2, 3}, {4})
+    assert balance(MIX, gender) == pytest.approx(0.8 / 0.9)
+    assert balance(MIX, age) == pytest.approx(0.75)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_balanced_mix_has_the_target_and_else_stays_as_it_is(target: float, strength: float) -> None:
+    pairs = pairs_in(MIX, word_groups("man, he\nyoung", "woman\nold"))
+    found = balanced(MIX, pairs, target, strength)
+    values, before = (dict(zip(mix.ids, mix.coefficients, strict=True)) for mix in (found, MIX))
+    for pair in pairs:
+        old = balance(MIX, pair)
+        assert balance(found, pair) == pytest.approx(old + strength * (target - old), abs=1e-9)
+        tokens = pair.ids[0] | pair.ids[1]
+        assert sum(values[token] for token in tokens) == pytest.approx(sum(before[token] for token in tokens))
+    assert values[1] == 0.9
+    assert values[2] == pytest.approx(3 * values[3])  # inside a group the ratios stay
+    assert dict(zip(found.ids, found.texts, strict=True)) == dict(zip(MIX.ids, MIX.texts, strict=True))
+    assert found.made_by == MIX.made_by
+
+
+def test_a_group_of_coefficients_0_is_filled_evenly() -> None:
+    mix = TokenMix.of([1, 2, 3], ["man", "woman", "girl"], [1.0, 0.0, 0.0])
+    found = balanced(mix, pairs_in(mix, word_groups("man", "woman, girl")), 0.5)
+    assert dict(zip(found.ids, found.coefficients, strict=True)) == {1: 0.5, 2: 0.25, 3: 0.25}
+
+
+def test_groups_are_widened_by_near_tokens_but_not_by_those_near_to_both() -> None:
+    encoder = ToyEncoder(3)
+    man, woman, guy, lady, person = (encoder.tokenize(word)[1] for word in ("man", "woman", "guy", "lady", "person"))
+    table = torch.zeros(max(man, woman, guy, lady, person) + 1, 3)
+    for token, vector in ((man, [1, 0, 0]), (guy, [0.9, 0.1, 0]), (woman, [0, 1, 0]), (lady, [0.1, 0.9, 0])):
+        table[token] = torch.tensor(vector)
+    table[person] = torch.tensor([0.7, 0.7, 0.1])
+    mix = TokenMix.of([man, woman, guy, lady, person], ["man", "woman", "guy", "lady", "person"], [1.0] * 5)
+    near = nearness(encoder, table)
+    (pair,) = pairs_in(mix, word_groups("man", "woman"), near, mix.ids, 2)
+    assert pair.ids == ({man, guy}, {woman, lady})
+    with pytest.raises(UserError, match="whose nearest words are guy, person"):
+        pairs_in(mix.without([man]), word_groups("man", "woman"), near)
+
+
+@pytest.mark.parametrize(
+    ("group_a", "group_b", "says"),
+    [
+        ("", "woman", "has no words"),
+        (" , ", "woman", "has no word"),
+        ("man", " , ", "has no word"),
+        ("man\nyoung", "woman", "2 lines and group_b 1"),
+        ("man, woman", "Woman", '"woman" is in both groups'),
+        ("king", "woman", "None of king is in the mix, whose largest words are wrench, Man"),
+        ("man\nman", "woman\nold", '"Man" belongs to two lines'),
+    ],
+)
+def test_unusable_groups_are_one_sentence(group_a: str, group_b: str, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        pairs_in(MIX, word_groups(group_a, group_b))
+    assert says in str(error.value)
+
+
+def test_impossible_balances_are_refused() -> None:
+    (pair,) = pairs_in(MIX, word_groups("man", "woman"))
+    with pytest.raises(UserError, match="number from 0 to 1"):
+        balanced(MIX, [pair], 1.5)
+    with pytest.raises(UserError, match="no balance"):
+        balance(TokenMix.of([2, 4], ["man", "woman"], [0.0, -1.0]), pair)
+
+
+def test_pictures_are_counted_by_the_text_that_they_are_most_like() -> None:
+    features = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1, 0.0], [0.1, 1.0, 0.0], [0.0, 0.2, 1.0]]), dim=1)
+    share = picture_share(features, torch.eye(3)[[0, 2]], torch.eye(3)[[1]])
+    assert (share.count, share.total) == (2, 3)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 8), (3, 8), (32, 32), (50, 128)])
+def test_the_interval_is_wilsons(count: int, total: int) -> None:
+    expected = binomtest(count, total).proportion_ci(method="wilson")
+    assert Share(count, total).interval == pytest.approx((expected.low, expected.high), abs=1e-4)
