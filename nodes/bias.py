@@ -87,6 +87,13 @@ class ConceptBias(io.ComfyNode):
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
                 io.String.Input(
+                    "concept",
+                    default="",
+                    optional=True,
+                    tooltip="What the pictures show: they are compared with texts such as a male mechanic. Empty: the "
+                    "concept of which the mix was made.",
+                ),
+                io.String.Input(
                     "prompt",
                     default="a photo of a <>",
                     optional=True,
@@ -155,6 +162,7 @@ class ConceptBias(io.ComfyNode):
         vae: Any = None,
         clip_vision: Any = None,
         negative: Any = None,
+        concept: str = "",
         prompt: str = "a photo of a <>",
         num_images: int = 32,
         image_size: int = 512,
@@ -174,8 +182,8 @@ class ConceptBias(io.ComfyNode):
                 template = prompt.replace(host.SLOT, "{}")
                 vectors = mix.pseudo_token(studio.encoder.tables())
                 latents = studio.latents_of_mix(template, vectors, range(seed, seed + num_images))
-                groups, concept = [pair.words for pair in pairs], mix.made_by.get("concept", "")
-                counted = shares_of_pictures(studio, latents, groups, template, concept)
+                groups, shown = [pair.words for pair in pairs], concept.strip() or mix.made_by.get("concept", "")
+                counted = shares_of_pictures(studio, latents, groups, template, shown)
         lines, rows = [], []
         for number, (pair, share) in enumerate(zip(pairs, shares, strict=True)):
             lines += [f"{', '.join(pair.words[0])} / {', '.join(pair.words[1])}", _told(mix, pair, share)]

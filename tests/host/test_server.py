@@ -443,6 +443,9 @@ def test_example_graphs_are_offered_with_a_picture(server: HostServer) -> None:
         assert Image.open(ROOT / "workflows" / f"{name}.jpg").width >= 300
 
 
+WIDGETS = ("BOOLEAN", "COMBO", "FLOAT", "INT", "STRING")  # inputs with a value of their own
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_example_graph_fits_the_nodes(server: HostServer, path: Path) -> None:
     """Every node exists, and its widgets' values stand in the order of its inputs."""
@@ -456,7 +459,8 @@ def test_example_graph_fits_the_nodes(server: HostServer, path: Path) -> None:
             names = [name for name, default in CONTRACT[item["type"]][0].items() if default is not None]
             values = [value for value in item["widgets_values"] if value != "fixed"]  # what a seed does after a run
             optional = info["input"].get("optional", {})
-            later = [name for name in optional if optional[name][0] == "COMBO" and name not in names]
+            kinds = {name: kind for name, (kind, *_) in optional.items()}
+            later = [name for name, kind in kinds.items() if kind in WIDGETS and name not in names]
             assert len(values) == len(names) + len(later)
             for name, value in zip(names, values[: len(names)], strict=True):
                 assert type(value) is type(CONTRACT[item["type"]][0][name]), name
