@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import bench_concepts, bench_hspace, bias, decompose, edit, explain, hspace, mix, vocab
+from . import bench_concepts, bench_hspace, bench_pictures, bias, decompose, edit, explain, hspace, mix, vocab
 from .console import Console, quiet_libraries
 from .options import add_json_option
 
@@ -24,8 +24,10 @@ COMMANDS = {
     "hspace": hspace,
     "bench-concepts": bench_concepts,
     "bench-hspace": bench_hspace,
+    "bench-pictures": bench_pictures,
 }
-OWN_JSON = (bench_concepts, bench_hspace, hspace)  # measures go to a file there; the last has it at its own commands
+# Measures go to a file there; h-space has the option at its own commands.
+OWN_JSON = (bench_concepts, bench_hspace, bench_pictures, hspace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """`bench-concepts`: explanations of EmojiWorld's concepts, held against its ground truth.
 
-The 120 explanations take hours on CPUs. Each is kept in --out and found there again, in another clone of the repository
+The 100 explanations take hours on CPUs. Each is kept in --out and found there again, in another clone of the repository
 as well, so that a long run can be cut off; the same seeds everywhere.
 """
 
@@ -44,12 +44,17 @@ FACTORS = (0.0, 0.5, 1.0, 2.0, 4.0)  # of one coefficient
 MOVED = 5  # concepts whose coefficients are changed
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_folders(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     folder = Path("benchmarks/results/explanations")
     add("--out", type=Path, default=folder, metavar="DIR", help=f"where mixes go (default {folder})")
     add("--cache", type=Path, default=Path(".world/cache"), metavar="DIR", help="where features and pictures are kept")
     add("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where EmojiWorld's packages are kept")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_folders(parser)
     add("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
     add("--json", type=Path, metavar="FILE", help="where the measures are written as well")
 
@@ -237,9 +242,9 @@ def ranks(values: Sequence[float]) -> list[int]:
 
 
 def stability(bench: Bench) -> Iterator[Measure]:
-    """Whether two seeds find the same words."""
+    """Whether two seeds find the same words for a keyword."""
     overlaps = []
-    for concept in [*bench.keywords, *bench.singles]:
+    for concept in bench.keywords:
         first, second = (set(bench.mix(concept, seed=seed).ids[:TOP]) for seed in (0, PICTURES + HELD_OUT))
         overlaps.append(100 * len(first & second) / TOP)
     yield mean("stability: top 10 of two seeds in common", overlaps)

@@ -16,7 +16,7 @@ from ..core.plots import labelled_grid
 from ..core.pruning import Search, bundles_in, explain_picture
 from ..core.vocabulary import Vocabulary
 from . import host
-from .inputs import cfg_input, sampler_inputs, seed_input, size_inputs
+from .inputs import cfg_input, sampler_choice, seed_input, size_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 from .vocabulary import VocabularyType
 
@@ -26,8 +26,6 @@ TOGETHER = 4  # candidates that are drawn in one batch
 class ImageDecompose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        sampler, scheduler = (given for given in sampler_inputs() if given.id in ("sampler_name", "scheduler"))
-        sampler.optional = scheduler.optional = True
         return io.Schema(
             node_id="ImageDecompose",
             display_name="Image Decompose",
@@ -75,8 +73,7 @@ class ImageDecompose(io.ComfyNode):
                     optional=True,
                     tooltip="The picture that you mean: the node then makes sure that the seed and settings give it.",
                 ),
-                sampler,
-                scheduler,
+                *sampler_choice(optional=True),
                 io.Combo.Input(
                     "search",
                     options=list(get_args(Search)),

@@ -24,12 +24,21 @@ def sampler_inputs() -> list[Any]:
     return [
         io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
         cfg_input(),
+        *sampler_choice(),
+    ]
+
+
+def sampler_choice(optional: bool = False) -> list[Any]:
+    choices = (("sampler_name", host.samplers(), "euler"), ("scheduler", host.schedulers(), "normal"))
+    return [
         io.Combo.Input(
-            "sampler_name", options=host.samplers(), default="euler", tooltip="The sampler, as in KSampler."
-        ),
-        io.Combo.Input(
-            "scheduler", options=host.schedulers(), default="normal", tooltip="The scheduler, as in KSampler."
-        ),
+            name,
+            options=options,
+            default=default,
+            optional=optional,
+            tooltip=f"The {name.removesuffix('_name')}, as in KSampler.",
+        )
+        for name, options, default in choices
     ]
 
 
