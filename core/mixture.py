@@ -66,6 +66,10 @@ class TokenMix:
             total[token] = total.get(token, 0.0) + value
         return self._with(list(total), [texts[token] for token in total], list(total.values()))
 
+    def singles(self) -> list[TokenMix]:
+        """Each word alone."""
+        return [TokenMix.of([token], [text], [1.0]) for token, text in zip(self.ids, self.texts, strict=True)]
+
     def shares(self) -> list[float]:
         """Each coefficient as a part of the sum of their absolute values; empty or all zero gives zeros."""
         total = sum(abs(value) for value in self.coefficients)

@@ -40,7 +40,7 @@ def labelled_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int 
     size = max(10, width // 16)
     gap, line = max(2, size // 4), int(size * 1.4)
     font = ImageFont.load_default(size)
-    captions = [_wrapped(label, font, width) for label in labels]
+    captions = [wrapped(label, font, width) for label in labels]
     head = line * max(caption.count("\n") + 1 for caption in captions) + gap
     rows = math.ceil(len(images) / columns)
     canvas = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + head + gap) + gap), "white")
@@ -57,7 +57,7 @@ def labelled_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int 
     return grid
 
 
-def _wrapped(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def wrapped(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The label broken into lines that fit into `width` pixels: between words, and inside a word that is too long."""
     words = []
     for word in label.split():

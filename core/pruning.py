@@ -96,8 +96,7 @@ def explain_picture(
         mix, lambda mixes: (features(draw(mixes)) @ wanted).tolist(), threshold, bundles, search, together, watch
     )
     left = pruned.mix
-    words = [TokenMix.of([token], [text], [1.0]) for token, text in zip(left.ids, left.texts, strict=True)]
-    return pruned, torch.cat([before, draw([left]), *(draw([word]) for word in words)])
+    return pruned, torch.cat([before, draw([left]), *(draw([word]) for word in left.singles())])
 
 
 def _without(mix: TokenMix, bundles: Sequence[Sequence[int]]) -> TokenMix:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import bench_concepts, bench_hspace, bench_pictures, bias, decompose, edit, explain, hspace, mix, vocab
+from . import bench_concepts, bench_hspace, bench_pictures, bias, card, decompose, edit, explain, hspace, mix, vocab
 from .console import Console, quiet_libraries
 from .options import add_json_option
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "mix": mix,
     "explain": explain,
     "bias": bias,
+    "card": card,
     "hspace": hspace,
     "bench-concepts": bench_concepts,
     "bench-hspace": bench_hspace,

@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from . import routes
 from .bias import ConceptBias, TokenMixBalance
+from .card import ConceptCard
 from .decompose import ConceptDecompose
 from .emoji_world import EmojiWorldLoader
 from .gallery import TokenMixGallery
@@ -42,7 +43,7 @@ class ConceptLensExtension(ComfyExtension):
         return [
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
-            *(ImageDecompose, ConceptBias, TokenMixBalance),
+            *(ImageDecompose, ConceptBias, TokenMixBalance, ConceptCard),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
             *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceDisentangle, HSpaceDirection),
             *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),

@@ -80,9 +80,8 @@ class TokenMixGallery(io.ComfyNode):
             raise UserError("The mix is empty; there is no word to draw.")
         negative = negative or host.encoded(clip, "")
         pictures: list[Tensor] = []
-        for token, text in zip(shown.ids, shown.texts, strict=True):
-            live.say(text)
-            alone = TokenMix.of([token], [text], [1.0])
+        for alone in shown.singles():
+            live.say(alone.texts[0])
             positive = encoder.conditioning(prompt.replace("{}", host.SLOT), alone.pseudo_token(tables))
             how = (seed, steps, cfg, sampler_name, scheduler, width, height)
             pictures.append(host.drawn(model, vae, positive, negative, *how))

@@ -111,6 +111,7 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"mix": None, "group_a": "man, male, he", "group_b": "woman, female, she"},
         ["report", "chart", "balance"],
     ),
+    "ConceptCard": ({"mix": None}, ["image"]),
     "TokenMixBalance": (
         {
             "mix": None,

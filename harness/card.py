@@ -1,0 +1,74 @@
+"""`card`: explanations of concepts as pictures and as one page, for readers who have never seen the tool.
+
+Finished concepts are skipped. Under `accelerate launch` or `torchrun` the processes share the concepts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..core import storage
+from ..core.card import SHOWN, concept_card, report_page
+from ..core.errors import UserError
+from ..core.mixture import TokenMix
+from ..core.plots import from_pil
+from .console import Console
+from .options import add_model_options, add_sampling_options, open_model, sampling_of
+
+PAGE = "report.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_model_options(parser)
+    add("--mix", type=Path, action="append", default=[], metavar="FILE", help="what decompose has made (repeatable)")
+    add("--mixes", type=Path, metavar="DIR", help="or all of its --out folder")
+    add_sampling_options(parser)
+    add("--title", default="Concepts", help="of the page (default Concepts)")
+    add("--out", type=Path, required=True, metavar="DIR", help=f"where cards (.png) and {PAGE} go")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    import torch
+    from PIL import Image
+
+    from .pictures import save_picture
+    from .processes import Processes
+    from .studio import DiffusersStudio
+
+    files = [*arguments.mix, *(sorted(arguments.mixes.glob("*.safetensors")) if arguments.mixes else [])]
+    if not files:
+        raise UserError("There is no mix; name a --mix, or a folder of --mixes that decompose has made.")
+    mixes = {arguments.out / f"{file.stem}.png": TokenMix.load(file) for file in files}
+    if len(mixes) < len(files):
+        raise UserError("Two mixes have the same file name; their cards would too: rename one.")
+    sampling, processes = sampling_of(arguments), Processes()
+    console.bars = processes.first
+    pending = [card for card in mixes if not card.exists()]
+    if pending:
+        studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
+        processes.check_shared(arguments.out)
+        tables = [tower.table for tower in studio.towers]
+        seeds = range(sampling.seeds[0], sampling.seeds[0] + SHOWN)
+        for card in processes.share(pending):
+            mix = mixes[card]
+            mix.check_family(studio.family)
+            prompt = mix.made_by.get("prompt", "a photo of a {}")
+            shown = mix.top(SHOWN)
+            rows = zip(*(alone.pseudo_token(tables) for alone in shown.singles()), strict=True)
+            words = studio.latents_of_mix(prompt, [torch.cat(tower) for tower in rows], [seeds[0]] * len(shown))
+            remade = studio.latents_of_mix(prompt, mix.pseudo_token(tables), seeds)
+            concept = mix.made_by.get("concept")
+            own = studio.latents_of_prompt(prompt.replace("{}", concept), seeds) if concept else None
+            samples = None if own is None else studio.pictures(own)
+            save_picture(concept_card(mix, samples, studio.pictures(remade), studio.pictures(words)), card)
+            console.line(str(card))
+        processes.meet()
+    if processes.first:
+        cards = [(mix, from_pil(Image.open(card))) for card, mix in mixes.items()]
+        page = arguments.out / PAGE
+        storage.write_bytes(page, report_page(arguments.title, cards).encode())
+        console.line(str(page))
+        console.result({"cards": list(map(str, mixes)), "page": str(page)})
