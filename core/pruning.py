@@ -41,7 +41,7 @@ def prune(
     together: int = 4,
     watch: Callable[[TokenMix, int], object] = unwatched,
 ) -> Pruned:
-    """The mix without the words that its picture does not need (Conceptor, arXiv 2306.00966, section 4.3).
+    """The mix without the words that its picture does not need (single-picture decomposition, arXiv 2306.00966).
 
     bundles: the mix's tokens in the order in which they are tried; those of a bundle leave together. "published" tries
     one after another and keeps a removal when the picture stays at `threshold` or above, in passes until nothing more
