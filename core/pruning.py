@@ -76,6 +76,7 @@ def prune(
 
 def explain_picture(
     mix: TokenMix,
+    before: Tensor,
     draw: Callable[[Sequence[TokenMix]], Tensor],
     features: Callable[[Tensor], Tensor],
     threshold: float,
@@ -84,13 +85,12 @@ def explain_picture(
     together: int = 4,
     watch: Callable[[TokenMix, int], object] = unwatched,
 ) -> tuple[Pruned, Tensor]:
-    """Prunes a mix for the picture that it makes, which is compared by features.
+    """Prunes a mix for the picture `before` (1, height, width, 3) that it makes, which is compared by features.
 
     draw: from mixes to their pictures (mixes, height, width, 3), all of one seed. features: from pictures to unit
     vectors. Returns with it the pictures (2 + words left, height, width, 3) of the whole mix, of what is left, and of
     each of its words alone.
     """
-    before = draw([mix])
     (wanted,) = features(before)
     pruned = prune(
         mix, lambda mixes: (features(draw(mixes)) @ wanted).tolist(), threshold, bundles, search, together, watch

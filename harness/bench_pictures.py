@@ -75,5 +75,6 @@ def measured(bench: Bench) -> Iterator[Measure]:
 
 
 def explained(bench: Bench, studio: DiffusersStudio, mix: TokenMix, seed: int, search: Search) -> tuple[Pruned, Tensor]:
+    draw, features = picture_tools(studio, PROMPT, seed)
     bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
-    return explain_picture(mix, *picture_tools(studio, PROMPT, seed), THRESHOLD, bundles, search, together=1)
+    return explain_picture(mix, draw([mix]), draw, features, THRESHOLD, bundles, search, together=1)

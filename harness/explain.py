@@ -50,9 +50,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         vocabulary = embed_vocabulary(studio.encoder, arguments.templates, "words", cache, progress)
     found = {}
     for seed in sampling.seeds:
-        tools = picture_tools(studio, arguments.prompt.replace("<>", "{}"), seed)
+        draw, features = picture_tools(studio, arguments.prompt.replace("<>", "{}"), seed)
         bundles = bundles_in(vocabulary, mix, arguments.similar)
-        pruned, pictures = explain_picture(mix, *tools, arguments.threshold, bundles, arguments.search, together=1)
+        how = (arguments.threshold, bundles, arguments.search)
+        pruned, pictures = explain_picture(mix, draw([mix]), draw, features, *how, together=1)
         left = pruned.mix
         console.line(
             f"seed {seed}: {len(left)} of {len(mix)} words, {pruned.similarity:.3f} like the picture before, "

@@ -144,10 +144,11 @@ class ImageDecompose(io.ComfyNode):
         def told(left: TokenMix, pictures: int) -> None:
             live.say(f"{len(left)} of {len(mix)} words after {pictures} pictures\n{', '.join(left.texts[:12])}")
 
+        before = pictures_of([mix])
         if image is not None:
-            _check_same(image, pictures_of([mix]), features, threshold)
+            _check_same(image, before, features, threshold)
         how_similar = (threshold, bundles_in(vocabulary, mix, similar), search, TOGETHER)
-        found, pictures = explain_picture(mix, pictures_of, features, *how_similar, told)
+        found, pictures = explain_picture(mix, before, pictures_of, features, *how_similar, told)
         by = (
             "the VAE's latents, for want of an image encoder" if clip_vision is None else "the image encoder's features"
         )
