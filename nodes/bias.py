@@ -12,7 +12,7 @@ from ..core.charts import share_chart
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from . import host
-from .inputs import cfg_input, seed_input
+from .inputs import cfg_input, checked, seed_input
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
 
@@ -41,15 +41,6 @@ def _widening_inputs(why: str) -> list[Any]:
             "join neither. Needs clip.",
         ),
     ]
-
-
-def _checked(group_a: str | None, group_b: str | None) -> bool | str:
-    try:
-        if group_a is not None and group_b is not None:  # None: comes from another node
-            word_groups(group_a, group_b)
-    except UserError as error:
-        return str(error)
-    return True
 
 
 def _pairs(mix: TokenMix, group_a: str, group_b: str, clip: Any, widen: int) -> list[Pair]:
@@ -143,12 +134,8 @@ class ConceptBias(io.ComfyNode):
     def validate_inputs(
         cls, group_a: str | None = None, group_b: str | None = None, prompt: str | None = None
     ) -> bool | str:
-        try:
-            if prompt is not None:  # None: comes from another node
-                host.check_slot(prompt)
-        except UserError as error:
-            return str(error)
-        return _checked(group_a, group_b)
+        said = checked(host.check_slot, prompt)
+        return said if said is not True else checked(word_groups, group_a, group_b)
 
     @classmethod
     def execute(
@@ -244,7 +231,7 @@ class TokenMixBalance(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, group_a: str | None = None, group_b: str | None = None) -> bool | str:
-        return _checked(group_a, group_b)
+        return checked(word_groups, group_a, group_b)
 
     @classmethod
     def execute(

@@ -9,11 +9,11 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..core.dictionary import check_template
-from ..core.errors import UserError
 from ..core.explanation import Validation, explain
 from ..core.fit import Method, Settings
 from ..core.vocabulary import Vocabulary
 from . import host
+from .inputs import checked
 from .token_mix import CATEGORY, TokenMixType
 from .vocabulary import VocabularyType
 
@@ -170,12 +170,7 @@ class ConceptDecompose(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        try:
-            if prompt is not None:  # None: comes from another node
-                check_template(prompt)
-        except UserError as error:
-            return str(error)
-        return True
+        return checked(check_template, prompt)
 
     @classmethod
     def execute(

@@ -13,7 +13,7 @@ from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.plots import labelled_grid
 from . import host
-from .inputs import sampler_inputs, seed_input, size_inputs
+from .inputs import checked, model_inputs, sampler_inputs, seed_input, size_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
 
@@ -28,9 +28,7 @@ class TokenMixGallery(io.ComfyNode):
             "Token Mix Conditioning shows them beside its words.",
             search_aliases=["words", "tokens", "contact sheet", "concept"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that draws."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                *model_inputs(),
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
                 io.String.Input(
                     "prompt", default="a photo of a {}", tooltip="The prompt of each picture, with {} for the word."
@@ -49,11 +47,7 @@ class TokenMixGallery(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        try:
-            check_template(prompt or "{}")  # None: comes from another node
-        except UserError as error:
-            return str(error)
-        return True
+        return checked(check_template, prompt)
 
     @classmethod
     def execute(

@@ -16,7 +16,7 @@ from ..core.plots import labelled_grid
 from ..core.pruning import Search, bundles_in, explain_picture
 from ..core.vocabulary import Vocabulary
 from . import host
-from .inputs import cfg_input, sampler_choice, seed_input, size_inputs
+from .inputs import cfg_input, checked, model_inputs, sampler_choice, seed_input, size_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 from .vocabulary import VocabularyType
 
@@ -34,9 +34,7 @@ class ImageDecompose(io.ComfyNode):
             "picture would change.",
             search_aliases=["explain picture", "conceptor", "single image", "prune"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that draws."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                *model_inputs(),
                 VocabularyType.Input("vocabulary", tooltip="From Vocabulary Embed: it says which words are similar."),
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
                 io.String.Input(
@@ -97,12 +95,7 @@ class ImageDecompose(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        try:
-            if prompt is not None:  # None: comes from another node
-                host.check_slot(prompt)
-        except UserError as error:
-            return str(error)
-        return True
+        return checked(host.check_slot, prompt)
 
     @classmethod
     def execute(

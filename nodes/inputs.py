@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from ..core.errors import UserError
 from . import host
+
+
+def checked(check: Callable[..., object], *values: Any) -> bool | str:
+    """What `validate_inputs` says: the sentence of a UserError, or True. A value of None comes from another node."""
+    try:
+        if None not in values:
+            check(*values)
+    except UserError as error:
+        return str(error)
+    return True
+
+
+def model_inputs() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip="The model that draws."),
+        io.Clip.Input("clip", tooltip="Its text encoder."),
+        io.Vae.Input("vae", tooltip="Its VAE."),
+    ]
 
 
 def seed_input(tooltip: str, optional: bool = False) -> Any:
