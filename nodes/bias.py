@@ -168,7 +168,8 @@ class ConceptBias(io.ComfyNode):
             with torch.inference_mode(False):
                 template = prompt.replace(host.SLOT, "{}")
                 vectors = mix.pseudo_token(studio.encoder.tables())
-                latents = studio.latents_of_mix(template, vectors, range(seed, seed + num_images))
+                seeds = [(seed + number) % 2**64 for number in range(num_images)]  # there is no larger one
+                latents = studio.latents_of_mix(template, vectors, seeds)
                 groups, shown = [pair.words for pair in pairs], concept.strip() or mix.made_by.get("concept", "")
                 counted = shares_of_pictures(studio, latents, groups, template, shown)
         lines, rows = [], []
