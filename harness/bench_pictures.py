@@ -14,6 +14,7 @@ from ..benchmarks.measures import Measure, report
 from ..core.pruning import Pruned, Search, bundles_in, explain_picture
 from ..world.architecture import GUIDANCE
 from .bench_concepts import PROMPT, Bench, add_folders, mean
+from .bench_hspace import judged
 from .console import Console
 from .explain import picture_tools
 
@@ -54,7 +55,7 @@ def measured(bench: Bench) -> Iterator[Measure]:
         mix = bench.mix(keyword).top(TOKENS)
         for seed in SEEDS:
             pruned, pictures = explained(bench, studio, mix, seed, "bisection")
-            before, _, *alone = (seen[0] for seen in bench.lab.seen(pictures.permute(0, 3, 1, 2) * 2 - 1))
+            before, _, *alone = (seen[0] for seen in bench.lab.seen(judged(pictures)))
             words = ", ".join(pruned.mix.texts)
             bench.console.line(f"{keyword}, seed {seed}: {before}; {words} ({pruned.pictures} pictures)")
             left.append(float(len(pruned.mix)))

@@ -48,10 +48,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with console.progress("embedding words") as progress:
         cache = arguments.out / "cache"
         vocabulary = embed_vocabulary(studio.encoder, arguments.templates, "words", cache, progress)
+    bundles = bundles_in(vocabulary, mix, arguments.similar)
     found = {}
     for seed in sampling.seeds:
         draw, features = picture_tools(studio, arguments.prompt.replace("<>", "{}"), seed)
-        bundles = bundles_in(vocabulary, mix, arguments.similar)
         how = (arguments.threshold, bundles, arguments.search)
         pruned, pictures = explain_picture(mix, draw([mix]), draw, features, *how, together=1)
         left = pruned.mix
