@@ -33,7 +33,8 @@ RACERS, FIRST_DRAWS = 256, 16  # tokens in a race's first round, and draws on wh
 FACTOR, MORE = 4, 2  # by which each further round has fewer tokens, and more draws come
 LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of the cosine of their features
 DRAWS_PER_PICTURE = 2  # of validation
-ENOUGH = 1.1  # times the loss of the concept's own word: what single words may leave unexplained
+NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
+ENOUGH = 1.2  # times the loss of the concept's own word: what those may leave unexplained
 PURSUED = 1000  # tokens of the dictionary that a mix is fitted from when they leave more
 
 
@@ -107,9 +108,10 @@ def decompose(
 
     `watch` is called after each step of the fit, `progress` while words are compared. `judge` validates; without one
     the loss on the held-out pictures does. The words and, at each validation, the fit are kept in `checkpoint`, from
-    which a killed run goes on. The mix says in `made_by` what it was made of and, for each token, the loss of the token
-    alone and the rise of the loss without it. A fit whose loss is no finite number ends with the best state before, and
-    the explanation says so. Raises UserError for a prompt without a slot, and when there is no such state.
+    which a killed run goes on. Words without which the held-out pictures are denoised better leave a mix of `shares`.
+    The mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the rise of the
+    loss without it. A fit whose loss is no finite number ends with the best state before, and the explanation says so.
+    Raises UserError for a prompt without a slot, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -143,7 +145,7 @@ def decompose(
         with clock.measure("comparing words"):
             like = concept.likeness(dictionary)
             found, shares = race(diffusion, slot, dictionary, latents, settings, generator, like, progress)
-            if explains(concept, slot, found, shares, held_out):
+            if explains(concept, slot, found.only(torch.arange(min(NAMED, len(found)))), held_out):
                 dictionary = found
             else:
                 dictionary = dictionary.only(torch.arange(min(PURSUED, len(dictionary))))
@@ -167,13 +169,19 @@ def decompose(
         raise UserError("No validation gave a finite number; run the model in float32.")
     chosen, values = best.largest(settings.num_tokens)
     with clock.measure("faithfulness"):
-        alone, removal = faithfulness(diffusion, slot, chosen, values, held_out)
+        removal = removal_costs(diffusion, slot, chosen, values, held_out)
+        # What was published keeps them: words without which held-out pictures are denoised better.
+        while settings.method == "shares" and 0 < len(helpful := (removal > 0).nonzero().flatten()) < len(chosen):
+            chosen, values = chosen.only(helpful), values[helpful]
+            removal = removal_costs(diffusion, slot, chosen, values, held_out)
+        alone = token_losses(diffusion, slot, chosen.singles(), held_out).mean(1)
+    validation = judge(chosen, values)
     ids = chosen.ids.tolist()
     made_by |= {
         "candidates": len(dictionary),
         "step": best.step,
         "stopped": stopped,
-        "validation": best.validation,
+        "validation": validation,
         "alone": dict(zip(map(str, ids), alone.tolist(), strict=True)),
         "removal": dict(zip(map(str, ids), removal.tolist(), strict=True)),
     }
@@ -257,19 +265,26 @@ def race(
     return dictionary, shares
 
 
-def explains(concept: Concept, slot: Slot, dictionary: Dictionary, shares: Tensor, drawn: Draws) -> bool:
-    """Whether a mix of words that explain single pictures denoises about as well as the concept's own words do.
+def explains(concept: Concept, slot: Slot, words: Dictionary, drawn: Draws) -> bool:
+    """Whether each picture has a word that alone denoises it about as well as the concept's own words do.
 
-    A concept that is a mixture of others is explained so; one that no other words name is not, and a mix has to be
-    fitted from many words together. Without a name there is nothing to compare with.
+    A concept that is a mixture of others is explained by such words, though no single word and no sum of them denoises
+    all its pictures. One that no other words name is not, and has to be fitted from many words together. Without a name
+    there is nothing to compare with.
     """
     if not concept.name:
         return True
     *tokens, end = concept.encoder.tokenize(concept.prompt.replace("{}", concept.name))
     own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # cut where the samplers cut it
-    mix = token_losses(concept.diffusion, slot, dictionary.pseudo_token(shares), drawn)
+    best = of_each_picture(token_losses(concept.diffusion, slot, words.singles(), drawn), drawn.pictures).amin(0)
     word = token_losses(concept.diffusion, own, [tower.table[:1] for tower in slot.towers], drawn)
-    return float(mix.mean()) <= ENOUGH * float(word.mean())
+    return float(best.mean()) <= ENOUGH * float(word.mean())
+
+
+def of_each_picture(losses: Tensor, pictures: Tensor) -> Tensor:
+    """The means (tokens, pictures) of losses (tokens, draws) over the draws of each picture; pictures (draws,)."""
+    _, place, count = pictures.unique(return_inverse=True, return_counts=True)
+    return losses @ (torch.nn.functional.one_hot(place) / count).to(losses)
 
 
 def explained(losses: Tensor, pictures: Tensor, evidence: Tensor, iterations: int = 200) -> Tensor:
@@ -280,9 +295,8 @@ def explained(losses: Tensor, pictures: Tensor, evidence: Tensor, iterations: in
     `pictures` (draws,) says which picture each draw is of; evidence (tokens, pictures) what else is known.
     """
     there, place, count = pictures.unique(return_inverse=True, return_counts=True)
-    averaging = torch.nn.functional.one_hot(place).double() / count  # of a picture's draws
     relative = losses.double() - losses.double().mean(0)  # what all tokens have in common says nothing
-    means = relative @ averaging
+    means = of_each_picture(relative, pictures)
     if len(pictures) > len(count):
         scatter = (relative - means[:, place]).square().sum() / len(losses) / (len(pictures) - len(count))
         temperature = (scatter / count.double().mean()).sqrt()
@@ -300,12 +314,11 @@ def _decisive(diffusion: Diffusion) -> tuple[int, int]:
     return int(DECISIVE[0] * count), int(DECISIVE[1] * count)
 
 
-def faithfulness(
+def removal_costs(
     diffusion: Diffusion, slot: Slot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
-) -> tuple[Tensor, Tensor]:
-    """For each token the loss (tokens,) of it alone, and the rise of the mix's loss (tokens,) when it is removed."""
-    alone = token_losses(diffusion, slot, dictionary.singles(), drawn).mean(1)
+) -> Tensor:
+    """The rise of the mix's loss (tokens,) when each token is removed: 0 for a token that is the whole mix."""
     removed = coefficients.repeat(len(dictionary), 1).fill_diagonal_(0) if len(dictionary) > 1 else coefficients[None]
     rows = torch.cat([coefficients[None], removed])
     whole, *without = token_losses(diffusion, slot, dictionary.pseudo_token(rows), drawn).mean(1)
-    return alone, torch.stack(without) - whole
+    return torch.stack(without) - whole

@@ -47,7 +47,7 @@ class ConceptDecompose(io.ComfyNode):
                     default="a photo of a {}",
                     tooltip="The prompt of the training pictures, with {} where the concept stands.",
                 ),
-                io.Int.Input("num_tokens", default=50, min=1, max=1000, tooltip="Words in the mix, 1 to 1000."),
+                io.Int.Input("num_tokens", default=50, min=1, max=1000, tooltip="Words in the mix at most, 1 to 1000."),
                 io.Int.Input(
                     "dictionary_size",
                     default=5000,

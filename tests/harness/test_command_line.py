@@ -103,7 +103,7 @@ def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest
     assert list(results) == ["castle", "ice cream", "日本の犬"]
     for name in ("castle", "ice_cream", "日本の犬"):
         mix = TokenMix.load(out / f"{name}.safetensors")
-        assert len(mix) == 4
+        assert 0 < len(mix) <= 4
         for suffix in (".png", ".bars.png", ".loss.png"):
             assert (out / f"{name}{suffix}").is_file()
     assert not list(out.glob("*.checkpoint"))

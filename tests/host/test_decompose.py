@@ -168,7 +168,7 @@ def test_a_graph_explains_a_concept(server: HostServer) -> None:
     assert [len(outputs[name]["images"]) for name in ("pictures", "remade", "chart")] == [3, 2, 1]
     assert 'tokens of SD 1.x for "rose"' in outputs["report"]["text"][0]
     mix = TokenMix.load(Path(outputs["save"]["text"][0]))
-    assert len(mix) == 8
+    assert 0 < len(mix) <= 8
     assert not {"rose", "roses"} & {text.casefold() for text in mix.texts}
     published = server.run(decompose_graph(method="conceptor", validation="pictures", seed=6))
     assert "by conceptor from 3 pictures" in published["outputs"]["report"]["text"][0]
