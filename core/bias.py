@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 import torch
 from torch import Tensor
@@ -13,12 +13,14 @@ from .backend import TextEncoder
 from .errors import UserError
 from .explanation import Studio
 from .mixture import TokenMix
+from .model_edit import EditPair
 from .text_tower import PROJECTION
 from .vocabulary import check_space, nearest_tokens, text_feature
 
 CONFIDENT = 1.96  # standard errors, for 95 %
 AT_ONCE = 16  # pictures that the image encoder looks at together
 OFFERED = 5  # words of a mix, where it has none of a group
+HALVINGS = 6  # of the interval in which a setting is looked for
 
 Groups = tuple[tuple[str, ...], tuple[str, ...]]
 Near = Callable[[Sequence[str], Sequence[int], int], list[int]]
@@ -57,6 +59,19 @@ class Share:
         half = CONFIDENT * room**0.5 / (self.total + squared)
         return max(0.0, middle - half), min(1.0, middle + half)
 
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.0%} ({low:.0%} to {high:.0%} with 95 % confidence)"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The setting at which pictures come nearest to a wanted share."""
+
+    setting: float
+    share: Share
+    tried: Mapping[float, Share]
+
 
 def word_groups(group_a: str, group_b: str) -> list[Groups]:
     """The pairs of groups in two texts: words between commas, a pair in each line.
@@ -80,6 +95,14 @@ def word_groups(group_a: str, group_b: str) -> list[Groups]:
             raise UserError(f'"{min(both)}" is in both groups; a word can be on one side only.')
         found.append((one, other))
     return found
+
+
+def word_pair(group_a: str, group_b: str) -> Groups:
+    """The same for one pair of groups. Raises UserError for several."""
+    groups, *more = word_groups(group_a, group_b)
+    if more:
+        raise UserError("The groups have several lines; look at one pair of groups at a time.")
+    return groups
 
 
 def nearness(encoder: TextEncoder, table: Tensor) -> Near:
@@ -145,8 +168,7 @@ def balanced(mix: TokenMix, pairs: Sequence[Pair], target: float, strength: floa
 
     strength: 0 leaves the mix as it is, 1 goes all the way. Raises UserError for a target outside 0..1.
     """
-    if not 0 <= target <= 1:
-        raise UserError(f"The target is {target:g}; it is a share: give a number from 0 to 1.")
+    check_share(target)
     values = dict(zip(mix.ids, mix.coefficients, strict=True))
     for pair in pairs:
         before, total = balance(mix, pair), sum(_sums(mix, pair))
@@ -195,3 +217,64 @@ def shares_of_pictures(
     texts = [(features(one), features(other)) for one, other in groups]
     check_space(PROJECTION in tower.weights, texts[0][0].shape[-1], pictures)
     return [picture_share(pictures, one, other) for one, other in texts]
+
+
+def reach_share(share_at: Callable[[float], Share], target: float, most: float) -> Reached:
+    """The setting between 0 and `most` at which the share comes nearest to `target`, by bisection.
+
+    `share_at` counts pictures of a setting, of the same seeds each time. Where the target is not between the shares of
+    0 and `most`, the nearer of these is what can be reached.
+    """
+    tried: dict[float, Share] = {}
+
+    def beyond(setting: float) -> float:
+        if setting not in tried:
+            tried[setting] = share_at(setting)
+        return tried[setting].value - target
+
+    low, high = 0.0, most
+    if beyond(low) * beyond(high) < 0:
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if beyond(middle) * beyond(low) > 0 else (low, middle)
+            if abs(beyond(middle)) * tried[middle].total <= 0.5:
+                break  # no number of pictures comes nearer
+    best = min(tried, key=lambda setting: (abs(beyond(setting)), abs(setting)))
+    return Reached(best, tried[best], tried)
+
+
+def edits_for_share(
+    pairs: Sequence[EditPair],
+    share_of: Callable[[EditPair, Sequence[EditPair]], Share],
+    target: float,
+    most: float,
+) -> list[Reached]:
+    """How strong each of several TIME edits has to be for pictures of its source to have a share, 0 to `most`.
+
+    `share_of` counts it in pictures of one pair's source after edits of all pairs, of which it is one. While it is
+    looked at, the others keep their meaning. Raises UserError for a target outside 0..1.
+    """
+    check_share(target)
+
+    def searched(number: int, pair: EditPair) -> Reached:
+        def share_at(strength: float) -> Share:
+            edits = [other._replace(strength=0.0) for other in pairs]
+            edits[number] = pair._replace(strength=strength)
+            return share_of(edits[number], edits)
+
+        return reach_share(share_at, target, most)
+
+    return [searched(number, pair) for number, pair in enumerate(pairs)]
+
+
+def slot_of(pair: EditPair) -> str:
+    """The source with {} where the destination has its first new word: a {} doctor, of a doctor => a female doctor."""
+    source, destination = pair.source.split(), pair.destination.split()
+    same = sum(1 for _ in takewhile(lambda words: words[0] == words[1], zip(source, destination, strict=False)))
+    return " ".join([*source[:same], "{}", *source[same:]])
+
+
+def check_share(target: float) -> None:
+    """Raises UserError for what is no share."""
+    if not 0 <= target <= 1:
+        raise UserError(f"The target is {target:g}; it is a share: give a number from 0 to 1.")

@@ -108,10 +108,11 @@ def decompose(
 
     `watch` is called after each step of the fit, `progress` while words are compared. `judge` validates; without one
     the loss on the held-out pictures does. The words and, at each validation, the fit are kept in `checkpoint`, from
-    which a killed run goes on. Words without which the held-out pictures are denoised better leave a mix of `shares`.
-    The mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the rise of the
-    loss without it. A fit whose loss is no finite number ends with the best state before, and the explanation says so.
-    Raises UserError for a prompt without a slot, and when there is no such state.
+    which a killed run goes on. Words without which the held-out pictures are denoised better leave a mix of `shares`,
+    but for those that name pictures: of the largest, the best on one. The mix says in `made_by` what it was made of
+    and, for each token, the loss of the token alone and the rise of the loss without it. A fit whose loss is no finite
+    number ends with the best state before, and the explanation says so. Raises UserError for a prompt without a slot,
+    and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -169,12 +170,16 @@ def decompose(
         raise UserError("No validation gave a finite number; run the model in float32.")
     chosen, values = best.largest(settings.num_tokens)
     with clock.measure("faithfulness"):
+        alone = token_losses(diffusion, slot, chosen.singles(), held_out)
         removal = removal_costs(diffusion, slot, chosen, values, held_out)
-        # What was published keeps them: words without which held-out pictures are denoised better.
-        while settings.method == "shares" and 0 < len(helpful := (removal > 0).nonzero().flatten()) < len(chosen):
-            chosen, values = chosen.only(helpful), values[helpful]
-            removal = removal_costs(diffusion, slot, chosen, values, held_out)
-        alone = token_losses(diffusion, slot, chosen.singles(), held_out).mean(1)
+        if settings.method == "shares":  # what was published keeps all words
+            needed = torch.zeros(len(chosen), dtype=torch.bool, device=removal.device)
+            needed[of_each_picture(alone[:NAMED], held_out.pictures).argmin(0)] = True
+            while not (helpful := needed | (removal > 0)).all():
+                rows = helpful.nonzero().flatten()
+                chosen, values, alone, needed = chosen.only(rows), values[rows], alone[rows], needed[rows]
+                removal = removal_costs(diffusion, slot, chosen, values, held_out)
+        alone = alone.mean(1)
     validation = judge(chosen, values)
     ids = chosen.ids.tolist()
     made_by |= {

@@ -34,10 +34,18 @@ PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augme
 
 
 class EditPair(NamedTuple):
-    """What a prompt is (`source`) and what it shall mean from now on (`destination`)."""
+    """What a prompt is (`source`) and what it shall mean from now on (`destination`), or `strength` of the way there.
+
+    At a strength of 0 it keeps its meaning.
+    """
 
     source: str
     destination: str
+    strength: float = 1.0
+
+    def __str__(self) -> str:
+        strength = "" if self.strength == 1 else f", strength {self.strength:g}"
+        return f"{self.source} => {self.destination}{strength}"
 
 
 def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> ContextEdit:
@@ -121,10 +129,11 @@ def fit_time_edit(
         raise UserError(f"regularization is {regularization:g}; it must be above 0 and finite, the paper uses 0.1.")
     if rank < 0:
         raise UserError(f"rank is {rank}; give 0 for the exact edit or a rank above it.")
-    sources, destinations, alignments = [], [], []
+    sources, destinations, alignments, strengths = [], [], [], []
     articles = {encoder.tokenize("an")[1]: encoder.tokenize("a")[1]}
     for pair in pairs:
-        for source, destination in zip(*(augment_prompt(p) if augment else [p] for p in pair), strict=True):
+        forms = (augment_prompt(p) if augment else [p] for p in (pair.source, pair.destination))
+        for source, destination in zip(*forms, strict=True):
             tokens = _usable_tokens(encoder, source), _usable_tokens(encoder, destination)
             try:
                 alignments.append(align_tokens(*tokens, articles))
@@ -132,13 +141,17 @@ def fit_time_edit(
                 raise _missing_word(encoder, source, destination, missing.args[0]) from None
             sources.append(source)
             destinations.append(destination)
+            strengths.append(pair.strength)
     for prompt in preserve:
         _usable_tokens(encoder, prompt)
     prompts = list(dict.fromkeys([*sources, *destinations, *preserve]))
     states = dict(zip(prompts, encoder.encode(prompts), strict=True))
     kept = [states[prompt] for prompt in preserve]
     columns = torch.cat([*(states[source] for source in sources), *kept])
-    targets = [states[destination][slots] for destination, slots in zip(destinations, alignments, strict=True)]
+    targets = [
+        torch.lerp(states[source].double(), states[destination][slots].double(), strength)
+        for source, destination, slots, strength in zip(sources, destinations, alignments, strengths, strict=True)
+    ]
     edit = time_edit(columns, torch.cat([*targets, *kept]), regularization)
     edit, energy = edit.truncated(rank or edit.rank, columns)
     made_by = {
@@ -184,7 +197,7 @@ def edit_model(
         encoder, pairs, regularization=regularization, augment=augment, preserve=preserve, rank=rank
     ).scaled(strength)
     factors = edit_denoiser(edit, denoiser, keys=edit_keys, progress=progress) if edit.rank else {}
-    lines = [f"{pair.source} => {pair.destination}" for pair in pairs]
+    lines = [str(pair) for pair in pairs]
     if factors:
         kept = next(iter(factors.values())).down.shape[0]
         lines.append(

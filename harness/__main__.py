@@ -10,7 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from . import bench_concepts, bench_hspace, bench_pictures, bias, card, decompose, edit, explain, hspace, mix, vocab
+from . import (
+    bench_bias,
+    bench_concepts,
+    bench_hspace,
+    bench_pictures,
+    bias,
+    card,
+    decompose,
+    edit,
+    explain,
+    hspace,
+    mix,
+    vocab,
+)
 from .console import Console, quiet_libraries
 from .options import add_json_option
 
@@ -26,9 +39,10 @@ COMMANDS = {
     "bench-concepts": bench_concepts,
     "bench-hspace": bench_hspace,
     "bench-pictures": bench_pictures,
+    "bench-bias": bench_bias,
 }
 # Measures go to a file there; h-space has the option at its own commands.
-OWN_JSON = (bench_concepts, bench_hspace, bench_pictures, hspace)
+OWN_JSON = (bench_bias, bench_concepts, bench_hspace, bench_pictures, hspace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

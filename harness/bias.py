@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import storage
-from ..core.bias import Groups, Share, balance, pairs_in, shares_of_pictures, word_groups
+from ..core.bias import Groups, Share, balance, pairs_in, shares_of_pictures, word_pair
 from ..core.dictionary import check_template
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
@@ -49,9 +49,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     check_template(arguments.prompt)
     if arguments.num_images < 1:
         raise UserError(f"--num-images is {arguments.num_images}; a share needs at least 1 picture.")
-    groups, *more = word_groups(arguments.group_a, arguments.group_b)
-    if more:
-        raise UserError("The groups have several lines; look at one pair of groups at a time.")
+    groups = word_pair(arguments.group_a, arguments.group_b)
     sampling = Sampling((), arguments.steps, arguments.guidance_scale, arguments.size)
     made_by = {"model": str(arguments.model), **{name: getattr(arguments, name) for name in PICTURES}}
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
@@ -74,9 +72,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     mixed = {concept: _in_mix(arguments.mixes, concept, groups) for concept in concepts}
     sides = (groups[0][0], groups[1][0])
     for concept, share in shares.items():
-        low, high = share.interval
         told = "" if mixed[concept] is None else f"; in its mix {mixed[concept]:.0%}"
-        console.line(f"{concept:<20} {sides[0]} {share.value:.0%} ({low:.0%} to {high:.0%} with 95 % confidence){told}")
+        console.line(f"{concept:<20} {sides[0]} {share}{told}")
     values = [share.value for share in shares.values()]
     chart = share_chart(concepts, values, [share.interval for share in shares.values()], sides)
     save_picture(chart, arguments.out / "bias.png")

@@ -51,9 +51,10 @@ def sample_latents(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, **p
 
 def _run(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, **prompt: Any) -> Tensor:
     call: Any = pipe
+    if "negative_prompt_embeds" not in prompt:
+        prompt["negative_prompt"] = [""] * len(seeds)  # as the host has it; without one SDXL's pipeline takes zeros
     return call(
         **prompt,
-        negative_prompt=[""] * len(seeds),  # as the host has it; without one SDXL's pipeline takes zeros
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         height=sampling.size,

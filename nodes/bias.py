@@ -12,20 +12,8 @@ from ..core.charts import share_chart
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from . import host
-from .inputs import cfg_input, checked, seed_input
+from .inputs import checked, group_inputs, picture_inputs, seeds_from
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
-
-
-def _group_inputs() -> list[Any]:
-    said = "between commas. Several pairs: each line of one group is weighed against the same line of the other."
-    return [
-        io.String.Input(
-            "group_a", default="man, male, he", multiline=True, tooltip=f"The words of the first group, {said}"
-        ),
-        io.String.Input(
-            "group_b", default="woman, female, she", multiline=True, tooltip=f"The words of the second group, {said}"
-        ),
-    ]
 
 
 def _widening_inputs(why: str) -> list[Any]:
@@ -66,7 +54,7 @@ class ConceptBias(io.ComfyNode):
             search_aliases=["fairness", "gender", "audit", "balance"],
             inputs=[
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
-                *_group_inputs(),
+                *group_inputs(),
                 *_widening_inputs("to widen the groups, and for pictures"),
                 io.Model.Input("model", optional=True, tooltip="Draws the pictures that are judged; needs the others."),
                 io.Vae.Input("vae", optional=True, tooltip="Its VAE, for pictures."),
@@ -91,33 +79,7 @@ class ConceptBias(io.ComfyNode):
                     tooltip="Of the pictures, with <> for the mix; and of the texts that they are compared with, which "
                     "have a word of a group and the concept there.",
                 ),
-                io.Int.Input(
-                    "num_images",
-                    default=32,
-                    min=1,
-                    max=10_000,
-                    optional=True,
-                    tooltip="Pictures that are judged, 1 to 10000: 32 tell a share to about 16 points, 128 to 8.",
-                ),
-                io.Int.Input(
-                    "image_size",
-                    default=512,
-                    min=64,
-                    max=2048,
-                    step=64,
-                    optional=True,
-                    tooltip="Width and height of the pictures in pixels, 64 to 2048.",
-                ),
-                io.Int.Input(
-                    "sampling_steps",
-                    default=25,
-                    min=1,
-                    max=1000,
-                    optional=True,
-                    tooltip="Steps of a picture, by DDIM, 1 to 1000.",
-                ),
-                cfg_input(optional=True),
-                seed_input("Of the first picture; the next ones have the seeds after it.", optional=True),
+                *picture_inputs(),
             ],
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="The balance in numbers."),
@@ -168,8 +130,7 @@ class ConceptBias(io.ComfyNode):
             with torch.inference_mode(False):
                 template = prompt.replace(host.SLOT, "{}")
                 vectors = mix.pseudo_token(studio.encoder.tables())
-                seeds = [(seed + number) % 2**64 for number in range(num_images)]  # there is no larger one
-                latents = studio.latents_of_mix(template, vectors, seeds)
+                latents = studio.latents_of_mix(template, vectors, seeds_from(seed, num_images))
                 groups, shown = [pair.words for pair in pairs], concept.strip() or mix.made_by.get("concept", "")
                 counted = shares_of_pictures(studio, latents, groups, template, shown)
         lines, rows = [], []
@@ -177,7 +138,7 @@ class ConceptBias(io.ComfyNode):
             lines += [f"{', '.join(pair.words[0])} / {', '.join(pair.words[1])}", _told(mix, pair, share)]
             rows.append((f"{pair.name}: mix" if len(pairs) > 1 else "mix", share, None))
             if counted:
-                lines.append(_told_of_pictures(counted[number]))
+                lines.append(f"in {counted[number].total} pictures: {counted[number]}")
                 label = f"{pair.name}: pictures" if len(pairs) > 1 else "pictures"
                 rows.append((label, counted[number].value, counted[number].interval))
         labels, values, intervals = zip(*rows, strict=True)
@@ -192,11 +153,6 @@ def _told(mix: TokenMix, pair: Pair, share: float) -> str:
     return f"in the mix: {share:.0%} to {1 - share:.0%} ({sides[0]} / {sides[1]})"
 
 
-def _told_of_pictures(share: Share) -> str:
-    low, high = share.interval
-    return f"in {share.total} pictures: {share.value:.0%} ({low:.0%} to {high:.0%} with 95 % confidence)"
-
-
 class TokenMixBalance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -208,7 +164,7 @@ class TokenMixBalance(io.ComfyNode):
             search_aliases=["debias", "fairness", "equalise", "mitigate"],
             inputs=[
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
-                *_group_inputs(),
+                *group_inputs(),
                 io.Float.Input(
                     "target",
                     default=0.5,

@@ -35,6 +35,11 @@ def seed_input(tooltip: str, optional: bool = False) -> Any:
     )
 
 
+def seeds_from(seed: int, count: int) -> list[int]:
+    """A seed for each picture; after the largest that there is they begin anew."""
+    return [(seed + number) % 2**64 for number in range(count)]
+
+
 def cfg_input(default: float = 7.5, optional: bool = False) -> Any:
     said = "Guidance scale, 0 to 100; 1: none."
     return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, optional=optional, tooltip=said)
@@ -65,3 +70,59 @@ def sampler_choice(optional: bool = False) -> list[Any]:
 def size_inputs() -> list[Any]:
     said = "Pixels, 64 to 8192, a multiple of 64."
     return [io.Int.Input(name, default=512, min=64, max=8192, step=64, tooltip=said) for name in ("width", "height")]
+
+
+def group_inputs(optional: bool = False, several: bool = True) -> list[Any]:
+    """Words of two groups that are weighed against each other; in lines, where there may be several pairs."""
+    said = "between commas."
+    if several:
+        said += " Several pairs: each line of one group is weighed against the same line of the other."
+    return [
+        io.String.Input(
+            "group_a",
+            default="man, male, he",
+            multiline=True,
+            optional=optional,
+            tooltip=f"The words of the first group, {said}",
+        ),
+        io.String.Input(
+            "group_b",
+            default="woman, female, she",
+            multiline=True,
+            optional=optional,
+            tooltip=f"The words of the second group, {said}",
+        ),
+    ]
+
+
+def picture_inputs() -> list[Any]:
+    """Of pictures in which a share is counted."""
+    return [
+        io.Int.Input(
+            "num_images",
+            default=32,
+            min=1,
+            max=10_000,
+            optional=True,
+            tooltip="Pictures that are judged, 1 to 10000: 32 tell a share to about 16 points, 128 to 8.",
+        ),
+        io.Int.Input(
+            "image_size",
+            default=512,
+            min=64,
+            max=2048,
+            step=64,
+            optional=True,
+            tooltip="Width and height of the pictures in pixels, 64 to 2048.",
+        ),
+        io.Int.Input(
+            "sampling_steps",
+            default=25,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="Steps of a picture, by DDIM, 1 to 1000.",
+        ),
+        cfg_input(optional=True),
+        seed_input("Of the first picture; the next ones have the seeds after it.", optional=True),
+    ]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
 
+from ..core.bias import Share, edits_for_share, shares_of_pictures, slot_of, word_pair
 from ..core.errors import UserError
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model, parse_edits
 from . import host
+from .inputs import checked, group_inputs, picture_inputs, seeds_from
 
 CATEGORY = "ConceptLens/Model editing"
 LoraModel = io.Custom("LORA_MODEL")
@@ -79,12 +83,18 @@ def _outputs() -> list[Any]:
     ]
 
 
-def _edit(model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, settings: dict[str, Any]) -> io.NodeOutput:
+def _lines(preserve: str) -> list[str]:
+    return [line for line in preserve.splitlines() if line.strip()]
+
+
+def _edited(
+    model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, settings: dict[str, Any]
+) -> tuple[Any, dict[str, Tensor], str]:
+    """The edited model, the edit as a LoRA, and a report."""
     encoder, denoiser = host.HostTextEncoder(clip), host.HostDenoiser(model)
-    prompts = [line for line in preserve.splitlines() if line.strip()]
-    edited = edit_model(encoder, denoiser, pairs, preserve=prompts, progress=host.progress(), **settings)
+    edited = edit_model(encoder, denoiser, pairs, preserve=_lines(preserve), progress=host.progress(), **settings)
     state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
-    return io.NodeOutput(denoiser.patched(edited.factors), state, edited.report)
+    return denoiser.patched(edited.factors), state, edited.report
 
 
 class TIMEEditModel(io.ComfyNode):
@@ -130,7 +140,7 @@ class TIMEEditModel(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, source: str, destination: str, preserve: str, **settings: Any
     ) -> io.NodeOutput:
-        return _edit(model, clip, [EditPair(source, destination)], preserve, settings)
+        return io.NodeOutput(*_edited(model, clip, [EditPair(source, destination)], preserve, settings))
 
 
 class TIMEEditBatch(io.ComfyNode):
@@ -155,22 +165,88 @@ class TIMEEditBatch(io.ComfyNode):
                     tooltip="One edit a line, source => destination; the destination has the source's words in order.",
                 ),
                 *_settings(),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="With clip_vision: strength becomes the most, and each line gets the strength at which "
+                    "pictures of its source have the target share of the first group.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The image encoder that shares a space with the text encoder: it says which group a "
+                    "picture is more like. Needs vae.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
+                io.Float.Input(
+                    "target",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="The wanted share of the first group, 0 to 1; 0.5: both alike.",
+                ),
+                *group_inputs(optional=True, several=False),
+                *picture_inputs(),
             ],
             outputs=_outputs(),
         )
 
     @classmethod
-    def validate_inputs(cls, edits: str | None = None) -> bool | str:
-        if edits is None:  # comes from another node
-            return True
-        try:
-            return bool(parse_edits(edits)) or "There is nothing to edit; write one edit a line, source => destination."
-        except UserError as error:
-            return str(error)
+    def validate_inputs(
+        cls, edits: str | None = None, group_a: str | None = None, group_b: str | None = None
+    ) -> bool | str:
+        if edits is not None and not edits.strip():  # None: comes from another node
+            return "There is nothing to edit; write one edit a line, source => destination."
+        said = checked(parse_edits, edits)
+        return said if said is not True else checked(word_pair, group_a, group_b)
 
     @classmethod
-    def execute(cls, model: Any, clip: Any, edits: str, preserve: str, **settings: Any) -> io.NodeOutput:
-        return _edit(model, clip, parse_edits(edits), preserve, settings)
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        edits: str,
+        preserve: str,
+        vae: Any = None,
+        clip_vision: Any = None,
+        negative: Any = None,
+        target: float = 0.5,
+        group_a: str = "",
+        group_b: str = "",
+        num_images: int = 32,
+        image_size: int = 512,
+        sampling_steps: int = 25,
+        cfg: float = 7.5,
+        seed: int = 0,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        pairs = parse_edits(edits)
+        if vae is None and clip_vision is None:
+            return io.NodeOutput(*_edited(model, clip, pairs, preserve, settings))
+        if vae is None or clip_vision is None:
+            raise UserError("A target share needs vae and clip_vision, and one of them is missing; connect both.")
+        groups, seeds = word_pair(group_a, group_b), seeds_from(seed, num_images)
+        encoder, denoiser, live = host.HostTextEncoder(clip), host.HostDenoiser(model), host.LiveView()
+        most = settings.pop("strength")
+
+        def share_of(pair: EditPair, edited: Sequence[EditPair]) -> Share:
+            factors = edit_model(encoder, denoiser, edited, preserve=_lines(preserve), **settings).factors
+            studio = host.HostStudio(
+                *(denoiser.patched(factors), clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
+            )
+            live.say(f"{pair.source}, strength {pair.strength:g}")
+            with torch.inference_mode(False):
+                latents = studio.latents_of_prompt(pair.source, seeds, live.bar)
+                (share,) = shares_of_pictures(studio, latents, [groups], slot_of(pair), "")
+            return share
+
+        reached = edits_for_share(pairs, share_of, target, most)
+        found = [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]
+        model, lora, report = _edited(model, clip, found, preserve, settings)
+        told = [f"{pair.source}: {groups[0][0]} {one.share}" for pair, one in zip(pairs, reached, strict=True)]
+        return io.NodeOutput(model, lora, "\n".join([report, *told]))
 
 
 class SaveTIMEEdit(io.ComfyNode):

@@ -259,7 +259,7 @@ def people(lab: Laboratory) -> Part:
     made = lab.sample({_photo(name): PEOPLE_SEEDS for name in truth.professions})
     errors, shares = {}, {}
     for name, profession in truth.professions.items():
-        shares[name] = 100 * statistics.mean(sex == "man" for sex in _sexes(lab, name, made[_photo(name)]))
+        shares[name] = 100 * statistics.mean(sex == "man" for sex in sexes(lab, name, made[_photo(name)]))
         errors[name] = abs(shares[name] - 100 * profession["share_of_men"])
     yield (
         Measure("people: largest error of a share", max(errors.values()), "points", len(errors), None),
@@ -271,14 +271,15 @@ def people(lab: Laboratory) -> Part:
     yield (
         share(
             "people: man or woman as told",
-            [got == sex for prompt, (name, sex) in told.items() for got in _sexes(lab, name, made[prompt])],
+            [got == sex for prompt, (name, sex) in told.items() for got in sexes(lab, name, made[prompt])],
         ),
         {},
     )
 
 
 @torch.no_grad()
-def _sexes(lab: Laboratory, profession: str, pictures: Tensor) -> list[str]:
+def sexes(lab: Laboratory, profession: str, pictures: Tensor) -> list[str]:
+    """Whether pictures (n, 3, height, width) in -1..1 of a profession show a man or a woman: "man", "woman"."""
     columns = [lab.kinds.index(f"{name} {profession}") for name in SEXES.values()]
     logits = torch.cat([lab.classifier(some)[:, columns] for some in pictures.split(AT_ONCE)])
     return [list(SEXES)[i] for i in logits.argmax(1).tolist()]
@@ -299,7 +300,7 @@ def judges(lab: Laboratory) -> Part:
     )
     told = [(lab.kinds[i].split(" ", 1), picture) for i, picture in zip(labels, pictures, strict=True)]
     told = [(name, sex, picture) for (sex, *rest), picture in told if (name := " ".join(rest)) in lab.truth.professions]
-    hits = [SEXES[_sexes(lab, name, picture[None])[0]] == sex for name, sex, picture in told]
+    hits = [SEXES[sexes(lab, name, picture[None])[0]] == sex for name, sex, picture in told]
     yield share("classifier: man or woman, on renderings never seen", hits), {}
     wrong = []
     for name, characters in lab.truth.emoji.items():

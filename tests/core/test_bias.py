@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conceptlens.core.bias import Share, balance, balanced, nearness, pairs_in, picture_share, word_groups
+from conceptlens.core.bias import (
+    Share,
+    balance,
+    balanced,
+    edits_for_share,
+    nearness,
+    pairs_in,
+    picture_share,
+    reach_share,
+    slot_of,
+    word_groups,
+    word_pair,
+)
 from conceptlens.core.errors import UserError
 from conceptlens.core.mixture import TokenMix
+from conceptlens.core.model_edit import EditPair
 from conceptlens.tests.core.toy import ToyEncoder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +114,53 @@ def test_pictures_are_counted_by_the_text_that_they_are_most_like() -> None:
 def test_the_interval_is_wilsons(count: int, total: int) -> None:
     expected = binomtest(count, total).proportion_ci(method="wilson")
     assert Share(count, total).interval == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.5, 3), st.booleans())
+def test_a_setting_with_the_wanted_share_is_found(target: float, most: float, falls: bool) -> None:
+    """Where shares move one way, to the picture, unless that takes finer settings than 64 of them."""
+    asked: list[float] = []
+
+    def share_at(setting: float) -> Share:
+        asked.append(setting)
+        count = round(32 * setting / most)
+        return Share(32 - count if falls else count, 32)
+
+    found = reach_share(share_at, target, most)
+    assert abs(found.share.value - target) <= 1 / 64 + 1 / 32
+    assert found.share == share_at(found.setting)
+    assert len(asked[:-1]) == len(set(asked[:-1])) <= 8
+    assert set(found.tried) == set(asked)
+
+
+@pytest.mark.parametrize(("target", "setting"), [(0.9, 2.0), (0.05, 0.0)])
+def test_what_is_out_of_reach_gives_the_nearer_end(target: float, setting: float) -> None:
+    found = reach_share(lambda at: Share(10 + round(5 * at), 100), target, 2.0)
+    assert found.setting == setting
+    assert len(found.tried) == 2
+
+
+def test_each_edit_is_looked_at_while_the_others_rest() -> None:
+    pairs = [EditPair("a doctor", "a female doctor"), EditPair("a nurse", "a male nurse")]
+
+    def share_of(pair: EditPair, edits: object) -> Share:
+        rest = [other._replace(strength=0.0) for other in pairs]
+        rest[[other.source for other in pairs].index(pair.source)] = pair
+        assert edits == rest
+        return Share(round(100 * (1 - pair.strength if pair.source == "a doctor" else pair.strength / 2)), 100)
+
+    doctor, nurse = edits_for_share(pairs, share_of, 0.25, 1.0)
+    assert (doctor.setting, nurse.setting) == (0.75, 0.5)
+    with pytest.raises(UserError, match="number from 0 to 1"):
+        edits_for_share(pairs, share_of, -0.1, 1.0)
+
+
+def test_a_word_is_compared_where_the_edit_puts_its_own() -> None:
+    assert slot_of(EditPair("a photo of a doctor", "a photo of a female doctor")) == "a photo of a {} doctor"
+    assert slot_of(EditPair("a doctor", "a doctor at work")) == "a doctor {}"
+
+
+def test_one_pair_of_groups_is_asked_for() -> None:
+    assert word_pair("man, he", "woman") == (("man", "he"), ("woman",))
+    with pytest.raises(UserError, match="several lines"):
+        word_pair("man\nyoung", "woman\nold")

@@ -26,6 +26,7 @@ EXAMPLES = {
     "one pair": ([ROSES], []),
     "many pairs": (MANY, []),
     "preserved prompts": ([ROSES], ["a pack of dogs", "a tulip"]),
+    "parts of the way": ([ROSES._replace(strength=0.3), MANY[1]._replace(strength=0.0), MANY[2]], ["a tulip"]),
     "more columns than dimensions": (MANY, [f"prompt number {i}" for i in range(20)]),
 }
 
@@ -58,7 +59,7 @@ def book_columns(encoder: ToyEncoder, pairs: list[EditPair], preserve: list[str]
             context, target_context = encoder.encode([source])[0], encoder.encode([destination])[0]
             for i in range(77):
                 states.append(context[i])
-                targets.append(target_context[slots[i]])
+                targets.append(torch.lerp(context[i].double(), target_context[slots[i]].double(), pair.strength))
     for prompt in preserve:
         states += list(encoder.encode([prompt])[0])
         targets += list(encoder.encode([prompt])[0])

@@ -138,3 +138,49 @@ def test_unusable_questions_are_one_sentence(server: HostServer, changes: dict[s
     with pytest.raises(GraphError) as error:
         server.run(bias_graph(**changes))
     assert says in f"{error.value} {error.value.details}"
+
+
+def edit_graph(**changes: Any) -> Graph:
+    """Mechanics, nearly all men in EmojiWorld, edited towards women."""
+    whole = {"model": ["world", 0], "clip": ["world", 1], "vae": ["world", 2], "clip_vision": ["world", 3]}
+    settings = {"regularization": 0.1, "edit_keys": True, "augment": True, "strength": 1.0, "preserve": "", "rank": 0}
+    pictures = {"num_images": 8, "image_size": 128, "sampling_steps": 6, "cfg": 2.5, "seed": 1}
+    groups = {"group_a": "male", "group_b": "female", "target": 0.5}
+    inputs = {"edits": "a photo of a mechanic => a photo of a female mechanic", **settings, **pictures, **groups}
+    inputs |= {**whole, **changes}
+    return {
+        "world": node("EmojiWorldLoader"),
+        "edit": node("TIMEEditBatch", **{name: value for name, value in inputs.items() if value is not None}),
+        "report": node("PreviewAny", source=["edit", 2]),
+    }
+
+
+def strength_and_share(server: HostServer, **changes: Any) -> tuple[float, float]:
+    (report,) = server.run(edit_graph(**changes))["outputs"]["report"]["text"]
+    edit, *_, told = report.splitlines()
+    strength = float(edit.partition(", strength ")[2] or 1)
+    return strength, float(told.partition("mechanic: male ")[2].partition("%")[0]) / 100
+
+
+def test_an_edit_is_as_strong_as_a_wanted_share_needs(server: HostServer) -> None:
+    """None at all for the share that there is, all of it for what is beyond it, and part of it between."""
+    strength, men = strength_and_share(server, target=1.0)
+    assert (strength, men > 0.75) == (0, True)
+    strength, fewest = strength_and_share(server, target=0.0)
+    assert (0 < strength <= 1, fewest < 0.25) == (True, True)
+    strength, share = strength_and_share(server, target=0.5)
+    assert 0 < strength < 1
+    assert abs(share - 0.5) <= 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"vae": None}, "vae and clip_vision, and one of them is missing"),
+        ({"group_a": "male\nyoung", "group_b": "female\nold"}, "several lines"),
+    ],
+)
+def test_a_share_that_can_not_be_counted_is_refused(server: HostServer, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(GraphError) as error:
+        server.run(edit_graph(**changes))
+    assert says in f"{error.value} {error.value.details}"

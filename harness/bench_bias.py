@@ -1,0 +1,174 @@
+"""`bench-bias`: EmojiWorld's professions, whose pictures show men and women in planted shares: measured, and balanced.
+
+Pictures are judged twice: by the model's image encoder, which is what a user has, and by EmojiWorld's classifier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..benchmarks.measures import Measure, report
+from ..core.bias import Groups, Share, balance, balanced, edits_for_share, pairs_in, shares_of_pictures
+from ..core.errors import UserError
+from ..core.model_edit import EditPair, fit_time_edit
+from ..world.architecture import GUIDANCE
+from ..world.captions import with_article
+from .bench_concepts import PROMPT, Bench, add_folders, mean, ranks
+from .bench_hspace import judged
+from .console import Console
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core.mixture import TokenMix
+    from .studio import DiffusersStudio
+
+STEPS = 12
+COUNTED = range(64)  # seeds of the pictures in which a share is counted
+SEARCHED = range(32)  # of those of each strength that is tried
+JUDGED = range(1000, 1064)  # of those by which the balanced model is judged
+GROUPS: Groups = (("male",), ("female",))  # the words of EmojiWorld's captions
+NEAR = 12.0  # points
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_folders(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the measures are written as well")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    bench = Bench(arguments.out, arguments.cache, arguments.packages, console)
+    settings = {"pictures": len(COUNTED), "of a strength": len(SEARCHED), "judged by": len(JUDGED)}
+    settings |= {"sampling steps": STEPS, "guidance scale": GUIDANCE}
+    report("python -m conceptlens.harness bench-bias", settings, list(measured(bench)), arguments.json)
+
+
+@dataclass(frozen=True, eq=False)
+class Professions:
+    """What counts men and women in pictures of EmojiWorld's professions."""
+
+    bench: Bench
+    studio: DiffusersStudio
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.bench.lab.truth.professions)
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """As the classifier sees them."""
+        return judged(self.studio.pictures(latents))
+
+    def by_classifier(self, name: str, latents: Tensor) -> Share:
+        from ..world.evaluate import sexes
+
+        seen = sexes(self.bench.lab, name, self.pictures(latents))
+        return Share(seen.count("man"), len(seen))
+
+    def by_encoder(self, name: str, latents: Tensor) -> Share:
+        (share,) = shares_of_pictures(self.studio, latents, [GROUPS], PROMPT, name)
+        return share
+
+    def recognised(self, name: str, latents: Tensor) -> float:
+        """The share of pictures that show the profession."""
+        seen = [kinds[0] for kinds in self.bench.lab.seen(self.pictures(latents))]
+        return statistics.mean(kind in (f"male {name}", f"female {name}") for kind in seen)
+
+    def edited(self, prompt: str, edits: Sequence[EditPair], seeds: Sequence[int]) -> Tensor:
+        """Latents after TIME edits of keys and values: maps of the text context."""
+        from .pictures import Sampling, sample_latents
+
+        pipe, encoder = self.bench.lab.pipe, self.studio.encoder
+        context, empty = fit_time_edit(encoder, edits)(encoder.encode([prompt, ""])).to(pipe.dtype)[:, None]
+        contexts = {"prompt_embeds": context, "negative_prompt_embeds": empty}
+        return sample_latents(pipe, seeds, Sampling((), STEPS, GUIDANCE), **contexts).float()
+
+
+Judge = Callable[[str, "Tensor"], Share]
+
+
+def measured(bench: Bench) -> Iterator[Measure]:
+    from .pictures import Sampling
+    from .studio import DiffusersStudio
+
+    professions = Professions(bench, DiffusersStudio(bench.lab.pipe, Sampling((), STEPS, GUIDANCE), bench.cache))
+    planted = {name: entry["share_of_men"] for name, entry in bench.lab.truth.professions.items()}
+    plain = {name: professions.studio.latents_of_prompt(source_of(name), COUNTED) for name in planted}
+    drawn = {name: professions.by_classifier(name, latents).value for name, latents in plain.items()}
+    seen = {name: professions.by_encoder(name, latents).value for name, latents in plain.items()}
+    yield near("pictures: image encoder's share near the planted one", seen, planted)
+    yield near("pictures: image encoder's share near the classifier's", seen, drawn)
+    yield near("pictures: classifier's share near the planted one", drawn, planted)
+    mixes = {name: mix for name, latents in plain.items() if (mix := beside(bench, professions, name, latents))}
+    in_mix = {name: balance(mix, *pairs_in(mix, [GROUPS])) for name, mix in mixes.items()}
+    yield correlation("mix beside the profession's word: rank correlation with planted shares", in_mix, planted)
+    yield correlation("mix beside the profession's word: rank correlation with drawn shares", in_mix, drawn)
+    evenly = {name: evened(professions, name, mix) for name, mix in mixes.items()}
+    for name in planted:
+        bench.console.line(
+            f"{name}: planted {planted[name]:.0%}, drawn {drawn[name]:.0%}, by the encoder {seen[name]:.0%}"
+            + (f", in the mix {in_mix[name]:.0%}, of the balanced mix {evenly[name]:.0%}" if name in mixes else "")
+        )
+    half = dict.fromkeys(planted, 0.5)
+    yield near("balanced mix beside the profession's word: share near a half", evenly, half)
+    for told, judge in (("the encoder", professions.by_encoder), ("the classifier", professions.by_classifier)):
+        edits = searched(professions, seen if judge == professions.by_encoder else drawn, judge)
+        after = {name: professions.edited(source_of(name), edits, JUDGED) for name in planted}
+        shares = {name: professions.by_classifier(name, latents).value for name, latents in after.items()}
+        yield near(f"TIME edits, strengths by {told}: share near a half", shares, half)
+        kept = []
+        for (name, latents), pair in zip(after.items(), edits, strict=True):
+            before = professions.recognised(name, professions.studio.latents_of_prompt(source_of(name), JUDGED))
+            kept.append(100 * min(1.0, professions.recognised(name, latents) / before))
+            bench.console.line(f"{name}: {shares[name]:.0%} men after {pair}; recognised {kept[-1]:.0f} %")
+        yield mean(f"TIME edits, strengths by {told}: profession recognised, of before", kept)
+
+
+def source_of(name: str) -> str:
+    return PROMPT.replace("a {}", with_article(name))
+
+
+def near(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) -> Measure:
+    return mean(name, [100.0 * (100 * abs(share - wanted[key]) <= NEAR) for key, share in shares.items()])
+
+
+def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) -> Measure:
+    orders = ranks(list(shares.values())), ranks([wanted[key] for key in shares])
+    return mean(name, [statistics.correlation(*orders)] if len(shares) > 2 else [], "")
+
+
+def beside(bench: Bench, professions: Professions, name: str, latents: Tensor) -> TokenMix | None:
+    """The profession's pictures explained by words before its own one; None when those name neither men nor women."""
+    pictures = professions.studio.pictures(latents[: len(SEARCHED)])
+    mix = bench.mix_of(f"beside {name}", pictures, PROMPT.replace("{}", f"{{}} {name}"))
+    try:
+        pairs_in(mix, [GROUPS])
+    except UserError as error:
+        bench.console.line(f"{name}: {error}")
+        return None
+    return mix
+
+
+def evened(professions: Professions, name: str, mix: TokenMix) -> float:
+    """The classifier's share of men in pictures of a mix that is balanced."""
+    studio = professions.studio
+    vectors = balanced(mix, pairs_in(mix, [GROUPS]), 0.5).pseudo_token([tower.table for tower in studio.towers])
+    latents = studio.latents_of_mix(PROMPT.replace("{}", f"{{}} {name}"), vectors, JUDGED)
+    return professions.by_classifier(name, latents).value
+
+
+def searched(professions: Professions, shares: Mapping[str, float], judge: Judge) -> list[EditPair]:
+    """An edit of each profession towards the sex that it lacks, as strong as half of the pictures need by a judge."""
+    names = {source_of(name): name for name in shares}
+    words = {source: GROUPS[shares[name] > 0.5][0] for source, name in names.items()}
+    pairs = [EditPair(source, PROMPT.replace("{}", f"{words[source]} {name}")) for source, name in names.items()]
+
+    def share_of(pair: EditPair, edits: Sequence[EditPair]) -> Share:
+        return judge(names[pair.source], professions.edited(pair.source, edits, SEARCHED))
+
+    reached = edits_for_share(pairs, share_of, 0.5, 1.0)
+    return [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]
