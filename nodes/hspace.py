@@ -6,14 +6,13 @@ from typing import Any, get_args
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..core.errors import UserError
 from ..core.hspace.charts import variance_chart
 from ..core.hspace.directions import HSpaceDirections, Position, disentangled
 from ..core.hspace.pca import pca
 from ..core.hspace.samples import HSpaceSamples
 from ..core.hspace.written import counted
 from . import host
-from .inputs import sampler_inputs, seed_input, size_inputs
+from .inputs import checked, sampler_inputs, seed_input, size_inputs
 
 CATEGORY = "ConceptLens/h-space"
 SamplesType = io.Custom("HSPACE_SAMPLES")
@@ -141,11 +140,7 @@ class HSpaceDisentangle(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, remove_indices: str | None = None) -> bool | str:
-        try:
-            counted(remove_indices or "")
-        except UserError as error:
-            return str(error)
-        return True
+        return checked(counted, remove_indices)
 
     @classmethod
     def execute(cls, directions: HSpaceDirections, remove: HSpaceDirections, remove_indices: str) -> io.NodeOutput:

@@ -16,6 +16,7 @@ from ..core.text_tower import PROJECTION
 from ..core.vocabulary import check_space, text_feature
 from . import host
 from .hspace import CATEGORY, FOUND, SamplesType
+from .inputs import checked
 
 PLAIN = ("{}",)  # the template of a text that is compared with pictures as it stands
 
@@ -82,11 +83,7 @@ class HSpaceContrastByText(io.ComfyNode):
         texts = [text for text in (positive_text, negative_text) if text is not None]
         if not all(text.strip() for text in texts):
             return "Both texts are needed: write what the direction shall bring, and what it leads away from."
-        try:
-            pair(balance or "")
-        except UserError as error:
-            return str(error)
-        return True
+        return checked(pair, balance)
 
     @classmethod
     def execute(

@@ -9,14 +9,13 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..core.errors import UserError
 from ..core.hspace.charts import values_chart
 from ..core.hspace.directions import Position
 from ..core.hspace.jacobian import SingularDirections, along_levels, directions_of_levels
 from ..core.hspace.written import percents
 from . import host
 from .hspace import CATEGORY, FOUND
-from .inputs import sampler_inputs, seed_input, size_inputs
+from .inputs import checked, sampler_inputs, seed_input, size_inputs
 
 
 class HSpaceJacobian(io.ComfyNode):
@@ -70,11 +69,7 @@ class HSpaceJacobian(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, at_percent: str | None = None) -> bool | str:
-        try:
-            percents(at_percent or "all")
-        except UserError as error:
-            return str(error)
-        return True
+        return checked(percents, at_percent)
 
     @classmethod
     def execute(

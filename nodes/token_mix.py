@@ -8,10 +8,10 @@ from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
 from ..core.charts import bar_chart, word_cloud
-from ..core.errors import UserError
 from ..core.mixture import MixEdits, TokenMix, mix_from_text
 from ..core.vocabulary import nearest_tokens
 from . import host
+from .inputs import checked
 
 CATEGORY = "ConceptLens/Concepts"
 TokenMixType = io.Custom("TOKEN_MIX")
@@ -97,13 +97,8 @@ class TokenMixConditioning(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None, coefficients: str | None = None) -> bool | str:
-        try:
-            if prompt is not None:  # None: comes from another node
-                host.check_slot(prompt)
-            MixEdits.parse(coefficients or "", host.CLIP_TOKENS)
-        except UserError as error:
-            return str(error)
-        return True
+        said = checked(host.check_slot, prompt)
+        return said if said is not True else checked(MixEdits.parse, coefficients, host.CLIP_TOKENS)
 
     @classmethod
     def execute(
