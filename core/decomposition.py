@@ -35,6 +35,7 @@ LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of the cos
 DRAWS_PER_PICTURE = 2  # of validation
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
 ENOUGH = 1.2  # times the loss of the concept's own word: what those may leave unexplained
+LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention
 PURSUED = 1000  # tokens of the dictionary that a mix is fitted from when they leave more
 
 
@@ -108,11 +109,11 @@ def decompose(
 
     `watch` is called after each step of the fit, `progress` while words are compared. `judge` validates; without one
     the loss on the held-out pictures does. The words and, at each validation, the fit are kept in `checkpoint`, from
-    which a killed run goes on. Words without which the held-out pictures are denoised better leave a mix of `shares`,
-    but for those that name pictures: of the largest, the best on one. The mix says in `made_by` what it was made of
-    and, for each token, the loss of the token alone and the rise of the loss without it. A fit whose loss is no finite
-    number ends with the best state before, and the explanation says so. Raises UserError for a prompt without a slot,
-    and when there is no such state.
+    which a killed run goes on. A mix of `shares` has no word with less than a hundredth of it, and none without which
+    the held-out pictures are denoised better, but for those that name pictures: of the largest, the best on one. The
+    mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the rise of the loss
+    without it. A fit whose loss is no finite number ends with the best state before, and the explanation says so.
+    Raises UserError for a prompt without a slot, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -170,16 +171,10 @@ def decompose(
         raise UserError("No validation gave a finite number; run the model in float32.")
     chosen, values = best.largest(settings.num_tokens)
     with clock.measure("faithfulness"):
-        alone = token_losses(diffusion, slot, chosen.singles(), held_out)
-        removal = removal_costs(diffusion, slot, chosen, values, held_out)
         if settings.method == "shares":  # what was published keeps all words
-            needed = torch.zeros(len(chosen), dtype=torch.bool, device=removal.device)
-            needed[of_each_picture(alone[:NAMED], held_out.pictures).argmin(0)] = True
-            while not (helpful := needed | (removal > 0)).all():
-                rows = helpful.nonzero().flatten()
-                chosen, values, alone, needed = chosen.only(rows), values[rows], alone[rows], needed[rows]
-                removal = removal_costs(diffusion, slot, chosen, values, held_out)
-        alone = alone.mean(1)
+            chosen, values = helpful(diffusion, slot, chosen, values, held_out)
+        alone = token_losses(diffusion, slot, chosen.singles(), held_out).mean(1)
+        removal = removal_costs(diffusion, slot, chosen, values, held_out)
     validation = judge(chosen, values)
     ids = chosen.ids.tolist()
     made_by |= {
@@ -317,6 +312,25 @@ def explained(losses: Tensor, pictures: Tensor, evidence: Tensor, iterations: in
 def _decisive(diffusion: Diffusion) -> tuple[int, int]:
     count = len(diffusion.alphas_cumprod)
     return int(DECISIVE[0] * count), int(DECISIVE[1] * count)
+
+
+def helpful(
+    diffusion: Diffusion, slot: Slot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
+) -> tuple[Dictionary, Tensor]:
+    """The tokens of a mix that do something, and their coefficients (tokens,), which are in descending order.
+
+    Those with less than a hundredth of the mix leave, and those without which the pictures are denoised better, until
+    there are none: but for the best of the largest on a picture, which the sum of all may hide.
+    """
+    worth = (coefficients >= LEAST * coefficients.sum()).nonzero().flatten()
+    dictionary, coefficients = dictionary.only(worth), coefficients[worth]
+    largest = dictionary.only(torch.arange(min(NAMED, len(dictionary))))
+    losses = of_each_picture(token_losses(diffusion, slot, largest.singles(), drawn), drawn.pictures)
+    best = torch.zeros(len(dictionary), dtype=torch.bool, device=coefficients.device)
+    best[losses.argmin(0)] = True
+    while not (stays := best | (removal_costs(diffusion, slot, dictionary, coefficients, drawn) > 0)).all():
+        dictionary, coefficients, best = dictionary.only(stays.nonzero().flatten()), coefficients[stays], best[stays]
+    return dictionary, coefficients
 
 
 def removal_costs(
