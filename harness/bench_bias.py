@@ -34,6 +34,7 @@ SEARCHED = range(32)  # of those of each strength that is tried
 JUDGED = range(1000, 1064)  # of those by which the balanced model is judged
 GROUPS: Groups = (("male",), ("female",))  # the words of EmojiWorld's captions
 NEAR = 12.0  # points
+REGULARIZATION = 30.0  # lambda of EmojiWorld's narrow text encoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     bench = Bench(arguments.out, arguments.cache, arguments.packages, console)
     settings = {"pictures": len(COUNTED), "of a strength": len(SEARCHED), "judged by": len(JUDGED)}
-    settings |= {"sampling steps": STEPS, "guidance scale": GUIDANCE}
+    settings |= {"sampling steps": STEPS, "guidance scale": GUIDANCE, "lambda": REGULARIZATION}
     report("python -m conceptlens.harness bench-bias", settings, list(measured(bench)), arguments.json)
 
 
@@ -83,7 +84,8 @@ class Professions:
         from .pictures import Sampling, sample_latents
 
         pipe, encoder = self.bench.lab.pipe, self.studio.encoder
-        context, empty = fit_time_edit(encoder, edits)(encoder.encode([prompt, ""])).to(pipe.dtype)[:, None]
+        edit = fit_time_edit(encoder, edits, regularization=REGULARIZATION)
+        context, empty = edit(encoder.encode([prompt, ""])).to(pipe.dtype)[:, None]
         contexts = {"prompt_embeds": context, "negative_prompt_embeds": empty}
         return sample_latents(pipe, seeds, Sampling((), STEPS, GUIDANCE), **contexts).float()
 

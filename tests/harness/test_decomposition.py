@@ -10,7 +10,7 @@ import pytest
 import torch
 from conceptlens.core.backend import Family
 from conceptlens.core.checkpoint import Checkpoint
-from conceptlens.core.decomposition import Concept, decompose, explained, explains, race, removal_costs
+from conceptlens.core.decomposition import Concept, decompose, explained, explains, helpful, race, removal_costs
 from conceptlens.core.dictionary import Dictionary, Slot, loss_gradient, own_words, rank_by_gradient, token_losses
 from conceptlens.core.diffusion import Draws, Prediction, add_noise, denoising_loss, draw
 from conceptlens.core.errors import UserError
@@ -386,6 +386,21 @@ def test_removal_is_the_rise_of_the_loss(planted: Planted, slot: Slot, dictionar
     torch.testing.assert_close(removal[7], losses[0] - losses[1], rtol=1e-3, atol=1e-6)
     whole = removal_costs(planted, slot, dictionary.only(torch.tensor([7])), values[7:8], drawn)
     assert whole.tolist() == [0]
+
+
+def test_words_that_do_nothing_leave_a_mix(planted: Planted, slot: Slot, vocabulary: Vocabulary) -> None:
+    """One with less than a hundredth, and one that stands between the two; not "river", which names the dark pictures.
+
+    It is of no help to the sum, as nearly all pictures are bright ones.
+    """
+    rows = [vocabulary.texts.index(word) for word in ("castle", "river", "palace", "dog")]
+    dictionary, values = Dictionary.of(vocabulary, rows, CPU), torch.tensor([0.6, 0.2, 0.1, 0.004])
+    drawn = draw(pictures_of(15, 1), 16, (0, 1000), torch.Generator().manual_seed(1))
+    costs = removal_costs(planted, slot, dictionary, values, drawn)
+    assert costs[0] > 0 > max(costs[1], costs[2])
+    found, coefficients = helpful(planted, slot, dictionary, values, drawn)
+    assert found.texts == ["castle", "river"]
+    assert coefficients.tolist() == values[:2].tolist()
 
 
 class Narrow(Planted):
