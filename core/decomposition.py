@@ -328,7 +328,8 @@ def helpful(
     losses = of_each_picture(token_losses(diffusion, slot, largest.singles(), drawn), drawn.pictures)
     best = torch.zeros(len(dictionary), dtype=torch.bool, device=coefficients.device)
     best[losses.argmin(0)] = True
-    while not (stays := best | (removal_costs(diffusion, slot, dictionary, coefficients, drawn) > 0)).all():
+    # Not "costs > 0": what a model that overflows says of a word is no reason to drop it.
+    while not (stays := best | ~(removal_costs(diffusion, slot, dictionary, coefficients, drawn) <= 0)).all():
         dictionary, coefficients, best = dictionary.only(stays.nonzero().flatten()), coefficients[stays], best[stays]
     return dictionary, coefficients
 
