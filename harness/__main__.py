@@ -22,6 +22,7 @@ from . import (
     explain,
     hspace,
     mix,
+    timed,
     vocab,
 )
 from .console import Console, quiet_libraries
@@ -36,13 +37,14 @@ COMMANDS = {
     "bias": bias,
     "card": card,
     "hspace": hspace,
+    "timed": timed,
     "bench-concepts": bench_concepts,
     "bench-hspace": bench_hspace,
     "bench-pictures": bench_pictures,
     "bench-bias": bench_bias,
 }
 # Measures go to a file there; h-space has the option at its own commands.
-OWN_JSON = (bench_bias, bench_concepts, bench_hspace, bench_pictures, hspace)
+OWN_JSON = (bench_bias, bench_concepts, bench_hspace, bench_pictures, hspace, timed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

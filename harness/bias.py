@@ -6,18 +6,17 @@ Finished concepts are skipped. Under `accelerate launch` or `torchrun` the proce
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import storage
 from ..core.bias import Groups, Share, balance, pairs_in, shares_of_pictures, word_pair
 from ..core.dictionary import check_template
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from .console import Console
 from .options import add_concept_options, add_model_options, concepts_of, file_name, open_model
+from .results import keep_result, kept_result
 
 PICTURES = ("group_a", "group_b", "prompt", "num_images", "seed", "steps", "guidance_scale", "size")
 
@@ -63,8 +62,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         with console.progress(concept) as progress:
             latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)
         (share,) = shares_of_pictures(studio, latents, [groups], arguments.prompt, concept)
-        found = {**made_by, "concept": concept, "count": share.count, "total": share.total}
-        storage.write_bytes(files[concept], json.dumps(found, indent=1, ensure_ascii=False).encode())
+        keep_result(files[concept], made_by, {"concept": concept, "count": share.count, "total": share.total})
     processes.meet()
     if not processes.first:
         return
@@ -82,20 +80,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 def _counted(file: Path, made_by: Mapping[str, Any]) -> Share | None:
     """What an earlier run has counted. Raises UserError when that run counted something else."""
-    if not file.exists():
-        return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        share = Share(found["count"], found["total"])
-        other = next((name for name, value in made_by.items() if found.get(name) != value), None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} can't be read ({error}); remove it to count anew.") from error
-    if other:
-        raise UserError(
-            f"{file} was made with other {other} ({found.get(other)}, not {made_by[other]}); remove it, or choose "
-            "another --out."
-        )
-    return share
+    found = kept_result(file, made_by, "count", "total")
+    return Share(found["count"], found["total"]) if found else None
 
 
 def _in_mix(mixes: Path | None, concept: str, groups: Groups) -> float | None:

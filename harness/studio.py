@@ -93,11 +93,8 @@ class DiffusersStudio:
         model: Any = getattr(self._pipe, "image_encoder", None)
         if model is None:
             return None
-        inputs = _cut_to_square(pictures.permute(0, 3, 1, 2), model.config.image_size)
-        mean, std = (
-            torch.tensor(getattr(model.config, f"image_{name}", clip)).view(3, 1, 1) for name, clip in CLIP_COLOURS
-        )
-        embeds = model((inputs.mul(255).round() / 255 - mean).div(std).to(model.device, model.dtype)).image_embeds
+        inputs = clip_inputs(pictures, model.config)
+        embeds = model(inputs.to(model.device, model.dtype)).image_embeds
         return normalize(embeds.float().cpu(), dim=-1)
 
     def _drawn(self, prompt: str, seeds: Sequence[int]) -> Tensor:
@@ -131,6 +128,13 @@ class DiffusersStudio:
 def portions(seeds: Sequence[int], size: int = PICTURES_AT_ONCE) -> list[Sequence[int]]:
     """Seeds as they are drawn together."""
     return [seeds[first : first + size] for first in range(0, len(seeds), size)]
+
+
+def clip_inputs(pictures: Tensor, config: Any) -> Tensor:
+    """Pictures (n, height, width, 3) in 0..1 as CLIP's vision model with this configuration sees them."""
+    square = _cut_to_square(pictures.permute(0, 3, 1, 2), config.image_size)
+    mean, std = (torch.tensor(getattr(config, f"image_{name}", clip)).view(3, 1, 1) for name, clip in CLIP_COLOURS)
+    return (square.mul(255).round() / 255 - mean).div(std)
 
 
 def _cut_to_square(pictures: Tensor, size: int) -> Tensor:

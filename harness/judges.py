@@ -1,0 +1,72 @@
+"""Judges of how much a picture is like a text: the model's own image and text encoders, or a CLIP from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import CLIPModel, CLIPTokenizer
+
+from ..core.errors import UserError
+from ..core.text_tower import PROJECTION
+from ..core.vocabulary import check_space, text_feature
+from .studio import DiffusersStudio, clip_inputs
+
+
+class Judge(Protocol):
+    """Pictures and texts as features of unit length in one space."""
+
+    def pictures(self, pictures: Tensor) -> Tensor:
+        """Of pictures (n, height, width, 3) in 0..1: (n, width)."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """(texts, width)."""
+        ...
+
+
+class OwnJudge:
+    """A pipeline's image encoder and its text encoder with the projection into the same space."""
+
+    def __init__(self, studio: DiffusersStudio) -> None:
+        self._studio, self._tower = studio, studio.towers[-1]
+
+    def pictures(self, pictures: Tensor) -> Tensor:
+        features = self._studio.features(pictures)
+        if features is None:
+            raise UserError("The model has no image encoder to judge pictures; give a CLIP model folder as --clip.")
+        projection = self._tower.weights.get(PROJECTION)
+        check_space(projection is not None, 0 if projection is None else len(projection), features)
+        return features
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        encoder = self._studio.encoder
+        return torch.stack([text_feature(encoder, self._tower, text, ["{}"]).cpu() for text in texts])
+
+
+class ClipJudge:
+    """A CLIP model in a transformers folder."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        try:
+            self._model = CLIPModel.from_pretrained(path, local_files_only=True).to(device).eval()
+            self._tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = f"{path} could not be loaded as a CLIP model ({str(error).splitlines()[0]})"
+            raise UserError(f"{reason}; give a folder that transformers' CLIPModel has saved.") from error
+
+    @torch.no_grad()
+    def pictures(self, pictures: Tensor) -> Tensor:
+        inputs = clip_inputs(pictures, self._model.config.vision_config)
+        pooled = self._model.vision_model(inputs.to(self._model.device)).pooler_output
+        return normalize(self._model.visual_projection(pooled).cpu(), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        inputs = self._tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
+        pooled = self._model.text_model(**inputs.to(self._model.device)).pooler_output
+        return normalize(self._model.text_projection(pooled).cpu(), dim=-1)

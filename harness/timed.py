@@ -1,0 +1,229 @@
+"""`timed`: the evaluation of TIME edits as published, on any diffusers model and any file with the columns of TIMED.
+
+Defaults are the paper's: 24 seeds, 50 steps, guidance scale 7.5, lambda 0.1. A file of professions is evaluated as one:
+how strong each edit has to be for half of the pictures to show either sex is found first. Finished edits are skipped.
+Under `accelerate launch` or `torchrun` the processes share the edits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ..benchmarks.measures import Measure, report
+from ..core.bias import Share, edits_for_share, picture_share
+from ..core.errors import UserError
+from ..core.lora import lora_state_dict
+from ..core.model_edit import EditPair, edit_model
+from ..core.timed import (
+    FIGURES,
+    Leanings,
+    TimedPair,
+    TimedProfession,
+    Wording,
+    intervals,
+    is_professions,
+    mean_scores,
+    read_pairs,
+    read_professions,
+)
+from .bench_concepts import mean
+from .console import Console
+from .options import add_model_options, file_name, open_model
+from .results import keep_result, kept_result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .diffusers_backend import Pipeline
+    from .judges import Judge
+    from .studio import DiffusersStudio
+
+Method = Literal["time", "none", "words"]
+MOST = 2.0  # times an edit: how strong a profession's may be
+SETTINGS = ("method", "regularization", "strength", "values_only", "no_augment", "preserve_others")
+SAMPLING = ("num_seeds", "steps", "guidance_scale", "size")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_model_options(parser)
+    add("--dataset", type=Path, required=True, metavar="CSV", help="with TIMED's columns, of pairs or of professions")
+    add("--clip", type=Path, metavar="PATH", help="CLIP that judges (transformers folder); default: the model's own")
+    add("--method", choices=get_args(Method), default="time", help="or the model as it is, or the edit said in words")
+    add("--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="above 0 (default 0.1)")
+    add("--strength", type=float, default=1.0, metavar="S", help="of the edits of pairs (default 1)")
+    add("--values-only", action="store_true", help="edit values only, not keys")
+    add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
+    add("--preserve-others", action="store_true", help="the sources of the other edits keep their meaning")
+    add("--num-seeds", type=int, default=24, metavar="N", help="pictures of each prompt (default 24)")
+    add("--steps", type=int, default=50, help="sampling steps (default 50)")
+    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
+    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+    add("--margin", type=float, default=0.0, metavar="M", help="by which a picture has to be more alike (default 0)")
+    add("--out", type=Path, required=True, metavar="DIR", help="where the result of each edit is kept")
+    add("--json", type=Path, metavar="FILE", help="where the measures are written as well")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    from .judges import ClipJudge, OwnJudge
+    from .pictures import Sampling
+    from .processes import Processes
+    from .studio import DiffusersStudio
+
+    if arguments.num_seeds < 1:
+        raise UserError(f"--num-seeds is {arguments.num_seeds}; a share needs at least 1 picture.")
+    if is_professions(arguments.dataset) and arguments.method != "time":
+        raise UserError("Professions are looked at before and after their edits in any case; leave --method out.")
+    kind = Professions if is_professions(arguments.dataset) else Pairs
+    entries = kind.read(arguments.dataset)
+    files = [arguments.out / f"{file_name(entry.edit.destination)}.json" for entry in entries]
+    if len(set(files)) < len(files):
+        raise UserError(f"Two rows of {arguments.dataset} have the same destination; drop one.")
+    made_by = {"model": str(arguments.model), "loras": list(map(str, arguments.lora))}
+    made_by |= {"clip": arguments.clip and str(arguments.clip)}
+    made_by |= {name: getattr(arguments, name) for name in SETTINGS + SAMPLING}
+    asked = [{**made_by, "edit": list(entry.edit), "wordings": list(map(list, entry.wordings))} for entry in entries]
+    work = list(zip(entries, files, asked, strict=True))
+    pending = [(entry, file, by) for entry, file, by in work if kept_result(file, by, *kind.results) is None]
+    processes = Processes()
+    console.bars = processes.first
+    pipe = open_model(arguments, processes.device)
+    processes.check_shared(arguments.out)
+    studio = DiffusersStudio(pipe, Sampling((), arguments.steps, arguments.guidance_scale, arguments.size))
+    judge = ClipJudge(arguments.clip, pipe.device) if arguments.clip else OwnJudge(studio)
+    evaluation = kind(Workshop(pipe, studio, judge, arguments), entries)
+    for number, (entry, file, by) in enumerate(mine := processes.share(pending), start=1):
+        console.line(f"{entry.edit} ({number} of {len(mine)})")
+        keep_result(file, by, evaluation.evaluate(entry))
+    processes.meet()
+    if processes.first:
+        found = [result for _, file, by in work if (result := kept_result(file, by, *kind.results))]
+        settings = {"dataset": arguments.dataset.name, "margin": arguments.margin, **made_by}
+        measures = list(evaluation.measures(found))
+        report("python -m conceptlens.harness timed", settings, measures, arguments.json)
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """A model whose meaning is changed, and a judge of its pictures."""
+
+    pipe: Pipeline
+    studio: DiffusersStudio
+    judge: Judge
+    arguments: argparse.Namespace
+
+    @contextmanager
+    def edited(self, edit: EditPair, preserve: Sequence[str] = ()) -> Iterator[None]:
+        """The model under a TIME edit."""
+        from .diffusers_backend import DiffusersDenoiser
+
+        denoiser, given = DiffusersDenoiser(self.pipe), self.arguments
+        made = edit_model(
+            self.studio.encoder,
+            denoiser,
+            [edit],
+            regularization=given.regularization,
+            edit_keys=not given.values_only,
+            augment=not given.no_augment,
+            preserve=preserve,
+        )
+        if not made.factors:  # a strength of 0
+            yield
+            return
+        denoiser.apply(lora_state_dict(made.edit, made.factors, denoiser.family))
+        try:
+            yield
+        finally:
+            denoiser.remove()
+
+    def features(self, prompt: str) -> Tensor:
+        """Of one picture a seed, (seeds, width)."""
+        latents = self.studio.latents_of_prompt(prompt, range(self.arguments.num_seeds))
+        return self.judge.pictures(self.studio.pictures(latents))
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Efficacy, generality and specificity of edits."""
+
+    workshop: Workshop
+    entries: Sequence[TimedPair]
+
+    results = ("source", "positives", "negatives")
+    read = staticmethod(read_pairs)
+
+    def evaluate(self, entry: TimedPair) -> dict[str, Any]:
+        """What is kept: the edit's `Leanings`."""
+        given = self.workshop.arguments
+        if given.method != "time":
+            return asdict(self._leanings(entry))
+        with self.workshop.edited(entry.edit._replace(strength=given.strength), self._preserved(entry)):
+            return asdict(self._leanings(entry))
+
+    def _preserved(self, entry: TimedPair) -> list[str]:
+        """Sources of other edits, but for prompts by which this one is judged."""
+        if not self.workshop.arguments.preserve_others:
+            return []
+        judged = {wording.prompt.casefold() for wording in entry.wordings}
+        others = dict.fromkeys(other.edit.source for other in self.entries)
+        return [source for source in others if source.casefold() not in judged]
+
+    def _leanings(self, entry: TimedPair) -> Leanings:
+        said = self.workshop.arguments.method == "words"
+        source, *positives = (self._leaning(wording, said) for wording in entry.wordings[: -len(entry.negatives)])
+        return Leanings(source, positives, [self._leaning(wording, False) for wording in entry.negatives])
+
+    def _leaning(self, wording: Wording, said: bool) -> list[float]:
+        """How much more each picture is like the changed wording, which is also its prompt when it is `said`."""
+        prompt, changed = self.workshop.judge.texts(wording)
+        return (self.workshop.features(wording.changed if said else wording.prompt) @ (changed - prompt)).tolist()
+
+    def measures(self, found: Sequence[dict[str, Any]]) -> Iterator[Measure]:
+        margin = self.workshop.arguments.margin
+        scores = [Leanings(*(one[name] for name in self.results)).scores(margin) for one in found]
+        spread = intervals(scores)
+        for name in FIGURES:
+            value = getattr(mean_scores(scores), name)
+            yield Measure(f"timed: {name}", value, "%", len(scores), spread[name])
+
+
+@dataclass(frozen=True, eq=False)
+class Professions:
+    """How far professions are from even shares of men and women, before and after their edits."""
+
+    workshop: Workshop
+    entries: Sequence[TimedProfession]
+
+    results = ("reached", "before", "after")
+    read = staticmethod(read_professions)
+
+    def evaluate(self, entry: TimedProfession) -> dict[str, Any]:
+        """What is kept: the strength that makes the validation prompt even, and the tests' shares of the rarer sex."""
+
+        def share_of(edit: EditPair, _: Sequence[EditPair]) -> Share:
+            with self.workshop.edited(edit):
+                return self._share(entry, entry.validation)
+
+        before = [self._share(entry, wording).value for wording in entry.tests]
+        (reached,) = edits_for_share([entry.edit], share_of, 0.5, MOST)
+        with self.workshop.edited(entry.edit._replace(strength=reached.setting)):
+            after = [self._share(entry, wording).value for wording in entry.tests]
+        return {"reached": reached.setting, "before": before, "after": after}
+
+    def _share(self, entry: TimedProfession, wording: Wording) -> Share:
+        rarer, other = self.workshop.judge.texts([wording.changed, entry.opposite(wording)])
+        return picture_share(self.workshop.features(wording.prompt), rarer[None], other[None])
+
+    def measures(self, found: Sequence[dict[str, Any]]) -> Iterator[Measure]:
+        for name in ("before", "after"):
+            shares = [statistics.mean(one[name]) for one in found]
+            yield mean(f"timed: share of the rarer sex {name} the edit", [100 * share for share in shares])
+            distances = [abs(share - 0.5) / 0.5 for share in shares]
+            yield mean(f"timed: distance from even shares {name} the edit, 0 to 1", distances, "")
