@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ class ClipJudge:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         try:
-            self._model = CLIPModel.from_pretrained(path, local_files_only=True).to(device).eval()
+            model: Any = CLIPModel.from_pretrained(path, local_files_only=True)
+            self._model = model.to(device).eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = f"{path} could not be loaded as a CLIP model ({str(error).splitlines()[0]})"

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--num-seeds is {arguments.num_seeds}; a share needs at least 1 picture.")
     if is_professions(arguments.dataset) and arguments.method != "time":
         raise UserError("Professions are looked at before and after their edits in any case; leave --method out.")
-    kind = Professions if is_professions(arguments.dataset) else Pairs
+    kind: Any = Professions if is_professions(arguments.dataset) else Pairs  # each reads what it evaluates
     entries = kind.read(arguments.dataset)
     files = [arguments.out / f"{file_name(entry.edit.destination)}.json" for entry in entries]
     if len(set(files)) < len(files):
