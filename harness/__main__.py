@@ -17,6 +17,7 @@ from . import (
     bench_pictures,
     bias,
     card,
+    conceptor_eval,
     decompose,
     edit,
     explain,
@@ -38,13 +39,14 @@ COMMANDS = {
     "card": card,
     "hspace": hspace,
     "timed": timed,
+    "conceptor-eval": conceptor_eval,
     "bench-concepts": bench_concepts,
     "bench-hspace": bench_hspace,
     "bench-pictures": bench_pictures,
     "bench-bias": bench_bias,
 }
 # Measures go to a file there; h-space has the option at its own commands.
-OWN_JSON = (bench_bias, bench_concepts, bench_hspace, bench_pictures, hspace, timed)
+OWN_JSON = (bench_bias, bench_concepts, bench_hspace, bench_pictures, conceptor_eval, hspace, timed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--num-images is {arguments.num_images}; a share needs at least 1 picture.")
     groups = word_pair(arguments.group_a, arguments.group_b)
     sampling = Sampling((), arguments.steps, arguments.guidance_scale, arguments.size)
-    made_by = {"model": str(arguments.model), **{name: getattr(arguments, name) for name in PICTURES}}
+    made_by = {"model": str(arguments.model), "loras": list(map(str, arguments.lora))}
+    made_by |= {name: getattr(arguments, name) for name in PICTURES}
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
     pending = [concept for concept, file in files.items() if _counted(file, made_by) is None]
     processes = Processes()
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         with console.progress(concept) as progress:
             latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)
         (share,) = shares_of_pictures(studio, latents, [groups], arguments.prompt, concept)
-        keep_result(files[concept], made_by, {"concept": concept, "count": share.count, "total": share.total})
+        keep_result(files[concept], made_by, {"count": share.count, "total": share.total})
     processes.meet()
     if not processes.first:
         return

@@ -24,24 +24,36 @@ class Judge(Protocol):
         """Of pictures (n, height, width, 3) in 0..1: (n, width)."""
         ...
 
+    def layers(self, pictures: Tensor) -> list[Tensor]:
+        """What each layer of the image encoder makes of the pictures, (n, positions, channels)."""
+        ...
+
     def texts(self, texts: Sequence[str]) -> Tensor:
         """(texts, width)."""
         ...
 
 
 class OwnJudge:
-    """A pipeline's image encoder and its text encoder with the projection into the same space."""
+    """A pipeline's image encoder and its text encoder with the projection into the same space.
+
+    Raises UserError when the pipeline has none.
+    """
 
     def __init__(self, studio: DiffusersStudio) -> None:
-        self._studio, self._tower = studio, studio.towers[-1]
+        self._studio, self._tower, self._vision = studio, studio.towers[-1], studio.image_encoder
+        if self._vision is None:
+            raise UserError("The model has no image encoder to judge pictures; give a CLIP model folder as --clip.")
+        projection = self._tower.weights.get(PROJECTION)
+        width = 0 if projection is None else len(projection)
+        check_space(projection is not None, width, torch.empty(0, self._vision.config.projection_dim))
 
     def pictures(self, pictures: Tensor) -> Tensor:
         features = self._studio.features(pictures)
-        if features is None:
-            raise UserError("The model has no image encoder to judge pictures; give a CLIP model folder as --clip.")
-        projection = self._tower.weights.get(PROJECTION)
-        check_space(projection is not None, 0 if projection is None else len(projection), features)
+        assert features is not None  # there is an image encoder
         return features
+
+    def layers(self, pictures: Tensor) -> list[Tensor]:
+        return _layers(self._vision, pictures, self._vision.config)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         encoder = self._studio.encoder
@@ -66,8 +78,17 @@ class ClipJudge:
         pooled = self._model.vision_model(inputs.to(self._model.device)).pooler_output
         return normalize(self._model.visual_projection(pooled).cpu(), dim=-1)
 
+    def layers(self, pictures: Tensor) -> list[Tensor]:
+        return _layers(self._model.vision_model, pictures, self._model.config.vision_config)
+
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         inputs = self._tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
         pooled = self._model.text_model(**inputs.to(self._model.device)).pooler_output
         return normalize(self._model.text_projection(pooled).cpu(), dim=-1)
+
+
+@torch.no_grad()
+def _layers(vision: Any, pictures: Tensor, config: Any) -> list[Tensor]:
+    inputs = clip_inputs(pictures, config).to(vision.device, vision.dtype)
+    return [states.float().cpu() for states in vision(inputs, output_hidden_states=True).hidden_states]

@@ -13,7 +13,8 @@ from ..core.errors import UserError
 
 def keep_result(file: Path, made_by: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Writes what was found; an older file survives a failure."""
-    storage.write_bytes(file, json.dumps({**made_by, **found}, indent=1, ensure_ascii=False).encode())
+    kept = {"made_by": dict(made_by), "found": dict(found)}
+    storage.write_bytes(file, json.dumps(kept, indent=1, ensure_ascii=False).encode())
 
 
 def kept_result(file: Path, made_by: Mapping[str, Any], *names: str) -> dict[str, Any] | None:
@@ -24,15 +25,17 @@ def kept_result(file: Path, made_by: Mapping[str, Any], *names: str) -> dict[str
     if not file.exists():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        by, found = kept["made_by"], kept["found"]
         missing = [name for name in names if name not in found]
-    except (OSError, ValueError, TypeError) as error:
+        other = next((name for name, value in made_by.items() if by.get(name) != value), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} can't be read ({error}); remove it to begin anew.") from error
     if missing:
         raise UserError(f"{file} has no {missing[0]}; remove it to begin anew.")
-    if other := next((name for name, value in made_by.items() if found.get(name) != value), None):
+    if other:
         raise UserError(
-            f"{file} was made with other {other} ({found.get(other)}, not {made_by[other]}); remove it, or choose "
-            "another --out."
+            f"{file} was made with other {other} ({by.get(other)}, not {made_by[other]}); remove it, or choose another "
+            "--out."
         )
     return found

@@ -44,6 +44,11 @@ class DiffusersStudio:
     def towers(self) -> list[TextTower]:
         return self.encoder.towers()  # a copy of all weights: made once, not for each picture of a mix
 
+    @property
+    def image_encoder(self) -> Any:
+        """The pipeline's own, or None."""
+        return getattr(self._pipe, "image_encoder", None)
+
     def diffusion(self) -> DiffusersDiffusion:
         return DiffusersDiffusion(self._pipe)
 
@@ -90,7 +95,7 @@ class DiffusersStudio:
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor | None:
-        model: Any = getattr(self._pipe, "image_encoder", None)
+        model = self.image_encoder
         if model is None:
             return None
         inputs = clip_inputs(pictures, model.config)

@@ -201,7 +201,7 @@ class Professions:
     workshop: Workshop
     entries: Sequence[TimedProfession]
 
-    results = ("reached", "before", "after")
+    results = ("strength", "before", "after")
     read = staticmethod(read_professions)
 
     def evaluate(self, entry: TimedProfession) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class Professions:
         (reached,) = edits_for_share([entry.edit], share_of, 0.5, MOST)
         with self.workshop.edited(entry.edit._replace(strength=reached.setting)):
             after = [self._share(entry, wording).value for wording in entry.tests]
-        return {"reached": reached.setting, "before": before, "after": after}
+        return {"strength": reached.setting, "before": before, "after": after}
 
     def _share(self, entry: TimedProfession, wording: Wording) -> Share:
         rarer, other = self.workshop.judge.texts([wording.changed, entry.opposite(wording)])

@@ -9,6 +9,7 @@ import pytest
 from conceptlens.core.mixture import TokenMix, mix_from_text
 from conceptlens.harness.__main__ import main
 from conceptlens.harness.diffusers_backend import EMOJI_WORLD, DiffusersTextEncoder, load_pipeline
+from conceptlens.harness.results import keep_result
 from conceptlens.harness.studio import DiffusersStudio
 
 pytestmark = pytest.mark.usefixtures("comfyui")
@@ -75,9 +76,9 @@ def test_a_planted_bias_is_measured_and_finished_concepts_are_not_drawn_again(
 def test_what_can_not_be_counted_is_one_sentence(
     more: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made_by = {"model": "emoji-world", "group_a": "male", "group_b": "female", "prompt": "a photo of a {}"}
-    made_by |= {"num_images": 16, "seed": 0, "steps": 8, "guidance_scale": 2.5, "size": None, "count": 1, "total": 16}
-    (tmp_path / "mechanic.json").write_text(json.dumps(made_by))
+    made_by = {"model": "emoji-world", "group_a": "male", "group_b": "female", "prompt": "a photo of a {}", "loras": []}
+    made_by |= {"num_images": 16, "seed": 0, "steps": 8, "guidance_scale": 2.5, "size": None}
+    keep_result(tmp_path / "mechanic.json", made_by, {"count": 1, "total": 16})
     (tmp_path / "singer.json").write_text("{")
     assert bias(tmp_path, *more) == 1
     told = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""TIMED's evaluation on EmojiWorld, from the command line."""
+"""The published evaluations on EmojiWorld, from the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from conceptlens.core.mixture import mix_from_text
 from conceptlens.harness.__main__ import main
+from conceptlens.harness.diffusers_backend import EMOJI_WORLD, DiffusersTextEncoder, load_pipeline
 from conceptlens.harness.studio import DiffusersStudio
 from conceptlens.world.timed import TEST
 
@@ -82,3 +84,28 @@ def test_what_can_not_be_evaluated_is_one_sentence(
         given = ("--model", "emoji-world", "--dataset", str(dataset), "--out", str(tmp_path / "out"))
         assert main(["timed", *given, *more]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_mix_is_the_nearer_to_its_concept_the_better_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The concept's own word makes the same pictures, a like word others, an unlike one others still."""
+    encoder = DiffusersTextEncoder(load_pipeline(EMOJI_WORLD))
+    found = {}
+    for words in ("rose: 1", "tulip: 1", "car: 1"):
+        mixes = tmp_path / words[0]
+        mix_from_text(encoder, words, "SD 1.x").save(mixes / "rose.safetensors")
+        file = tmp_path / "found.json"
+        given = ("--model", "emoji-world", "--concept", "rose", "--mixes", str(mixes), "--out", str(mixes / "out"))
+        options = ("--num-images", "3", "--steps", "6", "--guidance-scale", "4", "--json", str(file))
+        assert main(["conceptor-eval", *given, *options]) == 0
+        found[words[:-3]] = [row["value"] for row in json.loads(file.read_text())["measures"]]
+        assert (mixes / "out" / "rose.png").is_file()
+    similarity, distance, concept, mix, tokens = zip(*found.values(), strict=True)
+    assert similarity[0] == pytest.approx(1, abs=1e-3)
+    assert distance[0] == pytest.approx(0, abs=1e-3)
+    assert similarity[0] > similarity[1] > similarity[2]
+    assert distance[0] < distance[1] < distance[2]
+    assert concept[0] == pytest.approx(mix[0], abs=1e-3)
+    assert mix[0] > 0
+    assert tokens == (0, 0, 0)
+    monkeypatch.setattr(DiffusersStudio, "latents_of_prompt", lambda *_: pytest.fail("drawn again"))
+    assert main(["conceptor-eval", *given, *options]) == 0
