@@ -32,7 +32,8 @@ class Checkpoint:
             tensors, header = storage.read(self.file, KIND, VERSION)
         except UserError:  # not there, or damaged: the work begins anew
             return None
-        return (tensors, header["numbers"]) if header["work"] == json.loads(json.dumps(work)) else None
+        same = header.get("work") == json.loads(json.dumps(work)) and isinstance(header.get("numbers"), dict)
+        return (tensors, header["numbers"]) if same else None
 
     def remove(self) -> None:
         """Forgets the work: it is done."""

@@ -90,12 +90,11 @@ class ContextEdit:
     def load(cls, path: Path) -> ContextEdit:
         """Reads an edit that `save` wrote; UserError for every other file."""
         tensors, header = storage.read(path, "context edit", 1, ("left", "singular_values", "right"))
+        storage.check_numbers(path, {"left": 2, "singular_values": 1, "right": 2}, tensors)
         left, values, right = (tensors[name] for name in ("left", "singular_values", "right"))
-        if values.ndim != 1 or left.shape != (header.get("width"), len(values)) or right.shape != left.T.shape:
+        if left.shape != (header.get("width"), len(values)) or right.shape != left.T.shape:
             raise UserError(
                 f"{path} holds tensors of shapes {tuple(left.shape)}, {tuple(values.shape)} and {tuple(right.shape)}, "
                 f"expected those of a context edit of width {header.get('width')}; save the edit again."
             )
-        if not all(torch.isfinite(tensor).all() for tensor in (left, values, right)):
-            raise UserError(f"{path} holds values that are not finite numbers; save the edit again.")
-        return cls(left, values, right, header.get("made_by", {}))
+        return cls(left, values, right, storage.entry(path, header, "made_by", dict))

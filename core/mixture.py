@@ -84,9 +84,12 @@ class TokenMix:
     def pseudo_token(self, tables: Sequence[Tensor]) -> list[Tensor]:
         """w* = normalise(sum_i alpha_i w_i) times the mean length of the table's rows, for each tower: (1, width).
 
-        `tables` are the towers' whole input embedding tables, by token id. Raises UserError when all coefficients
-        are 0 or cancel each other.
+        `tables` are the towers' whole input embedding tables, by token id. Raises UserError for a token that is not
+        there, and when all coefficients are 0 or cancel each other.
         """
+        last = min(map(len, tables)) - 1
+        if strange := [token for token in self.ids if not 0 <= token <= last]:
+            raise UserError(f"The mix has a token {strange[0]}, but the model's go from 0 to {last}; remove it.")
         weights = torch.tensor(self.coefficients, dtype=torch.float64)
         vectors = []
         for table in tables:
@@ -122,13 +125,18 @@ class TokenMix:
     def load(cls, path: Path) -> TokenMix:
         """Raises UserError that names the file, what was expected and what was found."""
         tensors, header = storage.read(path, KIND, VERSION, ("ids", "coefficients"))
-        ids, values = tensors["ids"].tolist(), tensors["coefficients"].tolist()
-        texts = header.get("texts")
-        if not isinstance(texts, list) or not len(texts) == len(ids) == len(values):
+        storage.check_numbers(path, {"ids": 1, "coefficients": 1}, tensors)
+        ids, values = tensors["ids"].long().tolist(), tensors["coefficients"].double().tolist()
+        texts = storage.entry(path, header, "texts", list)
+        if not len(texts) == len(ids) == len(values) or not all(isinstance(text, str) for text in texts):
             raise UserError(
                 f"{path} is damaged: it has {len(ids)} tokens and {len(values)} coefficients; save it anew."
             )
-        return cls.of(ids, texts, values, **header.get("made_by", {}))
+        made_by = storage.entry(path, header, "made_by", dict)
+        try:
+            return replace(cls.of(ids, texts, values), made_by=made_by)
+        except UserError as error:
+            raise UserError(f"{path} is damaged: {error}") from error
 
     def _with(self, ids: Sequence[int], texts: Sequence[str], coefficients: Sequence[float]) -> TokenMix:
         return replace(TokenMix.of(ids, texts, coefficients), made_by=self.made_by)

@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,6 +17,7 @@ from torch import Tensor
 from .errors import UserError
 
 FORMAT_KEY = "conceptlens"  # the metadata entry that holds our JSON
+Entry = TypeVar("Entry")
 
 
 def write(
@@ -81,3 +82,21 @@ def read(
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged or no safetensors file ({error}); {expected}.") from error
+
+
+def entry(path: Path, header: Mapping[str, Any], name: str, kind: type[Entry]) -> Entry:
+    """What a file's header has under a name. Raises UserError, naming the file, when that is not of a kind."""
+    found = header.get(name)
+    if not isinstance(found, kind):
+        raise UserError(f"{path} is damaged: its {name} is no {kind.__name__}; make it anew.")
+    return found
+
+
+def check_numbers(path: Path, shapes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError unless tensors have so many dimensions each and hold finite real numbers."""
+    for name, dimensions in shapes.items():
+        tensor = tensors[name]
+        if tensor.ndim != dimensions or tensor.is_complex() or tensor.dtype.itemsize < 2 or not tensor.isfinite().all():
+            raise UserError(
+                f"{path} is damaged: its {name} are not finite numbers in {dimensions} dimensions; make it anew."
+            )

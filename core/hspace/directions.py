@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -97,16 +97,29 @@ class HSpaceDirections:
     def load(cls, path: Path) -> HSpaceDirections:
         """Reads what `save` wrote. Raises UserError for any other file."""
         tensors, header = storage.read(path, KIND, VERSION, ("sigmas", "shifts", "values"))
+        storage.check_numbers(path, {"sigmas": 1, "shifts": 5, "values": 2}, tensors)
         sigmas, shifts, values = (tensors[name].float() for name in ("sigmas", "shifts", "values"))
-        if shifts.ndim != 5 or values.shape != shifts.shape[:2] or sigmas.shape != shifts.shape[1:2]:
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        check_levels(path, sigmas, shifts.shape[1])
+        if values.shape != shifts.shape[:2] or not shifts.numel():
+            shapes = f"{tuple(shifts.shape)} and {tuple(values.shape)}"
             raise UserError(f"{path} holds tensors of shapes that do not fit together ({shapes}); make it anew.")
-        if not (shifts.isfinite().all() and (sigmas > 0).all()):
-            raise UserError(f"{path} holds numbers that are not finite, or noise levels below 0; make it anew.")
-        try:
-            return cls(sigmas, shifts, values, header["family"], header["position"], header["made_by"])
-        except KeyError as error:
-            raise UserError(f"{path} does not say its {error.args[0]}; make it anew.") from error
+        return cls(sigmas, shifts, values, *read_origin(path, header))
+
+
+def check_levels(path: Path, sigmas: Tensor, count: int) -> None:
+    """Raises UserError unless a file's noise levels are so many, above 0 and falling."""
+    if len(sigmas) != count or not count or not (sigmas > 0).all() or not (sigmas.diff() <= 0).all():
+        raise UserError(
+            f"{path} is damaged: its {len(sigmas)} noise levels are not {count} falling ones; make it anew."
+        )
+
+
+def read_origin(path: Path, header: Mapping[str, Any]) -> tuple[str, Position, dict[str, Any]]:
+    """The family, the position and what it was made by, of a file's header. Raises UserError when one is missing."""
+    position = header.get("position")
+    if position not in get_args(Position):
+        raise UserError(f"{path} is damaged: its position is {position}, not after, before or inside; make it anew.")
+    return storage.entry(path, header, "family", str), position, storage.entry(path, header, "made_by", dict)
 
 
 def resized(shift: Tensor, size: tuple[int, int]) -> Tensor:

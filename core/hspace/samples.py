@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from .directions import Position
+from .directions import Position, check_levels, read_origin
 
 KIND, VERSION = "h-space samples", 1
 
@@ -50,11 +50,15 @@ class HSpaceSamples:
     def load(cls, path: Path) -> HSpaceSamples:
         """Reads what `save` wrote. Raises UserError for any other file."""
         tensors, header = storage.read(path, KIND, VERSION)
-        try:
-            found = (tensors["sigmas"], tensors["activations"], tensors.get("unprompted"))
-            return cls(*found, header["family"], header["position"], header["made_by"])
-        except KeyError as error:
-            raise UserError(f"{path} does not hold its {error.args[0]}; draw the samples anew.") from error
+        if missing := {"sigmas", "activations"} - set(tensors):
+            raise UserError(f"{path} does not hold its {min(missing)}; draw the samples anew.")
+        kinds = {"sigmas": 1, "activations": 5, "unprompted": 5}
+        storage.check_numbers(path, {name: kinds[name] for name in kinds if name in tensors}, tensors)
+        sigmas, activations, unprompted = tensors["sigmas"], tensors["activations"], tensors.get("unprompted")
+        check_levels(path, sigmas, len(activations))
+        if unprompted is not None and unprompted.shape != activations.shape:
+            raise UserError(f"{path} is damaged: its samples without the prompt are others; draw them anew.")
+        return cls(sigmas, activations, unprompted, *read_origin(path, header))
 
 
 @dataclass(eq=False)
