@@ -116,7 +116,7 @@ def check_levels(path: Path, sigmas: Tensor, count: int) -> None:
 
 def read_origin(path: Path, header: Mapping[str, Any]) -> tuple[str, Position, dict[str, Any]]:
     """The family, the position and what it was made by, of a file's header. Raises UserError when one is missing."""
-    position = header.get("position")
+    position: Any = header.get("position")
     if position not in get_args(Position):
         raise UserError(f"{path} is damaged: its position is {position}, not after, before or inside; make it anew.")
     return storage.entry(path, header, "family", str), position, storage.entry(path, header, "made_by", dict)
