@@ -85,6 +85,12 @@ class HostServer:
             self._process.terminate()
             self._process.wait(timeout=60)
 
+    def megabytes(self) -> float:
+        """The memory that the host's process has (Linux)."""
+        assert self._process
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
+
     def log(self) -> str:
         return (self.base / "host.log").read_text(encoding="utf-8", errors="replace")
 
