@@ -221,9 +221,15 @@ def outcome(host: HostServer, graph: Graph) -> str:
 
 
 def campaign(
-    host: HostServer, rights: int, wrongs: int, repeats: int, seed: int = 0, tell: Callable[[str], object] = print
+    host: HostServer,
+    rights: int,
+    wrongs: int,
+    interrupts: int,
+    repeats: int,
+    seed: int = 0,
+    tell: Callable[[str], object] = print,
 ) -> list[Measure]:
-    """The measures of so many right and wrong graphs, and of one graph that is run again and again."""
+    """The measures of so many right, wrong and interrupted graphs, and of one graph that is run again and again."""
     maker = Maker(host.get("/object_info"), random.Random(seed))
     before = picture(host)
     counts: dict[str, Counter[str]] = {"right": Counter(), "wrong": Counter()}
@@ -234,8 +240,11 @@ def campaign(
             counts[kind][found.split(":")[0]] += 1
             if found.startswith("traceback"):
                 tell(f"{kind} graph {number}: {found}\n{graph}")
-    grown = growth(host, repeats)
     changed = float(picture(host) != before)
+    for _ in range(interrupts):
+        interrupted(host, maker.right(), maker.generator.uniform(0, 2))
+    changed_by_cancel = float(picture(host) != before)
+    grown = growth(host, repeats)
     leaked = float(len([*host.base.rglob("*.part")]))
     measures = [Measure("robustness: right graphs that ran", 100 * counts["right"]["done"] / rights, "%", rights, None)]
     for kind, count in (("right", rights), ("wrong", wrongs)):
@@ -243,10 +252,22 @@ def campaign(
         measures.append(Measure(name, float(counts[kind]["traceback"]), "graphs", count, None))
     return [
         *measures,
-        Measure("robustness: models changed", changed, "", rights + wrongs, None),
-        Measure("robustness: files left half written", leaked, "", rights + wrongs, None),
+        Measure("robustness: models changed by graphs", changed, "", rights + wrongs, None),
+        Measure("robustness: models changed by interrupted graphs", changed_by_cancel, "", interrupts, None),
+        Measure("robustness: files left half written", leaked, "", rights + wrongs + interrupts, None),
         Measure("robustness: growth of the host's memory over runs of one graph", grown, "MB", repeats, None),
     ]
+
+
+def interrupted(host: HostServer, graph: Graph, after: float) -> None:
+    """Runs a graph and presses Cancel after some seconds."""
+    try:
+        prompt = host.queue(graph)
+    except GraphError:
+        return
+    time.sleep(after)
+    host.post("/interrupt", {})
+    host.wait(prompt)
 
 
 def plain(seed: int) -> Graph:
@@ -302,13 +323,13 @@ def growth(host: HostServer, repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("right", 200), ("wrong", 500), ("repeats", 100), ("seed", 0)):
+    for name, default in (("right", 200), ("wrong", 500), ("interrupts", 100), ("repeats", 100), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the measures are written as well")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as base, HostServer(Path(base), "--cpu", "--cache-classic") as host:
-        measures = campaign(host, given.right, given.wrong, given.repeats, given.seed)
-    settings = {"right": given.right, "wrong": given.wrong, "repeats": given.repeats, "seed": given.seed}
+        measures = campaign(host, given.right, given.wrong, given.interrupts, given.repeats, given.seed)
+    settings = {name: value for name, value in vars(given).items() if name != "json"}
     report("python -m conceptlens.benchmarks.robustness", settings, measures, given.json)
 
 

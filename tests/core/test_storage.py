@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,3 +70,27 @@ def test_metadata_travels(tmp_path: Path) -> None:
     tensors, header = storage.read(path, "test", 1, ("x",))
     assert header["word"] == "Röschen"
     assert torch.equal(tensors["x"], torch.arange(3))
+
+
+WRITING = """
+import sys, torch
+from pathlib import Path
+from conceptlens.core import storage
+number = 0
+while True:
+    number += 1
+    storage.write(Path(sys.argv[1]), {"x": torch.full((200_000,), number)}, {"kind": "test", "version": 1, "n": number})
+    print(number, flush=True)
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
+    path, generator = tmp_path / "a.safetensors", random.Random(0)
+    for _ in range(6):
+        with subprocess.Popen([sys.executable, "-c", WRITING, path], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout
+            writer.stdout.readline()  # it has begun
+            time.sleep(generator.uniform(0, 0.1))
+            writer.kill()
+        tensors, header = storage.read(path, "test", 1)
+        assert torch.equal(tensors["x"], torch.full((200_000,), header["n"]))
