@@ -15,7 +15,16 @@ from ..core.dictionary import check_template
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from .console import Console
-from .options import add_concept_options, add_model_options, concepts_of, file_name, open_model
+from .options import (
+    add_concept_options,
+    add_drawing_options,
+    add_model_options,
+    asked,
+    concepts_of,
+    file_name,
+    open_model,
+    sampling_of,
+)
 from .results import keep_result, kept_result
 
 PICTURES = ("group_a", "group_b", "prompt", "num_images", "seed", "steps", "guidance_scale", "size")
@@ -31,16 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
     add("--num-images", type=int, default=128, metavar="N", help="pictures of each concept (default 128)")
     add("--seed", type=int, default=0, help="of the first picture (default 0)")
-    add("--steps", type=int, default=25, help="sampling steps (default 25)")
-    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
-    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+    add_drawing_options(parser, steps=25)
     add("--out", type=Path, required=True, metavar="DIR", help="where the numbers and a chart go")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
     from ..core.charts import share_chart
-    from .pictures import Sampling, save_picture
+    from .pictures import save_picture
     from .processes import Processes
     from .studio import DiffusersStudio
 
@@ -49,9 +56,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.num_images < 1:
         raise UserError(f"--num-images is {arguments.num_images}; a share needs at least 1 picture.")
     groups = word_pair(arguments.group_a, arguments.group_b)
-    sampling = Sampling((), arguments.steps, arguments.guidance_scale, arguments.size)
-    made_by = {"model": str(arguments.model), "loras": list(map(str, arguments.lora))}
-    made_by |= {name: getattr(arguments, name) for name in PICTURES}
+    sampling = sampling_of(arguments, ())
+    made_by = asked(arguments, *PICTURES)
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
     pending = [concept for concept, file in files.items() if _counted(file, made_by) is None]
     processes = Processes()

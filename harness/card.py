@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     mixes = {arguments.out / f"{file.stem}.png": TokenMix.load(file) for file in files}
     if len(mixes) < len(files):
         raise UserError("Two mixes have the same file name; their cards would too: rename one.")
-    sampling, processes = sampling_of(arguments), Processes()
+    sampling, processes = sampling_of(arguments, arguments.seed or (0,)), Processes()
     console.bars = processes.first
     pending = [card for card in mixes if not card.exists()]
     if pending:

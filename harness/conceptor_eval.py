@@ -18,14 +18,25 @@ from ..core.mixture import TokenMix
 from ..core.reconstruction import diversity, pairwise_similarity, perceptual_distance
 from .bench_concepts import mean
 from .console import Console
-from .options import add_concept_options, add_model_options, concepts_of, file_name, open_model
+from .options import (
+    add_concept_options,
+    add_drawing_options,
+    add_judge_option,
+    add_model_options,
+    asked,
+    concepts_of,
+    file_name,
+    judge_of,
+    open_model,
+    sampling_of,
+)
 from .results import keep_result, kept_result
 
 if TYPE_CHECKING:
     from .judges import Judge
     from .studio import DiffusersStudio
 
-NUMBERS = ("prompt", "top", "num_images", "seed", "steps", "guidance_scale", "size")
+NUMBERS = ("clip", "prompt", "top", "num_images", "seed", "steps", "guidance_scale", "size")
 MEASURES = {
     "similarity": "similarity of partners, mean cosine of CLIP's features",
     "distance": "distance of partners, LPIPS' by CLIP's layers",
@@ -40,22 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_concept_options(parser)
     add("--mixes", type=Path, required=True, metavar="DIR", help="what `decompose --out` has made of the concepts")
-    add("--clip", type=Path, metavar="PATH", help="CLIP that judges (transformers folder); default: the model's own")
+    add_judge_option(parser)
     add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
     add("--top", type=int, default=50, metavar="N", help="words of a mix (default 50)")
     add("--num-images", type=int, default=20, metavar="N", help="pictures of each (default 20)")
     add("--seed", type=int, default=10_000, help="of the first picture (default 10000: none that was trained on)")
-    add("--steps", type=int, default=50, help="sampling steps (default 50)")
-    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
-    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+    add_drawing_options(parser, steps=50)
     add("--out", type=Path, required=True, metavar="DIR", help="where pictures of each concept and its figures go")
     add("--json", type=Path, metavar="FILE", help="where the measures are written as well")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
-    from .judges import ClipJudge, OwnJudge
-    from .pictures import Sampling
     from .processes import Processes
     from .studio import DiffusersStudio
 
@@ -63,29 +70,27 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     check_template(arguments.prompt)
     if arguments.num_images < 1 or arguments.top < 1:
         raise UserError("--num-images and --top have to be at least 1.")
-    sampling = Sampling((), arguments.steps, arguments.guidance_scale, arguments.size)
-    made_by = {"model": str(arguments.model), "loras": list(map(str, arguments.lora))}
-    made_by |= {"clip": arguments.clip and str(arguments.clip)}
-    made_by |= {name: getattr(arguments, name) for name in NUMBERS}
+    sampling = sampling_of(arguments, ())
+    made_by = asked(arguments, *NUMBERS)
     mixes = {concept: TokenMix.load(arguments.mixes / f"{file_name(concept)}.safetensors") for concept in concepts}
     words = {concept: dict(zip(mix.texts, mix.coefficients, strict=True)) for concept, mix in mixes.items()}
-    asked = {concept: {**made_by, "concept": concept, "words": words[concept]} for concept in concepts}
+    work = {concept: {**made_by, "concept": concept, "words": words[concept]} for concept in concepts}
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
-    pending = [concept for concept in concepts if kept_result(files[concept], asked[concept], *MEASURES) is None]
+    pending = [concept for concept in concepts if kept_result(files[concept], work[concept], *MEASURES) is None]
     processes = Processes()
     console.bars = processes.first
     pipe = open_model(arguments, processes.device)
     processes.check_shared(arguments.out)
     studio = DiffusersStudio(pipe, sampling)
-    judge = ClipJudge(arguments.clip, pipe.device) if arguments.clip else OwnJudge(studio)
+    judge = judge_of(arguments, studio)
     for concept in processes.share(pending):
         mixes[concept].check_family(studio.family)
         found = evaluated(studio, judge, concept, mixes[concept].top(arguments.top), arguments)
-        keep_result(files[concept], asked[concept], found)
+        keep_result(files[concept], work[concept], found)
         console.line(f"{concept}: similarity {found['similarity']:.3f}, distance {found['distance']:.3f}")
     processes.meet()
     if processes.first:
-        kept = [result for c in concepts if (result := kept_result(files[c], asked[c], *MEASURES))]
+        kept = [result for c in concepts if (result := kept_result(files[c], work[c], *MEASURES))]
         measures = [mean(f"conceptor: {title}", [one[name] for one in kept], "") for name, title in MEASURES.items()]
         report("python -m conceptlens.harness conceptor-eval", made_by, measures, arguments.json)
 

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         )
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"--out is {arguments.out}; its name must end in .safetensors, pictures go beside it.")
-    sampling = sampling_of(arguments)
+    sampling = sampling_of(arguments, arguments.seed or (0,))
     pipe = open_model(arguments)
     denoiser = DiffusersDenoiser(pipe)
     with console.progress("editing weights") as progress:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
     if arguments.prompt.count("<>") != 1:
         raise UserError(f'The prompt "{arguments.prompt}" must have one <>, where the mix stands: a photo of a <>')
-    sampling, mix = sampling_of(arguments), TokenMix.load(arguments.mix)
+    sampling, mix = sampling_of(arguments, arguments.seed or (0,)), TokenMix.load(arguments.mix)
     studio = DiffusersStudio(open_model(arguments), sampling)
     mix.check_family(studio.family)
     with console.progress("embedding words") as progress:

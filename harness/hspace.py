@@ -94,7 +94,7 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     from .processes import Processes
     from .studio import portions
 
-    sampling = sampling_of(arguments)
+    sampling = sampling_of(arguments, arguments.seed or (0,))
     processes = Processes()
     console.bars = processes.first
     bottleneck = _bottleneck(arguments, processes.device)
@@ -144,7 +144,7 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     from .pictures import save_picture
     from .processes import Processes
 
-    sampling, wanted = sampling_of(arguments), percents(arguments.at)
+    sampling, wanted = sampling_of(arguments, arguments.seed or (0,)), percents(arguments.at)
     processes = Processes()
     console.bars = processes.first
     bottleneck = _bottleneck(arguments, processes.device)
@@ -208,7 +208,7 @@ def apply(arguments: argparse.Namespace, console: Console) -> None:
 
     if arguments.start >= arguments.end:
         raise UserError(f"The direction starts at {arguments.start} and ends at {arguments.end}; let it end later.")
-    sampling, scales = sampling_of(arguments), arguments.scale or SCALES
+    sampling, scales = sampling_of(arguments, arguments.seed or (0,)), arguments.scale or SCALES
     directions, bottleneck = HSpaceDirections.load(arguments.directions), _bottleneck(arguments)
     window = (bottleneck.sigma_at(arguments.start), bottleneck.sigma_at(arguments.end))
     columns = []

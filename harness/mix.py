@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--top is {arguments.top}; use at least 1 coefficient.")
     if arguments.prompt.count("<>") != 1:
         raise UserError(f'The prompt "{arguments.prompt}" must have one <>, where the mix stands: a photo of a <>')
-    sampling = sampling_of(arguments)
+    sampling = sampling_of(arguments, arguments.seed or (0,))
     loaded = TokenMix.load(arguments.mix) if arguments.mix else None
     studio = DiffusersStudio(open_model(arguments), sampling)
     encoder, family = studio.encoder, studio.family

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 
 if TYPE_CHECKING:
     from .diffusers_backend import Pipeline
+    from .judges import Judge
     from .pictures import Sampling
+    from .studio import DiffusersStudio
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +40,44 @@ def open_model(arguments: argparse.Namespace, device: str | None = None) -> Pipe
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=int, action="append", default=[], help="seed of a picture (repeatable; default 0)"
+    )
+    add_drawing_options(parser, steps=25)
+
+
+def add_drawing_options(parser: argparse.ArgumentParser, steps: int) -> None:
+    """How pictures are drawn, whatever their seeds are."""
     add = parser.add_argument
-    add("--seed", type=int, action="append", default=[], help="seed of a picture (repeatable; default 0)")
-    add("--steps", type=int, default=25, help="sampling steps (default 25)")
+    add("--steps", type=int, default=steps, help=f"sampling steps (default {steps})")
     add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
     add("--size", type=int, help="picture size in pixels (default: the model's own)")
 
 
-def sampling_of(arguments: argparse.Namespace) -> Sampling:
-    """What `add_sampling_options` were given."""
+def sampling_of(arguments: argparse.Namespace, seeds: Sequence[int]) -> Sampling:
+    """What `add_sampling_options` or `add_drawing_options` were given, with the seeds."""
     from .pictures import Sampling
 
-    return Sampling(arguments.seed or (0,), arguments.steps, arguments.guidance_scale, arguments.size)
+    return Sampling(seeds, arguments.steps, arguments.guidance_scale, arguments.size)
+
+
+def add_judge_option(parser: argparse.ArgumentParser) -> None:
+    help_ = "CLIP that judges (transformers folder); default: the model's own encoders"
+    parser.add_argument("--clip", type=Path, metavar="PATH", help=help_)
+
+
+def judge_of(arguments: argparse.Namespace, studio: DiffusersStudio) -> Judge:
+    """What `add_judge_option` was given."""
+    from .judges import ClipJudge, OwnJudge
+
+    return ClipJudge(arguments.clip, studio.device) if arguments.clip else OwnJudge(studio)
+
+
+def asked(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The model and other arguments, as a result is marked with them."""
+    model = {"model": str(arguments.model), "loras": [str(file) for file in arguments.lora]}
+    given = {name: getattr(arguments, name) for name in names}
+    return model | {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

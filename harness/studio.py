@@ -45,6 +45,10 @@ class DiffusersStudio:
         return self.encoder.towers()  # a copy of all weights: made once, not for each picture of a mix
 
     @property
+    def device(self) -> torch.device:
+        return self._pipe.device
+
+    @property
     def image_encoder(self) -> Any:
         """The pipeline's own, or None."""
         return getattr(self._pipe, "image_encoder", None)

@@ -34,7 +34,16 @@ from ..core.timed import (
 )
 from .bench_concepts import mean
 from .console import Console
-from .options import add_model_options, file_name, open_model
+from .options import (
+    add_drawing_options,
+    add_judge_option,
+    add_model_options,
+    asked,
+    file_name,
+    judge_of,
+    open_model,
+    sampling_of,
+)
 from .results import keep_result, kept_result
 
 if TYPE_CHECKING:
@@ -47,14 +56,14 @@ if TYPE_CHECKING:
 Method = Literal["time", "none", "words"]
 MOST = 2.0  # times an edit: how strong a profession's may be
 SETTINGS = ("method", "regularization", "strength", "values_only", "no_augment", "preserve_others")
-SAMPLING = ("num_seeds", "steps", "guidance_scale", "size")
+SAMPLING = ("clip", "num_seeds", "steps", "guidance_scale", "size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model_options(parser)
     add("--dataset", type=Path, required=True, metavar="CSV", help="with TIMED's columns, of pairs or of professions")
-    add("--clip", type=Path, metavar="PATH", help="CLIP that judges (transformers folder); default: the model's own")
+    add_judge_option(parser)
     add("--method", choices=get_args(Method), default="time", help="or the model as it is, or the edit said in words")
     add("--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="above 0 (default 0.1)")
     add("--strength", type=float, default=1.0, metavar="S", help="of the edits of pairs (default 1)")
@@ -62,9 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
     add("--preserve-others", action="store_true", help="the sources of the other edits keep their meaning")
     add("--num-seeds", type=int, default=24, metavar="N", help="pictures of each prompt (default 24)")
-    add("--steps", type=int, default=50, help="sampling steps (default 50)")
-    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
-    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+    add_drawing_options(parser, steps=50)
     add("--margin", type=float, default=0.0, metavar="M", help="by which a picture has to be more alike (default 0)")
     add("--out", type=Path, required=True, metavar="DIR", help="where the result of each edit is kept")
     add("--json", type=Path, metavar="FILE", help="where the measures are written as well")
@@ -72,8 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
-    from .judges import ClipJudge, OwnJudge
-    from .pictures import Sampling
     from .processes import Processes
     from .studio import DiffusersStudio
 
@@ -81,24 +86,22 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--num-seeds is {arguments.num_seeds}; a share needs at least 1 picture.")
     if is_professions(arguments.dataset) and arguments.method != "time":
         raise UserError("Professions are looked at before and after their edits in any case; leave --method out.")
+    sampling = sampling_of(arguments, ())
     kind: Any = Professions if is_professions(arguments.dataset) else Pairs  # each reads what it evaluates
     entries = kind.read(arguments.dataset)
     files = [arguments.out / f"{file_name(entry.edit.destination)}.json" for entry in entries]
     if len(set(files)) < len(files):
         raise UserError(f"Two rows of {arguments.dataset} have the same destination; drop one.")
-    made_by = {"model": str(arguments.model), "loras": list(map(str, arguments.lora))}
-    made_by |= {"clip": arguments.clip and str(arguments.clip)}
-    made_by |= {name: getattr(arguments, name) for name in SETTINGS + SAMPLING}
-    asked = [{**made_by, "edit": list(entry.edit), "wordings": list(map(list, entry.wordings))} for entry in entries]
-    work = list(zip(entries, files, asked, strict=True))
+    made_by = asked(arguments, *SETTINGS, *SAMPLING)
+    tests = [{"edit": list(entry.edit), "wordings": [list(wording) for wording in entry.wordings]} for entry in entries]
+    work = [(entry, file, {**made_by, **test}) for entry, file, test in zip(entries, files, tests, strict=True)]
     pending = [(entry, file, by) for entry, file, by in work if kept_result(file, by, *kind.results) is None]
     processes = Processes()
     console.bars = processes.first
     pipe = open_model(arguments, processes.device)
     processes.check_shared(arguments.out)
-    studio = DiffusersStudio(pipe, Sampling((), arguments.steps, arguments.guidance_scale, arguments.size))
-    judge = ClipJudge(arguments.clip, pipe.device) if arguments.clip else OwnJudge(studio)
-    evaluation = kind(Workshop(pipe, studio, judge, arguments), entries)
+    studio = DiffusersStudio(pipe, sampling)
+    evaluation = kind(Workshop(pipe, studio, judge_of(arguments, studio), arguments), entries)
     for number, (entry, file, by) in enumerate(mine := processes.share(pending), start=1):
         console.line(f"{entry.edit} ({number} of {len(mine)})")
         keep_result(file, by, evaluation.evaluate(entry))
