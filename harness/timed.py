@@ -93,24 +93,34 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if len(set(files)) < len(files):
         raise UserError(f"Two rows of {arguments.dataset} have the same destination; drop one.")
     made_by = asked(arguments, *SETTINGS, *SAMPLING)
-    tests = [{"edit": list(entry.edit), "wordings": [list(wording) for wording in entry.wordings]} for entry in entries]
-    work = [(entry, file, {**made_by, **test}) for entry, file, test in zip(entries, files, tests, strict=True)]
+    work = []
+    for entry, file in zip(entries, files, strict=True):
+        preserve = preserved(entry, entries) if arguments.preserve_others else []
+        tests = {"edit": list(entry.edit), "wordings": [list(wording) for wording in entry.wordings]}
+        work.append((entry, file, {**made_by, **tests, "preserve": preserve}))
     pending = [(entry, file, by) for entry, file, by in work if kept_result(file, by, *kind.results) is None]
     processes = Processes()
     console.bars = processes.first
     pipe = open_model(arguments, processes.device)
     processes.check_shared(arguments.out)
     studio = DiffusersStudio(pipe, sampling)
-    evaluation = kind(Workshop(pipe, studio, judge_of(arguments, studio), arguments), entries)
+    evaluation = kind(Workshop(pipe, studio, judge_of(arguments, studio), arguments))
     for number, (entry, file, by) in enumerate(mine := processes.share(pending), start=1):
         console.line(f"{entry.edit} ({number} of {len(mine)})")
-        keep_result(file, by, evaluation.evaluate(entry))
+        keep_result(file, by, evaluation.evaluate(entry, by["preserve"]))
     processes.meet()
     if processes.first:
         found = [result for _, file, by in work if (result := kept_result(file, by, *kind.results))]
         settings = {"dataset": arguments.dataset.name, "margin": arguments.margin, **made_by}
         measures = list(evaluation.measures(found))
         report("python -m conceptlens.harness timed", settings, measures, arguments.json)
+
+
+def preserved(entry: TimedPair | TimedProfession, entries: Sequence[TimedPair | TimedProfession]) -> list[str]:
+    """Sources of the other edits, but for prompts by which this one is judged."""
+    judged = {entry.edit.source.casefold(), *(wording.prompt.casefold() for wording in entry.wordings)}
+    others = dict.fromkeys(other.edit.source for other in entries)
+    return [source for source in others if source.casefold() not in judged]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,26 +167,17 @@ class Pairs:
     """Efficacy, generality and specificity of edits."""
 
     workshop: Workshop
-    entries: Sequence[TimedPair]
 
     results = ("source", "positives", "negatives")
     read = staticmethod(read_pairs)
 
-    def evaluate(self, entry: TimedPair) -> dict[str, Any]:
+    def evaluate(self, entry: TimedPair, preserve: Sequence[str]) -> dict[str, Any]:
         """What is kept: the edit's `Leanings`."""
         given = self.workshop.arguments
         if given.method != "time":
             return asdict(self._leanings(entry))
-        with self.workshop.edited(entry.edit._replace(strength=given.strength), self._preserved(entry)):
+        with self.workshop.edited(entry.edit._replace(strength=given.strength), preserve):
             return asdict(self._leanings(entry))
-
-    def _preserved(self, entry: TimedPair) -> list[str]:
-        """Sources of other edits, but for prompts by which this one is judged."""
-        if not self.workshop.arguments.preserve_others:
-            return []
-        judged = {wording.prompt.casefold() for wording in entry.wordings}
-        others = dict.fromkeys(other.edit.source for other in self.entries)
-        return [source for source in others if source.casefold() not in judged]
 
     def _leanings(self, entry: TimedPair) -> Leanings:
         said = self.workshop.arguments.method == "words"
@@ -202,21 +203,20 @@ class Professions:
     """How far professions are from even shares of men and women, before and after their edits."""
 
     workshop: Workshop
-    entries: Sequence[TimedProfession]
 
     results = ("strength", "before", "after")
     read = staticmethod(read_professions)
 
-    def evaluate(self, entry: TimedProfession) -> dict[str, Any]:
+    def evaluate(self, entry: TimedProfession, preserve: Sequence[str]) -> dict[str, Any]:
         """What is kept: the strength that makes the validation prompt even, and the tests' shares of the rarer sex."""
 
         def share_of(edit: EditPair, _: Sequence[EditPair]) -> Share:
-            with self.workshop.edited(edit):
+            with self.workshop.edited(edit, preserve):
                 return self._share(entry, entry.validation)
 
         before = [self._share(entry, wording).value for wording in entry.tests]
         (reached,) = edits_for_share([entry.edit], share_of, 0.5, MOST)
-        with self.workshop.edited(entry.edit._replace(strength=reached.setting)):
+        with self.workshop.edited(entry.edit._replace(strength=reached.setting), preserve):
             after = [self._share(entry, wording).value for wording in entry.tests]
         return {"strength": reached.setting, "before": before, "after": after}
 
