@@ -144,7 +144,9 @@ class Maker:
     def _node(self, kind: str, depth: int = 0) -> str:
         """Adds a node with all that it needs, or also with all that it can have; returns its name."""
         told = self.info[kind]["input"]
-        every = self.generator.random() < 0.3  # a picture to judge needs its VAE and its judge: all of them or none
+        every = (
+            depth < 2 and self.generator.random() < 0.3
+        )  # a picture to judge needs its VAE and its judge: all of them or none
         optional = told.get("optional", {}).items()
         wanted = {**told.get("required", {}), **{name: spec for name, spec in optional if every or name == "mix"}}
         inputs = {name: self._value(kind, name, spec, depth) for name, spec in wanted.items()}
@@ -191,13 +193,16 @@ class Maker:
         if form in LOADER and (not makers or depth > 2 or self.generator.random() < 0.7):
             return ["loader", LOADER[form]]
         if depth > 2:  # the nearest end: fewest inputs of other nodes
-            makers = [min(makers, key=lambda maker: (self._links(maker[0]), maker[0]))]
+            makers = [min(makers, key=lambda maker: (form in self._links(maker[0]), len(self._links(maker[0])), maker))]
         kind, slot = self.generator.choice(makers)
         return [self._node(kind, depth + 1), slot]
 
-    def _links(self, kind: str) -> int:
-        told = self.info[kind]["input"].get("required", {}).values()
-        return sum(spec[0] not in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", *LOADER) for spec in told)
+    def _links(self, kind: str) -> list[str]:
+        """The types of what a node needs from other nodes than the loader."""
+        told = self.info[kind]["input"]
+        needed = [*told.get("required", {}).values()]
+        needed += [spec for name, spec in told.get("optional", {}).items() if name == "mix"]  # always given
+        return [spec[0] for spec in needed if spec[0] not in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", *LOADER)]
 
     def _show(self, output: str, link: Link) -> None:
         """Connects an output to a node that the host runs for its own sake."""
