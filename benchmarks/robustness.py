@@ -125,7 +125,9 @@ class Maker:
             return self.wrong()
         name, key = self.generator.choice(places)
         inputs = graph[name]["inputs"]
-        kind = self.generator.choice(["odd", "strange", "missing", "link", "loop"])
+        # A constant in place of a model, which no editor can write, the host hands over to any node unseen.
+        kinds = ["missing", "link", "loop"] + ([] if isinstance(inputs[key], list) else ["odd", "strange"])
+        kind = self.generator.choice(kinds)
         if kind == "odd":
             inputs[key] = self.generator.choice(ODD)
         elif kind == "strange":
