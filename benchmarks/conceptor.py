@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Linear, ReLU, Sequential
 from torch.nn.functional import cosine_similarity, mse_loss, normalize
 
 from ..core.dictionary import Dictionary, Slot
@@ -86,8 +87,8 @@ def fit(pipe: Any, words: Vocabulary) -> list[Measure]:
 def published_step(pipe: Any, slot: Slot, dictionary: Dictionary, pictures: Tensor) -> Callable[[], None]:
     """One step of the published loop: pictures are encoded, the prompt is encoded for each of them."""
     tower, embeddings, norm = slot.towers[0], dictionary.embeddings[0], dictionary.norms[0]
-    layers = (torch.nn.Linear(embeddings.shape[1], HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, 1))
-    network = torch.nn.Sequential(*layers).to(pipe.device)
+    layers = (Linear(embeddings.shape[1], HIDDEN), ReLU(), Linear(HIDDEN, 1))
+    network = Sequential(*layers).to(pipe.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=SETTINGS.learning_rate, weight_decay=WEIGHT_DECAY)
     prompt = tower.embed(tower.pad_out(slot.tokens))
     here = torch.zeros(len(prompt), 1, dtype=torch.bool, device=prompt.device)

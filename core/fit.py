@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Linear, ReLU, Sequential
 from torch.nn.functional import cosine_similarity
 
 from .dictionary import Dictionary, Slot, encoded_gradient
@@ -70,7 +71,7 @@ class CoefficientMLP(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+            self.layers = Sequential(Linear(width, HIDDEN), ReLU(), Linear(HIDDEN, 1))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return self.layers(embeddings).squeeze(-1).abs()

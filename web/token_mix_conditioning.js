@@ -37,6 +37,8 @@ function mount(node) {
   text.options.hidden = true;
   text.computeSize = () => [0, -4];
   const container = document.createElement("div");
+  const href = new URL("./token_mix/style.css", import.meta.url).href;
+  container.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href })); // not into the page, which is everybody's
   const shown = { pictures: [] };
   const editor = mountEditor(container, {
     language: app.extensionManager?.setting?.get("Comfy.Locale"),
@@ -103,10 +105,8 @@ function remember({ detail }) {
 }
 
 app.registerExtension({
-  name: "ConceptLens.TokenMixEditor",
+  name: "conceptlens.TokenMixEditor",
   setup() {
-    const href = new URL("./token_mix/style.css", import.meta.url).href;
-    document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href }));
     api.addEventListener("executed", remember);
   },
   nodeCreated(node) {

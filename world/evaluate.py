@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from torch import Tensor
+from torch import Tensor, autocast
 from torch.nn.functional import interpolate, normalize
 from tqdm import tqdm
 from transformers import CLIPModel
@@ -78,7 +78,7 @@ class Laboratory:
         pipe = emoji_world_pipeline(self.tokenizer, "cuda" if torch.cuda.is_available() else "cpu")
         pipe.unet.to(memory_format=torch.channels_last)
         dtype = computing_dtype(pipe.device)
-        as_trained = torch.autocast(pipe.device.type, dtype, enabled=dtype != torch.float32)
+        as_trained = autocast(pipe.device.type, dtype, enabled=dtype != torch.float32)
         pipe.unet.forward = as_trained(pipe.unet.forward)
         return pipe
 

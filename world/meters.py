@@ -7,6 +7,7 @@ import random
 import torch
 from PIL import ImageFilter
 from torch import Tensor, nn
+from torch.nn import Conv2d, GroupNorm, Linear, Sequential, SiLU
 from torch.nn.functional import cross_entropy
 
 from ..core.plots import to_pil
@@ -60,10 +61,10 @@ class Classifier(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for before, width in zip((3, *WIDTHS), WIDTHS, strict=False):
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(WIDTHS[-1], classes)
+            layers += [Conv2d(before, width, 3, stride=2, padding=1), GroupNorm(8, width), SiLU()]
+            layers += [Conv2d(width, width, 3, padding=1), GroupNorm(8, width), SiLU()]
+        self.features = Sequential(*layers)
+        self.head = Linear(WIDTHS[-1], classes)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (pictures, classes) of pictures (n, 3, 128, 128) in -1..1."""

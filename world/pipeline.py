@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch.nn import Linear
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -28,7 +29,7 @@ def emoji_world_pipeline(
     """
     encoders = weights.load("encoders", folder)
     text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT))
-    text_encoder.text_projection = torch.nn.Linear(WIDTH, WIDTH, bias=False)
+    text_encoder.text_projection = Linear(WIDTH, WIDTH, bias=False)
     text_encoder.load_state_dict(
         {k.removeprefix("text_model."): v for k, v in encoders.items() if k.startswith("text_")}
     )

@@ -17,7 +17,8 @@ from conceptlens.core.hspace.jacobian import nearest_levels, products, singular_
 from conceptlens.core.hspace.pca import IncrementalPCA, incremental_pca, pca, principal_components
 from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
 from conceptlens.core.hspace.written import counted, percents
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Conv2d, GroupNorm
 
 SIGMAS = torch.tensor([10.0, 3.0, 1.0, 0.2])
 
@@ -29,7 +30,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def decoder() -> Callable[[Tensor], Tensor]:
     """A decoder with normalisation, attention and a nonlinearity: from (n, 6, 3, 3) to (n, 2, 6, 6)."""
     torch.manual_seed(0)
-    norm, first, last = nn.GroupNorm(2, 6).double(), nn.Conv2d(6, 8, 3, padding=1).double(), nn.Conv2d(8, 2, 1).double()
+    norm, first, last = GroupNorm(2, 6).double(), Conv2d(6, 8, 3, padding=1).double(), Conv2d(8, 2, 1).double()
 
     def decode(h: Tensor) -> Tensor:
         x = torch.nn.functional.silu(first(norm(h)))

@@ -6,21 +6,21 @@ import torch
 from conceptlens.core.vocabulary import completions, nearest_tokens, token_texts
 from torch.nn.functional import cosine_similarity
 
-ENTRIES = ["<|startoftext|>", "dog</w>", "dog", "Hund</w>", "3</w>", "don't</w>", "犬</w>", "<|endoftext|>"]
+ENTRIES = ["<|startoftext|>", "dog</w>", "dog", "Hund</w>", "3</w>", "don't</w>", "\u72ac</w>", "<|endoftext|>"]
 
 
 def test_words_are_whole_and_made_of_letters() -> None:
     texts = {token: entry.removesuffix("</w>") for token, entry in enumerate(ENTRIES)}
     found = token_texts(ENTRIES, lambda tokens: f" {texts[tokens[0]]} ", "words")
-    assert found == {1: "dog", 3: "Hund", 5: "don't", 6: "犬"}
+    assert found == {1: "dog", 3: "Hund", 5: "don't", 6: "\u72ac"}
     assert list(token_texts(ENTRIES, lambda tokens: texts[tokens[0]], "all")) == [1, 2, 3, 4, 5, 6]
 
 
 def test_completions_begin_with_the_word_itself() -> None:
-    words = {9: "hotdog", 5: "dogs", 7: "Dog", 3: "dogma", 1: "cat", 2: "犬小屋"}
+    words = {9: "hotdog", 5: "dogs", 7: "Dog", 3: "dogma", 1: "cat", 2: "\u72ac\u5c0f\u5c4b"}
     assert completions(words, "dog", 3) == [(7, "Dog"), (3, "dogma"), (5, "dogs")]
     assert completions(words, "DOG", 9)[-1] == (9, "hotdog")
-    assert completions(words, "犬", 9) == [(2, "犬小屋")]
+    assert completions(words, "\u72ac", 9) == [(2, "\u72ac\u5c0f\u5c4b")]
     assert completions(words, "x", 9) == []
 
 

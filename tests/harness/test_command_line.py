@@ -94,14 +94,14 @@ SMALL += ["--sampling-steps", "2", "--size", "64", "--templates", "none"]
 def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Into files of their own; finished ones are not made again, and a lost one is."""
     listed = tmp_path / "concepts.txt"
-    listed.write_text("ice cream\n\n日本の犬\n", encoding="utf-8")
+    listed.write_text("ice cream\n\n\u65e5\u672c\u306e\u72ac\n", encoding="utf-8")
     out = tmp_path / "out"
     command = ["decompose", "--json", "--model", str(model), "--out", str(out), *SMALL]
     command += ["--concept", "castle", "--concepts", str(listed)]
     assert main(command) == 0
     results = json.loads(capsys.readouterr().out)
-    assert list(results) == ["castle", "ice cream", "日本の犬"]
-    for name in ("castle", "ice_cream", "日本の犬"):
+    assert list(results) == ["castle", "ice cream", "\u65e5\u672c\u306e\u72ac"]
+    for name in ("castle", "ice_cream", "\u65e5\u672c\u306e\u72ac"):
         mix = TokenMix.load(out / f"{name}.safetensors")
         assert 0 < len(mix) <= 4
         for suffix in (".png", ".bars.png", ".loss.png"):

@@ -16,6 +16,7 @@ from conceptlens.core.lora import lora_names, lora_state_dict
 from conceptlens.core.model_edit import EditPair, edit_model
 from conceptlens.core.text_tower import encode
 from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder
+from torch.nn import Linear
 
 if TYPE_CHECKING:
     from conceptlens.nodes.host import HostDenoiser, HostTextEncoder
@@ -261,7 +262,7 @@ def test_other_architectures_are_named() -> None:
     flux: Any = SimpleNamespace(model=SimpleNamespace(model_config=comfy.supported_models.Flux({})))
     with pytest.raises(UserError, match=r"The model is a Flux; .* SD 1\.x, SD 2\.x and SDXL"):
         HostDenoiser(flux)
-    t5: Any = SimpleNamespace(cond_stage_model=torch.nn.Linear(1, 1))
+    t5: Any = SimpleNamespace(cond_stage_model=Linear(1, 1))
     with pytest.raises(UserError, match=r"The CLIP is a Linear; .* SD 1\.x, SD 2\.x and SDXL"):
         HostTextEncoder(t5)
 

@@ -8,18 +8,19 @@ import pytest
 import torch
 from conceptlens.core.errors import UserError
 from conceptlens.world.training import Settings, train
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Conv2d, Flatten, Linear, ReLU, Sequential
 
 SETTINGS = Settings(steps=12, batch=4, learning_rate=0.01, weight_decay=0.1, average=0.9)
 CPU = torch.device("cpu")
 
 
-def network() -> nn.Sequential:
+def network() -> Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
+    return Sequential(Conv2d(3, 8, 3), ReLU(), Flatten(), Linear(8 * 36, 2))
 
 
-def loss(worker: nn.Sequential, step: int) -> Tensor:
+def loss(worker: Sequential, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(step)
     weight = next(worker.parameters())
     pictures = torch.randn(4, 3, 8, 8, generator=generator).to(weight)

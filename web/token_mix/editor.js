@@ -523,8 +523,8 @@ class Editor {
   _dialog(title, parts) {
     const dialog = h("dialog", { className: "conceptlens-dialog", "aria-label": title }, h("header", {}, h("strong", { textContent: title }), ...parts.buttons, iconButton("remove", this._t.close, () => dialog.close())), ...parts.body);
     dialog.addEventListener("close", () => dialog.remove());
-    dialog.addEventListener("keydown", (event) => event.stopPropagation());
-    document.body.append(dialog);
+    for (const name of ["keydown", "wheel"]) dialog.addEventListener(name, (event) => event.stopPropagation());
+    this.root.append(dialog); // the top layer shows it over everything
     dialog.showModal();
     return dialog;
   }
