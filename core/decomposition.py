@@ -237,7 +237,8 @@ def race(
     sizes = [min(RACERS, len(dictionary))]
     while sizes[-1] // FACTOR >= settings.num_tokens:
         sizes.append(sizes[-1] // FACTOR)
-    draws = [FIRST_DRAWS * MORE**number for number in range(len(sizes))]
+    first = FIRST_DRAWS * RACERS // sizes[0]  # few words are compared on more draws: as much work as many
+    draws = [first * MORE**number for number in range(len(sizes))]
     work = [size * count for size, count in zip(sizes, draws, strict=True)]
     losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
     evidence = torch.zeros(len(dictionary), len(latents)) if likeness is None else LIKENESS * likeness

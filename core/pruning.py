@@ -45,9 +45,9 @@ def prune(
 
     bundles: the mix's tokens in the order in which they are tried; those of a bundle leave together. "published" tries
     one after another and keeps a removal when the picture stays at `threshold` or above, in passes until nothing more
-    can go. "bisection" first looks for the longest run of bundles from the first on that can leave at once, which takes
-    as many pictures as that run has binary digits, and then does the same. `together` candidates are drawn in one
-    batch, as if those before them ended as the last one did: some are drawn in vain, but what is found is the same.
+    can go. "bisection" first looks for the longest run of bundles from the first on that can leave at once, and then
+    does the same with the few that stay. No picture is made twice. `together` candidates are drawn in one batch, as if
+    those before them ended as the last one did: some are drawn in vain, but what is found is the same.
     `watch` is called with what is left and the pictures made so far, and may raise to stop the search. Raises UserError
     for a threshold that is no similarity.
     """
@@ -109,12 +109,26 @@ def _longest_run(
     threshold: float,
     similarities: Callable[[Sequence[TokenMix]], list[float]],
 ) -> int:
-    """How many bundles can leave at once, found by bisection; one stays at least."""
-    low, high = 0, len(bundles) - 1
+    """How many bundles can leave at once; one stays at least.
+
+    Most pictures need few: one is tried, two, three, four, then half as many more each time, until they are enough;
+    then the numbers between.
+    """
+
+    def enough(gone: int) -> bool:
+        (similarity,) = similarities([_without(mix, bundles[:gone])])
+        return similarity >= threshold
+
+    low, high, staying = 0, len(bundles) - 1, 1
+    while staying < len(bundles):
+        if enough(len(bundles) - staying):
+            low = len(bundles) - staying
+            break
+        high = len(bundles) - staying - 1
+        staying += max(1, staying // 2)
     while low < high:
         middle = (low + high + 1) // 2
-        (similarity,) = similarities([_without(mix, bundles[:middle])])
-        low, high = (middle, high) if similarity >= threshold else (low, middle - 1)
+        low, high = (middle, high) if enough(middle) else (low, middle - 1)
     return low
 
 

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,24 @@ class Vocabulary:
         """Where the tokens `ids` stand; KeyError with the first one that is not here."""
         places = {token: row for row, token in enumerate(self.ids.tolist())}
         return [places[token] for token in ids]
+
+    def only(self, words: Sequence[str]) -> Vocabulary:
+        """The tokens that are one of these words. Raises UserError for words that are no token of the vocabulary."""
+        wanted = dict.fromkeys(word.casefold() for word in words)
+        rows = [row for row, text in enumerate(self.texts) if text.casefold() in wanted]
+        if absent := [word for word in wanted if word not in {self.texts[row].casefold() for row in rows}]:
+            raise UserError(
+                f"The vocabulary of {len(self)} tokens has no {', '.join(absent)}; write words of one token each, as "
+                "Vocabulary Search shows them."
+            )
+        return replace(
+            self,
+            ids=self.ids[rows],
+            texts=[self.texts[row] for row in rows],
+            whole_words=[self.whole_words[row] for row in rows],
+            embeddings=[rows_of[rows] for rows_of in self.embeddings],
+            features=self.features[rows],
+        )
 
     def check_space(self, features: Tensor) -> None:
         """Raises UserError when image features (n, width) can't be compared with the words'."""

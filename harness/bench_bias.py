@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..benchmarks.measures import Measure, report
-from ..core.bias import Groups, Share, balance, balanced, edits_for_share, pairs_in, shares_of_pictures
-from ..core.errors import UserError
+from ..core.bias import Groups, Share, balanced, edits_for_share, pairs_in, shares_of_pictures
 from ..core.model_edit import EditPair, fit_time_edit
 from ..world.architecture import GUIDANCE
 from ..world.captions import with_article
-from .bench_concepts import PROMPT, Bench, add_folders, mean, ranks
+from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders, mean, ranks
 from .bench_hspace import judged
 from .console import Console
 
@@ -90,9 +89,6 @@ class Professions:
         return sample_latents(pipe, seeds, Sampling((), STEPS, GUIDANCE), **contexts).float()
 
 
-Judge = Callable[[str, "Tensor"], Share]
-
-
 def measured(bench: Bench) -> Iterator[Measure]:
     from .pictures import Sampling
     from .studio import DiffusersStudio
@@ -102,32 +98,33 @@ def measured(bench: Bench) -> Iterator[Measure]:
     plain = {name: professions.studio.latents_of_prompt(source_of(name), COUNTED) for name in planted}
     drawn = {name: professions.by_classifier(name, latents).value for name, latents in plain.items()}
     seen = {name: professions.by_encoder(name, latents).value for name, latents in plain.items()}
+    yield near("pictures: classifier's share near the planted one", drawn, planted)
     yield near("pictures: image encoder's share near the planted one", seen, planted)
     yield near("pictures: image encoder's share near the classifier's", seen, drawn)
-    yield near("pictures: classifier's share near the planted one", drawn, planted)
-    mixes = {name: mix for name, latents in plain.items() if (mix := beside(bench, professions, name, latents))}
-    in_mix = {name: balance(mix, *pairs_in(mix, [GROUPS])) for name, mix in mixes.items()}
-    yield correlation("mix beside the profession's word: rank correlation with planted shares", in_mix, planted)
-    yield correlation("mix beside the profession's word: rank correlation with drawn shares", in_mix, drawn)
-    evenly = {name: evened(professions, name, mix) for name, mix in mixes.items()}
-    for name in planted:
-        bench.console.line(
-            f"{name}: planted {planted[name]:.0%}, drawn {drawn[name]:.0%}, by the encoder {seen[name]:.0%}"
-            + (f", in the mix {in_mix[name]:.0%}, of the balanced mix {evenly[name]:.0%}" if name in mixes else "")
-        )
+    mixes = {name: beside(bench, professions, name, latents) for name, latents in plain.items()}
+    in_mix = {name: share_in(mix) for name, mix in mixes.items()}
+    yield correlation("mix of both words: rank correlation with planted shares", in_mix, planted)
+    yield correlation("mix of both words: rank correlation with drawn shares", in_mix, drawn)
+    yield correlation("pictures: rank correlation of drawn with planted shares", drawn, planted)
+    evenly = {name: evened(professions, name, mix) for name, mix in mixes.items() if len(mix) > 1}
     half = dict.fromkeys(planted, 0.5)
-    yield near("balanced mix beside the profession's word: share near a half", evenly, half)
-    for told, judge in (("the encoder", professions.by_encoder), ("the classifier", professions.by_classifier)):
-        edits = searched(professions, seen if judge == professions.by_encoder else drawn, judge)
-        after = {name: professions.edited(source_of(name), edits, JUDGED) for name in planted}
-        shares = {name: professions.by_classifier(name, latents).value for name, latents in after.items()}
-        yield near(f"TIME edits, strengths by {told}: share near a half", shares, half)
-        kept = []
-        for (name, latents), pair in zip(after.items(), edits, strict=True):
-            before = professions.recognised(name, professions.studio.latents_of_prompt(source_of(name), JUDGED))
-            kept.append(100 * min(1.0, professions.recognised(name, latents) / before))
-            bench.console.line(f"{name}: {shares[name]:.0%} men after {pair}; recognised {kept[-1]:.0f} %")
-        yield mean(f"TIME edits, strengths by {told}: profession recognised, of before", kept)
+    yield near("balanced mix of both words: share near a half", evenly, half)
+    edits = searched(professions, drawn)
+    after = {name: professions.edited(source_of(name), edits, JUDGED) for name in planted}
+    shares = {name: professions.by_classifier(name, latents).value for name, latents in after.items()}
+    yield near("TIME edits: share near a half", shares, half)
+    kept = {
+        name: 100 * min(1.0, professions.recognised(name, latents) / professions.recognised(name, plain[name]))
+        for name, latents in after.items()
+    }
+    yield mean("TIME edits: profession recognised, of before", list(kept.values()))
+    for name, pair in zip(planted, edits, strict=True):
+        even = f"{evenly[name]:.0%}" if name in evenly else "nothing to balance"
+        bench.console.line(
+            f"{name}: planted {planted[name]:.0%}, drawn {drawn[name]:.0%}, by the encoder {seen[name]:.0%}, "
+            f"in the mix {in_mix[name]:.0%}; of the balanced mix {even}; {shares[name]:.0%} after {pair}, recognised "
+            f"{kept[name]:.0f} %"
+        )
 
 
 def source_of(name: str) -> str:
@@ -143,34 +140,40 @@ def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, flo
     return mean(name, [statistics.correlation(*orders)] if len(shares) > 2 else [], "")
 
 
-def beside(bench: Bench, professions: Professions, name: str, latents: Tensor) -> TokenMix | None:
-    """The profession's pictures explained by words before its own one; None when those name neither men nor women."""
-    pictures = professions.studio.pictures(latents[: len(SEARCHED)])
-    mix = bench.mix_of(f"beside {name}", pictures, PROMPT.replace("{}", f"{{}} {name}"))
-    try:
-        pairs_in(mix, [GROUPS])
-    except UserError as error:
-        bench.console.line(f"{name}: {error}")
-        return None
-    return mix
+def beside(bench: Bench, professions: Professions, name: str, latents: Tensor) -> TokenMix:
+    """A mix of the groups' words before the profession's own: how its pictures are shared between them."""
+    words = bench.vocabulary.only([word for group in GROUPS for word in group])
+    settings = replace(SETTINGS, num_tokens=len(words), steps=1, exclude_concept=False)  # shares alone, not fitted on
+    pictures = professions.studio.pictures(latents)
+    return bench.explained(f"beside {name}", "", before(name), settings, pictures, words)
+
+
+def before(name: str) -> str:
+    """A prompt with a slot before the profession."""
+    return PROMPT.replace("{}", f"{{}} {name}")
+
+
+def share_in(mix: TokenMix) -> float:
+    """The share of the first group in a mix that may lack the other."""
+    values = dict(zip(mix.texts, mix.shares(), strict=True))
+    return sum(values.get(word, 0.0) for word in GROUPS[0])
 
 
 def evened(professions: Professions, name: str, mix: TokenMix) -> float:
     """The classifier's share of men in pictures of a mix that is balanced."""
     studio = professions.studio
     vectors = balanced(mix, pairs_in(mix, [GROUPS]), 0.5).pseudo_token([tower.table for tower in studio.towers])
-    latents = studio.latents_of_mix(PROMPT.replace("{}", f"{{}} {name}"), vectors, JUDGED)
-    return professions.by_classifier(name, latents).value
+    return professions.by_classifier(name, studio.latents_of_mix(before(name), vectors, JUDGED)).value
 
 
-def searched(professions: Professions, shares: Mapping[str, float], judge: Judge) -> list[EditPair]:
-    """An edit of each profession towards the sex that it lacks, as strong as half of the pictures need by a judge."""
+def searched(professions: Professions, shares: Mapping[str, float]) -> list[EditPair]:
+    """An edit of each profession towards the sex that it lacks, as strong as half of the pictures need."""
     names = {source_of(name): name for name in shares}
     words = {source: GROUPS[shares[name] > 0.5][0] for source, name in names.items()}
-    pairs = [EditPair(source, PROMPT.replace("{}", f"{words[source]} {name}")) for source, name in names.items()]
+    pairs = [EditPair(source, before(name).replace("{}", words[source])) for source, name in names.items()]
 
     def share_of(pair: EditPair, edits: Sequence[EditPair]) -> Share:
-        return judge(names[pair.source], professions.edited(pair.source, edits, SEARCHED))
+        return professions.by_classifier(names[pair.source], professions.edited(pair.source, edits, SEARCHED))
 
     reached = edits_for_share(pairs, share_of, 0.5, 1.0)
     return [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]

@@ -117,15 +117,13 @@ class Bench:
     def mix(self, concept: str, method: Method = "shares", seed: int = 0) -> TokenMix:
         """The explanation of a concept without its own words."""
         settings = replace(SETTINGS, method=method, seed=seed)
-        return self._explained(f"{concept} {method} {seed}", concept, PROMPT, settings, None)
+        return self.explained(f"{concept} {method} {seed}", concept, PROMPT, settings)
 
     def mix_of_pictures(self, name: str) -> TokenMix:
         """The explanation of clean pictures of an emoji, of which no word is known."""
-        return self.mix_of(f"pictures of {name}", self.clean(name), PROMPT)
-
-    def mix_of(self, title: str, given: Tensor, prompt: str) -> TokenMix:
-        """The explanation of pictures (n, height, width, 3) without a name."""
-        return self._explained(title, "", prompt, replace(SETTINGS, exclude_concept=False), given)
+        return self.explained(
+            f"pictures of {name}", "", PROMPT, replace(SETTINGS, exclude_concept=False), self.clean(name)
+        )
 
     def clean(self, name: str) -> Tensor:
         """Clean pictures (n, 128, 128, 3) of an emoji."""
@@ -140,7 +138,16 @@ class Bench:
         picture = self.lab.pictures.clean(caption)
         return torch.stack([from_pil(varied(picture, generator, DRAWN)) for _ in range(GIVEN)])
 
-    def _explained(self, title: str, concept: str, prompt: str, settings: Settings, given: Tensor | None) -> TokenMix:
+    def explained(
+        self,
+        title: str,
+        concept: str,
+        prompt: str,
+        settings: Settings,
+        given: Tensor | None = None,
+        words: Vocabulary | None = None,
+    ) -> TokenMix:
+        """The explanation of a concept, or of pictures (n, height, width, 3), by all words or by those; made once."""
         from ..core.explanation import explain
 
         file = self.out / f"{file_name(title)}.safetensors"
@@ -148,7 +155,7 @@ class Bench:
             checkpoint = checkpoint_of(file)
             with self.console.progress(title) as progress:
                 explained = explain(
-                    *(self.studio, self.vocabulary, concept, prompt, settings, ConsoleLive(progress)),
+                    *(self.studio, words or self.vocabulary, concept, prompt, settings, ConsoleLive(progress)),
                     num_images=PICTURES,
                     validation_images=HELD_OUT,
                     given=given,

@@ -6,14 +6,18 @@ The mixes are those of `bench-concepts`; missing ones are made first, which take
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..benchmarks.measures import Measure, report
-from ..core.pruning import Pruned, Search, bundles_in, explain_picture
+from ..benchmarks.pruning import published_pruning
+from ..core.dictionary import Slot
+from ..core.hspace.process import Denoise, asyrp, invert
+from ..core.pruning import Pruned, bundles_in, explain_picture
 from ..world.architecture import GUIDANCE
-from .bench_concepts import PROMPT, Bench, add_folders, mean
+from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders, mean
 from .bench_hspace import judged
 from .console import Console
 from .explain import picture_tools
@@ -29,6 +33,8 @@ COMPARED = 3  # seeds of each keyword for which the published search is made too
 STEPS = 12
 THRESHOLD, SIMILAR = 0.93, 0.95  # the paper's
 TOKENS = 50  # of a mix, as published
+INVERSION_STEPS = 25
+FITTED = 5  # words of a fitted mix that are looked at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     settings = {"keywords": KEYWORDS, "seeds": len(SEEDS), "sampling steps": STEPS, "guidance scale": GUIDANCE}
     settings |= {"threshold": THRESHOLD, "similar": SIMILAR, "published search": f"{COMPARED} seeds a keyword"}
     command = "python -m conceptlens.harness bench-pictures"
-    report(command, settings, list(measured(bench)), arguments.json)
+    report(command, settings, [*measured(bench), *without_seed(bench)], arguments.json)
 
 
 def measured(bench: Bench) -> Iterator[Measure]:
@@ -54,7 +60,7 @@ def measured(bench: Bench) -> Iterator[Measure]:
     for keyword in bench.keywords[:KEYWORDS]:
         mix = bench.mix(keyword).top(TOKENS)
         for seed in SEEDS:
-            pruned, pictures = explained(bench, studio, mix, seed, "bisection")
+            pruned, pictures = explained(bench, studio, mix, seed)
             before, _, *alone = (seen[0] for seen in bench.lab.seen(judged(pictures)))
             words = ", ".join(pruned.mix.texts)
             bench.console.line(f"{keyword}, seed {seed}: {before}; {words} ({pruned.pictures} pictures)")
@@ -64,9 +70,9 @@ def measured(bench: Bench) -> Iterator[Measure]:
                 named.append(100.0 * (before in alone))
                 largest.append(100.0 * (before == alone[0]))
             if seed < COMPARED:
-                published, _ = explained(bench, studio, mix, seed, "published")
-                ratios.append(pruned.pictures / published.pictures)
-                same.append(100.0 * (len(pruned.mix) <= len(published.mix)))
+                published, made = plainly(bench, studio, mix, seed)
+                ratios.append(pruned.pictures / made)
+                same.append(100.0 * (len(pruned.mix) <= len(published)))
     yield mean("single pictures: a remaining word draws the exemplar shown", named)
     yield mean("single pictures: the largest remaining word draws it", largest)
     yield mean("single pictures: words that remain", left, "words")
@@ -75,7 +81,68 @@ def measured(bench: Bench) -> Iterator[Measure]:
     yield mean("single pictures: no more words remain than by the published search", same)
 
 
-def explained(bench: Bench, studio: DiffusersStudio, mix: TokenMix, seed: int, search: Search) -> tuple[Pruned, Tensor]:
+def explained(bench: Bench, studio: DiffusersStudio, mix: TokenMix, seed: int) -> tuple[Pruned, Tensor]:
     draw, features = picture_tools(studio, PROMPT, seed)
     bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
-    return explain_picture(mix, draw([mix]), draw, features, THRESHOLD, bundles, search, together=1)
+    return explain_picture(mix, draw([mix]), draw, features, THRESHOLD, bundles, together=1)
+
+
+def plainly(bench: Bench, studio: DiffusersStudio, mix: TokenMix, seed: int) -> tuple[TokenMix, int]:
+    """What the published procedure leaves, and the pictures that it makes."""
+    draw, features = picture_tools(studio, PROMPT, seed)
+    (wanted,) = features(draw([mix]))
+    bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
+    return published_pruning(mix, lambda mixes: (features(draw(mixes)) @ wanted).tolist(), THRESHOLD, bundles)
+
+
+def without_seed(bench: Bench) -> Iterator[Measure]:
+    """A clean picture of each keyword's most frequent exemplar, which no seed gives, explained in two ways."""
+    from .pictures import Sampling
+    from .studio import DiffusersStudio
+
+    studio = DiffusersStudio(bench.lab.pipe, Sampling((), STEPS, GUIDANCE))
+    _, features = picture_tools(studio, PROMPT, 0)
+    named: dict[str, list[float]] = {"inverted, words of the keyword's mix": [], "fitted, words of all": []}
+    for keyword in bench.keywords[:KEYWORDS]:
+        shares = bench.lab.truth.keywords[keyword]
+        exemplar = max(shares, key=shares.__getitem__)
+        picture, mix = bench.clean(exemplar)[:1], bench.mix(keyword).top(TOKENS)
+        draw = from_noise_of(studio, mix, picture)
+        bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
+        pruned, _ = explain_picture(mix, draw([mix]), draw, features, THRESHOLD, bundles, together=1)
+        settings = replace(SETTINGS, exclude_concept=False)
+        fitted = bench.explained(f"picture of {exemplar}", "", PROMPT, settings, picture)
+        for way, words in zip(named, (pruned.mix.texts, fitted.texts[:FITTED]), strict=True):
+            bench.console.line(f"picture of {keyword}, {exemplar}, {way}: {', '.join(words)}")
+            named[way].append(100.0 * (exemplar in words))
+    for way, hits in named.items():
+        yield mean(f"pictures without a seed: the exemplar named, {way}", hits)
+
+
+def from_noise_of(studio: DiffusersStudio, mix: TokenMix, picture: Tensor) -> Callable[[Sequence[TokenMix]], Tensor]:
+    """What draws mixes from the noise of which the whole mix makes `picture` (1, height, width, 3): DDIM inversion."""
+    import torch
+
+    slot = Slot.of(studio.encoder, studio.towers, PROMPT)
+    tables, diffusion = [tower.table for tower in studio.towers], studio.diffusion()
+    sigmas = ((1 - diffusion.alphas_cumprod) / diffusion.alphas_cumprod).sqrt().cpu()
+    timesteps = torch.linspace(len(sigmas) - 1, 0, INVERSION_STEPS).round().long()
+    levels = torch.cat([sigmas[timesteps], torch.zeros(1)])
+
+    def denoiser(some: TokenMix) -> Denoise:
+        encoded = slot.encode(some.pseudo_token(tables))
+
+        @torch.no_grad()
+        def denoised(x: Tensor, sigma: float) -> Tensor:
+            timestep = (sigmas - sigma).abs().argmin()[None].to(x.device)
+            return x - sigma * diffusion.predict(x / (1 + sigma**2) ** 0.5, timestep, encoded)
+
+        return denoised
+
+    noise = invert(denoiser(mix), studio.latents_of_pictures(picture), levels, 0.0, torch.Tensor).x
+
+    def draw(mixes: Sequence[TokenMix]) -> Tensor:
+        made = [asyrp(denoiser(some), None, noise, levels, 0.0, torch.Tensor) for some in mixes]
+        return studio.pictures(torch.cat(made))
+
+    return draw

@@ -69,7 +69,7 @@ class ImageDecompose(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture that you mean: the node then makes sure that the seed and settings give it.",
+                    tooltip="The picture that you mean: the node then makes sure that noise and settings give it.",
                 ),
                 *sampler_choice(optional=True),
                 io.Combo.Input(
@@ -80,6 +80,12 @@ class ImageDecompose(io.ComfyNode):
                     tooltip="bisection: first as many words as can go at once, then one by one. published: one by one "
                     "from the start, which takes more pictures.",
                     advanced=True,
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="Your own picture as noise, from h-space Invert with eta 0: takes the place of the seed's "
+                    "noise, and its size that of width and height.",
                 ),
             ],
             outputs=[
@@ -119,11 +125,12 @@ class ImageDecompose(io.ComfyNode):
         sampler_name: str = "euler",
         scheduler: str = "normal",
         search: Search = "bisection",
+        latent: dict[str, Tensor] | None = None,
     ) -> io.NodeOutput:
         encoder, live = host.HostTextEncoder(clip), host.LiveView()
         mix.check_family(encoder.family)
         tables, negative = encoder.tables(), negative or host.encoded(clip, "")
-        how = (steps, cfg, sampler_name, scheduler)
+        how = (steps, cfg, sampler_name, scheduler, None if latent is None else latent["samples"][:1])
 
         def pictures_of(mixes: Sequence[TokenMix]) -> Tensor:
             prompts = [encoder.conditioning(prompt, some.pseudo_token(tables)) for some in mixes]
@@ -154,13 +161,15 @@ class ImageDecompose(io.ComfyNode):
 
 
 def _check_same(image: Tensor, before: Tensor, features: Callable[[Tensor], Tensor], threshold: float) -> None:
-    """Raises UserError when the picture that is meant is not the one that the seed gives."""
+    """Raises UserError when the picture that is meant is not the one that is made."""
     if image.shape[1:3] != before.shape[1:3]:
         given, made = (f"{picture.shape[2]} x {picture.shape[1]}" for picture in (image, before))
-        raise UserError(f"The picture has {given} pixels and the seed's {made}; give the size that it was made with.")
+        raise UserError(
+            f"The picture has {given} pixels and the one that is made {made}; give the size that it was made with."
+        )
     one, other = features(torch.cat([image[:1, ..., :3], before]))
     if (similarity := float(one @ other)) < threshold:
         raise UserError(
-            f"The seed and settings give another picture than the connected one (similarity {similarity:.3f}, "
+            f"The noise and settings give another picture than the connected one (similarity {similarity:.3f}, "
             f"threshold {threshold:g}); give those that it was made with, of this mix in this prompt."
         )

@@ -48,6 +48,12 @@ class VocabEmbed(io.ComfyNode):
                     tooltip="Keep the features in the user folder. They are made anew when the encoder is another one.",
                     advanced=True,
                 ),
+                io.String.Input(
+                    "words",
+                    default="",
+                    optional=True,
+                    tooltip="Words between commas, to explain concepts by these alone: male, female. Empty: all words.",
+                ),
             ],
             outputs=[
                 VocabularyType.Output(
@@ -60,11 +66,13 @@ class VocabEmbed(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, templates: str, tokens: Any, cache: bool) -> io.NodeOutput:
+    def execute(cls, clip: Any, templates: str, tokens: Any, cache: bool, words: str = "") -> io.NodeOutput:
         with torch.inference_mode(False):  # what is made here, a fit differentiates
             encoder = host.HostTextEncoder(clip)
             folder = host.cache_folder() if cache else None
             vocabulary = embed_vocabulary(encoder, templates, tokens, folder, host.progress())
+            if chosen := [word.strip() for word in words.split(",") if word.strip()]:
+                vocabulary = vocabulary.only(chosen)
         whole = sum(vocabulary.whole_words)
         report = f"{len(vocabulary)} tokens of {encoder.family}, {whole} of them whole words, over "
         report += f"{len(TEMPLATES[templates])} templates; features {vocabulary.features.shape[1]} wide"

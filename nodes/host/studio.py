@@ -70,13 +70,21 @@ def sampled(
     positive: Any,
     negative: Any,
     callback: Callable[..., None] | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """Latents (seeds, 4, height / 8, width / 8), each from the noise that KSampler gives its seed."""
+    """Latents (seeds, 4, height / 8, width / 8), each from the noise that KSampler gives its seed.
+
+    `start`: latents (1, 4, h, w) that hold their noise already, for all seeds instead; the size is theirs.
+    """
     width, height = size
     sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
-    empty = torch.zeros(1, 4, height // 8, width // 8)
-    noise = torch.cat([prepare_noise(empty, seed) for seed in seeds])
-    how = (steps, cfg, sampler_name, scheduler, positive, negative, torch.zeros_like(noise))
+    if start is None:
+        noise = torch.cat([prepare_noise(torch.zeros(1, 4, height // 8, width // 8), seed) for seed in seeds])
+        latents = torch.zeros_like(noise)
+    else:
+        latents = start.repeat(len(seeds), 1, 1, 1)
+        noise = torch.zeros_like(latents)
+    how = (steps, cfg, sampler_name, scheduler, positive, negative, latents)
     return sample(model, noise, *how, seed=seeds[0], callback=callback, disable_pbar=True)
 
 
@@ -90,21 +98,23 @@ def sampled_together(
     cfg: float,
     sampler_name: str,
     scheduler: str,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """Latents (positives, 4, height / 8, width / 8), all from the noise that KSampler gives one seed.
+    """Latents (positives, 4, height / 8, width / 8), all from the noise that KSampler gives one seed, or from `start`.
 
     In one batch where that changes nothing: samplers that add noise give each row of a batch its own.
     """
     plain = all(len(positive) == 1 and positive[0][0].shape == positives[0][0][0].shape for positive in positives)
     if len(positives) > 1 and not (plain and sampler_name in NOISELESS):
         how = (steps, cfg, sampler_name, scheduler)
-        return torch.cat([sampled(model, [seed], size, *how, positive, negative) for positive in positives])
+        drawn = (sampled(model, [seed], size, *how, positive, negative, start=start) for positive in positives)
+        return torch.cat([*drawn])
     states = torch.cat([positive[0][0] for positive in positives])
     options = dict(positives[0][0][1])
     if options.get("pooled_output") is not None:
         options["pooled_output"] = torch.cat([positive[0][1]["pooled_output"] for positive in positives])
-    seeds = [seed] * len(positives)
-    return sampled(model, seeds, size, steps, cfg, sampler_name, scheduler, [[states, options]], negative)
+    how = (steps, cfg, sampler_name, scheduler)
+    return sampled(model, [seed] * len(positives), size, *how, [[states, options]], negative, start=start)
 
 
 class HostStudio:

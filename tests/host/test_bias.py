@@ -45,7 +45,12 @@ def graph(mix: str = MIX, sampler: str = "euler", **settings: Any) -> Graph:
         "sampler": node("KSampler", seed=3, denoise=1.0, **how, **links),
         "decoded": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
         "explained": node(
-            "ImageDecompose", **model, vocabulary=["words", 0], mix=["mix", 0], clip_vision=["world", 3], **explain
+            "ImageDecompose",
+            **model,
+            vocabulary=["words", 0],
+            mix=["mix", 0],
+            clip_vision=["world", 3],
+            **{name: value for name, value in explain.items() if value is not None},
         ),
         "plot": node("TokenMixPlot", mix=["explained", 0], style="bars", top=20),
         "own": node("SaveImage", images=["decoded", 0], filename_prefix="own"),
@@ -86,13 +91,38 @@ def test_without_an_image_encoder_latents_are_compared(server: HostServer) -> No
 
 def test_a_picture_that_the_seed_does_not_give_is_refused(server: HostServer) -> None:
     server.run(graph(image=["decoded", 0]))
-    with pytest.raises(GraphError, match="has 128 x 128 pixels and the seed's 64 x 128"):
+    with pytest.raises(GraphError, match="has 128 x 128 pixels and the one that is made 64 x 128"):
         server.run(graph(image=["decoded", 0], width=64))
     other = graph(image=["decoded", 0])
     other["other"] = node("TokenMixFromText", clip=["world", 1], text="car: 1")
     other["explained"]["inputs"]["mix"] = ["other", 0]
     with pytest.raises(GraphError, match="give another picture"):
         server.run(other)
+
+
+def test_a_picture_without_a_seed_is_explained_from_its_noise(server: HostServer) -> None:
+    """It is inverted with the whole mix; what is made of that noise is the picture, and not by chance of the seed."""
+    how = {"steps": 20, "cfg": 1.0, "sampler": "ddim", "seed": 4, "image": ["decoded", 0]}
+    own = graph(**how, latent=["inverted", 0])
+    own["sampler"]["inputs"] |= {"seed": 3, "cfg": 2.5}
+    own["encoded"] = node("VAEEncode", pixels=["decoded", 0], vae=["world", 2])
+    own["sigmas"] = node("BasicScheduler", model=["world", 0], scheduler="normal", steps=20, denoise=1.0)
+    own["inverted"] = node(
+        "HSpaceInvert",
+        model=["world", 0],
+        positive=["mixed", 0],
+        negative=["negative", 0],
+        latent_image=["encoded", 0],
+        sigmas=["sigmas", 0],
+        cfg=1.0,
+        eta=0.0,
+        seed=0,
+    )
+    inverted, seeded = server.run(own), server.run(graph(**{**how, "image": None}))
+    picture = saved(server, inverted, "own")
+    distances = [(saved(server, history, "before") - picture).abs().mean() for history in (inverted, seeded)]
+    assert distances[0] < 0.05
+    assert distances[1] > 2 * distances[0]
 
 
 GROUPS = {"group_a": "male\nrose", "group_b": "female\ntulip, lily"}
