@@ -70,14 +70,17 @@ class Vocabulary:
         return [places[token] for token in ids]
 
     def only(self, words: Sequence[str]) -> Vocabulary:
-        """The tokens that are one of these words. Raises UserError for words that are no token of the vocabulary."""
-        wanted = dict.fromkeys(word.casefold() for word in words)
-        rows = [row for row, text in enumerate(self.texts) if text.casefold() in wanted]
-        if absent := [word for word in wanted if word not in {self.texts[row].casefold() for row in rows}]:
+        """The token of each of these words. Raises UserError for words that are no token of the vocabulary."""
+        # In the order of the ids, a whole word rather than a beginning of the same letters.
+        order = sorted(range(len(self)), key=lambda row: self.whole_words[row])
+        places = {self.texts[row].casefold(): row for row in order}
+        wanted = {word.casefold() for word in words}
+        if absent := sorted(wanted - places.keys()):
             raise UserError(
                 f"The vocabulary of {len(self)} tokens has no {', '.join(absent)}; write words of one token each, as "
                 "Vocabulary Search shows them."
             )
+        rows = sorted(places[word] for word in wanted)
         return replace(
             self,
             ids=self.ids[rows],

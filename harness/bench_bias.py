@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 STEPS = 12
 COUNTED = range(64)  # seeds of the pictures in which a share is counted
-SEARCHED = range(32)  # of those of each strength that is tried
+SEARCHED = range(64)  # of those of each strength that is tried
+MOST = 2.0  # times an edit: how strong it may be
 JUDGED = range(1000, 1064)  # of those by which the balanced model is judged
 GROUPS: Groups = (("male",), ("female",))  # the words of EmojiWorld's captions
 NEAR = 12.0  # points
@@ -175,5 +176,5 @@ def searched(professions: Professions, shares: Mapping[str, float]) -> list[Edit
     def share_of(pair: EditPair, edits: Sequence[EditPair]) -> Share:
         return professions.by_classifier(names[pair.source], professions.edited(pair.source, edits, SEARCHED))
 
-    reached = edits_for_share(pairs, share_of, 0.5, 1.0)
+    reached = edits_for_share(pairs, share_of, 0.5, MOST)
     return [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]

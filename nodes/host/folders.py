@@ -48,7 +48,8 @@ def check_inside(prefix: str, folder: str) -> str:
     output = folder == "output"
     root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]
     usable = prefix.isprintable() and Path(prefix).name.strip(". ")
-    if not usable or not folder_paths.is_within_directory(root, str(Path(root, prefix).parent)):
+    # Resolved, so that a link in the folder does not lead out of it either.
+    if not usable or not Path(root, prefix).parent.resolve().is_relative_to(Path(root).resolve()):
         raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')
     return root
 

@@ -64,7 +64,7 @@ def _sd1_model(state: dict[str, Tensor]) -> ModelPatcher:
     parameters = sum(tensor.numel() for tensor in state.values())
     dtype = management.unet_dtype(model_params=parameters, supported_dtypes=config.supported_inference_dtypes)
     cast = management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
-    config.set_inference_dtype(dtype, cast, device=device)
+    config.set_inference_dtype(dtype, cast)
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     model = config.get_model({}, "")
     patcher = CoreModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())

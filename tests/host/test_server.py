@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -473,6 +474,8 @@ def test_every_node_has_a_help_page(server: HostServer, kind: str) -> None:
         page = answer.read().decode()
     for name in CONTRACT[kind][0]:
         assert kind == "TIMEEditBatch" or name in page, name
+    with urllib.request.urlopen(f"{server.address}/extensions/conceptlens/docs/pictures/{kind}.jpg") as answer:
+        Image.open(BytesIO(answer.read())).verify()
 
 
 def test_translations_are_of_what_the_nodes_have(server: HostServer) -> None:

@@ -193,6 +193,9 @@ def test_vocabulary_is_searched_by_text_and_picture(
         vocabulary, report = embedded.result
         found: Any = VocabSearch.execute(vocabulary, clip, "rose", 5)
         tokens, mix = found.result
+        some: Any = VocabEmbed.execute(clip, "none", "words", True, "male, female,")
+    assert sorted(some.result[0].texts) == ["female", "male"]
+    assert not some.result[0].features.is_inference()
     assert f"tokens of {family}" in report
     assert tokens.splitlines()[0].startswith("rose: ")
     assert mix.texts[0] == "rose"

@@ -1,0 +1,97 @@
+"""`python -m conceptlens.tests.browser.node_pictures`: a picture of each node for its help page, from the real host.
+
+A node stands as in an example graph, with what it shows after a run of that graph where it shows anything; one that is
+in no graph stands alone. Pages name their picture `pictures/<node id>.jpg`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page
+
+from ...benchmarks.editor import chromium
+from ...harness.host_server import HostServer
+from ..conftest import ROOT
+
+DOCS = ROOT / "web/docs"
+RUN = {"change_words", "explain_picture"}  # graphs whose nodes show what they found
+MARGIN, TITLE = 24, 40  # around a node, and its title above
+ALONE = (400, 300)  # where a node without a graph stands
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en", "Comfy.Minimap.Visible": False}
+SETTINGS |= {"Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False}
+SETTINGS |= {"Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+
+
+def main() -> None:
+    wanted = {file.stem for file in DOCS.glob("*.md")}
+    graphs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / "workflows").glob("*.json")}
+    order = sorted(graphs, key=lambda name: (name not in RUN, name))
+    (DOCS / "pictures").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as base, HostServer(Path(base), "--cpu") as host, chromium() as browser:
+        assert browser, "pictures take Chromium"
+        page = browser.new_page(viewport={"width": 1400, "height": 1400})
+        page.goto(host.address)
+        page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow", timeout=240_000)
+        page.wait_for_timeout(3000)
+        for name, value in SETTINGS.items():
+            page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+        page.keyboard.press("Escape")
+        for name in order:
+            active = (node for node in graphs[name]["nodes"] if not node["mode"])
+            here = {node["type"]: node for node in active if node["type"] in wanted}
+            if not here:
+                continue
+            page.evaluate("async (graph) => await app.loadGraphData(graph)", graphs[name])
+            if name in RUN:
+                run(host, page)
+            for kind, node in here.items():
+                save(page, node["id"], DOCS / f"pictures/{kind}.jpg")
+            wanted -= set(here)
+        page.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [], version: 0.4 }) }")
+        for kind in sorted(wanted):
+            number = page.evaluate(
+                """([kind, place]) => {
+                  app.graph.clear();
+                  const node = LiteGraph.createNode(kind);
+                  node.pos = place;
+                  app.graph.add(node);
+                  return node.id;
+                }""",
+                [kind, ALONE],
+            )
+            save(page, number, DOCS / f"pictures/{kind}.jpg")
+
+
+def run(host: HostServer, page: Page) -> None:
+    known = set(host.get("/history"))
+    page.evaluate("app.queuePrompt(0, 1)")
+    while not set(host.get("/history")) - known:
+        page.wait_for_timeout(500)
+    page.wait_for_timeout(3000)
+
+
+def save(page: Page, number: Any, file: Path) -> None:
+    """The node in the middle of the page, cut out."""
+    width, height = page.evaluate(
+        """([number, margin, title]) => {
+          const node = app.graph.getNodeById(number);
+          const [x, y] = node.pos;
+          Object.assign(app.canvas.ds, { scale: 1, offset: [300 + margin - x, 200 + margin + title - y] });
+          app.canvas.setDirty(true, true);
+          return [node.size[0] + 2 * margin, node.size[1] + title + 2 * margin];
+        }""",
+        [number, MARGIN, TITLE],
+    )
+    page.wait_for_timeout(700)
+    data = page.screenshot(clip={"x": 300, "y": 200, "width": width, "height": height})
+    Image.open(io.BytesIO(data)).convert("RGB").save(file, quality=82, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
