@@ -72,7 +72,8 @@ def _sampler(sampled: Sampled) -> comfy.samplers.KSAMPLER:
         options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
         options["transformer_options"][UNSHIFTED] = True
         # As the host's own samplers do: a seed's second random numbers, the first are its start noise.
-        generator = torch.Generator(x.device).manual_seed((extra_args.get("seed") or 0) + (x.device.type == "cpu"))
+        seed = (extra_args.get("seed") or 0) + (x.device.type == "cpu")
+        generator = torch.Generator(x.device).manual_seed(seed % 2**64)
 
         def shifted(x: Tensor, sigma: float) -> Tensor:
             return model(x, x.new_full((len(x),), sigma), **extra_args)
