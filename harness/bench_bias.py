@@ -65,9 +65,7 @@ class Professions:
         return judged(self.studio.pictures(latents))
 
     def by_classifier(self, name: str, latents: Tensor) -> Share:
-        from ..world.evaluate import sexes
-
-        seen = sexes(self.bench.lab, name, self.pictures(latents))
+        seen = self.bench.lab.sexes(name, self.pictures(latents))
         return Share(seen.count("man"), len(seen))
 
     def by_encoder(self, name: str, latents: Tensor) -> Share:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core.vocabulary import Vocabulary
-    from ..world.evaluate import Laboratory
+    from ..world.laboratory import Laboratory
     from .studio import DiffusersStudio
 
 PROMPT = "a photo of a {}"
@@ -78,7 +78,7 @@ class Bench:
 
     @cached_property
     def lab(self) -> Laboratory:
-        from ..world.evaluate import Laboratory
+        from ..world.laboratory import Laboratory
 
         return Laboratory(self.packages)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core.hspace.samples import HSpaceSamples
-    from ..world.evaluate import Laboratory
+    from ..world.laboratory import Laboratory
     from .bottleneck import DiffusersBottleneck
 
 STEPS = 10
@@ -193,7 +193,7 @@ class Bench:
 
     @cached_property
     def lab(self) -> Laboratory:
-        from ..world.evaluate import Laboratory
+        from ..world.laboratory import Laboratory
 
         return Laboratory(self.packages)
 

@@ -15,17 +15,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-from torch import Tensor, autocast
+from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from tqdm import tqdm
-from transformers import CLIPModel
 
 from ..benchmarks.measures import Measure, report
 from ..core.errors import UserError
@@ -34,98 +31,20 @@ from . import encoders, language, meters, weights
 from .architecture import GUIDANCE
 from .captions import SEXES, Caption, draw_caption, with_article
 from .denoiser import NOISE
-from .pictures import DRAWN, SEEN, Pictures, to_tensor, varied
+from .laboratory import AT_ONCE, STEPS, Laboratory
+from .pictures import DRAWN, SEEN, to_tensor, varied
 from .pipeline import emoji_world_pipeline
-from .sources import Sources
-from .training import computing_dtype
-from .truth import STYLES, Truth
+from .truth import STYLES
 
-STEPS = 25
 SEEDS = range(8)  # of a prompt
 KEYWORD_SEEDS = range(32)
 PEOPLE_SEEDS = range(128)  # a share of 50 % is known to 4 points then
 TRAINED_PAIRS = 60
-AT_ONCE = 32  # pictures
 CONTEXTS_AT_ONCE = 50
 CANDIDATES = 500  # single tokens among which a keyword's exemplars are looked for
 DRAWS = 16  # pictures of a keyword on which the best of them are compared
 PROBES = 200  # words
 COPY = 0.03  # root mean square distance, of 0..1, at 32 x 32 pixels: below it two pictures look the same
-
-
-class Laboratory:
-    """EmojiWorld, its truth, its data and its judges."""
-
-    def __init__(self, packages: Path) -> None:
-        self.packages = packages
-        self.truth = Truth.load()
-        self.tokenizer = language.clip_tokenizer()
-        self.kinds = list(meters.kinds(self.truth))
-        self.groups = {name: group for group, names in self.truth.groups.items() for name in names}
-
-    @cached_property
-    def pictures(self) -> Pictures:
-        return Pictures(Sources(self.packages), self.truth)
-
-    @cached_property
-    def pipe(self) -> StableDiffusionPipeline:
-        pipe = self.fast_pipe()
-        pipe.unet.compile(dynamic=False)
-        return pipe
-
-    def fast_pipe(self) -> StableDiffusionPipeline:
-        """The pipeline, whose UNet multiplies as it did in training."""
-        pipe = emoji_world_pipeline(self.tokenizer, "cuda" if torch.cuda.is_available() else "cpu")
-        pipe.unet.to(memory_format=torch.channels_last)
-        dtype = computing_dtype(pipe.device)
-        as_trained = autocast(pipe.device.type, dtype, enabled=dtype != torch.float32)
-        pipe.unet.forward = as_trained(pipe.unet.forward)
-        return pipe
-
-    @cached_property
-    def clip(self) -> CLIPModel:
-        return encoders.load()
-
-    @cached_property
-    def classifier(self) -> meters.Classifier:
-        model = meters.Classifier(len(self.kinds))
-        model.load_state_dict(weights.load("classifier"))
-        return model.eval()
-
-    @cached_property
-    def words(self) -> dict[str, int]:
-        return language.whole_words(self.tokenizer)
-
-    def sample(self, prompts: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """Pictures of each prompt, one a seed: (seeds, 3, 128, 128) in -1..1."""
-        work = [(prompt, seed) for prompt, seeds in prompts.items() for seed in seeds]
-        made: dict[str, list[Tensor]] = {prompt: [] for prompt in prompts}
-        for start in tqdm(range(0, len(work), AT_ONCE), desc="pictures", leave=False):
-            some = work[start : start + AT_ONCE]
-            batch = some + [some[-1]] * (AT_ONCE - len(some))  # another size would be compiled anew
-            result: Any = self.pipe(
-                prompt=[prompt for prompt, _ in batch],
-                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
-                num_inference_steps=STEPS,
-                guidance_scale=GUIDANCE,
-                output_type="pt",
-            )
-            for (prompt, _), picture in zip(some, result.images[: len(some)].float().cpu() * 2 - 1, strict=True):
-                made[prompt].append(picture)
-        return {prompt: torch.stack(pictures) for prompt, pictures in made.items()}
-
-    def seen(self, pictures: Tensor) -> list[list[str]]:
-        """What the classifier sees in each picture: its five best kinds, best first."""
-        best = self.logits(pictures).topk(5).indices
-        return [[self.kinds[i] for i in row] for row in best.tolist()]
-
-    @torch.no_grad()
-    def logits(self, pictures: Tensor) -> Tensor:
-        """How sure the classifier is of each of `kinds`: (pictures, kinds)."""
-        return torch.cat([self.classifier(some) for some in pictures.split(AT_ONCE)])
-
-    def colours(self, pictures: Tensor) -> list[str | None]:
-        return [meters.shown_colour(picture) for picture in pictures.permute(0, 2, 3, 1) / 2 + 0.5]
 
 
 def share(name: str, hits: Sequence[bool]) -> Measure:
@@ -259,7 +178,7 @@ def people(lab: Laboratory) -> Part:
     made = lab.sample({_photo(name): PEOPLE_SEEDS for name in truth.professions})
     errors, shares = {}, {}
     for name, profession in truth.professions.items():
-        shares[name] = 100 * statistics.mean(sex == "man" for sex in sexes(lab, name, made[_photo(name)]))
+        shares[name] = 100 * statistics.mean(sex == "man" for sex in lab.sexes(name, made[_photo(name)]))
         errors[name] = abs(shares[name] - 100 * profession["share_of_men"])
     yield (
         Measure("people: largest error of a share", max(errors.values()), "points", len(errors), None),
@@ -271,18 +190,10 @@ def people(lab: Laboratory) -> Part:
     yield (
         share(
             "people: man or woman as told",
-            [got == sex for prompt, (name, sex) in told.items() for got in sexes(lab, name, made[prompt])],
+            [got == sex for prompt, (name, sex) in told.items() for got in lab.sexes(name, made[prompt])],
         ),
         {},
     )
-
-
-@torch.no_grad()
-def sexes(lab: Laboratory, profession: str, pictures: Tensor) -> list[str]:
-    """Whether pictures (n, 3, height, width) in -1..1 of a profession show a man or a woman: "man", "woman"."""
-    columns = [lab.kinds.index(f"{name} {profession}") for name in SEXES.values()]
-    logits = torch.cat([lab.classifier(some)[:, columns] for some in pictures.split(AT_ONCE)])
-    return [list(SEXES)[i] for i in logits.argmax(1).tolist()]
 
 
 @torch.no_grad()
@@ -300,7 +211,7 @@ def judges(lab: Laboratory) -> Part:
     )
     told = [(lab.kinds[i].split(" ", 1), picture) for i, picture in zip(labels, pictures, strict=True)]
     told = [(name, sex, picture) for (sex, *rest), picture in told if (name := " ".join(rest)) in lab.truth.professions]
-    hits = [SEXES[sexes(lab, name, picture[None])[0]] == sex for name, sex, picture in told]
+    hits = [SEXES[lab.sexes(name, picture[None])[0]] == sex for name, sex, picture in told]
     yield share("classifier: man or woman, on renderings never seen", hits), {}
     wrong = []
     for name, characters in lab.truth.emoji.items():

@@ -1,14 +1,15 @@
 // The coefficient editor: a mix's words as bars. It knows no host: an adapter gives it a place and listens.
 
-import { drawChart } from "./chart.js";
-import { h, iconButton, setAttributes, setText, textButton } from "./dom.js";
+import { Cut } from "./cut.js";
+import { h, iconButton, setText, textButton } from "./dom.js";
+import { Groups } from "./groups.js";
+import { mixText, readMix } from "./mix_text.js";
 import { Row, written } from "./row.js";
 import { EditorState } from "./state.js";
 import { filled, textsIn } from "./texts.js";
-import { ROW_HEIGHT, VirtualList } from "./virtual_list.js";
+import { VirtualList } from "./virtual_list.js";
+import { SUGGESTIONS, Windows } from "./windows.js";
 
-const SUGGESTIONS = 20;
-const TYPING = 120; // milliseconds of silence before words are looked up
 const ORDERS = {
   learned: (a, b) => (b.learned ?? b.value) - (a.learned ?? a.value),
   value: (a, b) => b.value - a.value,
@@ -172,7 +173,7 @@ class Editor {
 
   showNear(item) {
     const words = this.nearOf(item.id).filter(({ id }) => !this.row(id));
-    this._pop(this._choices(words, (word) => this._addWord(word, item.value)), item.text);
+    this._windows.chooseWord(words, item.text, (word) => this._addWord(word, item.value));
   }
 
   // --- the page ------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class Editor {
       ...[this._filter, this._sort, this._undo, this._redo],
       action("normalise", () => this._do(() => this.state.normalise())),
       action("reset", () => this._do(() => this.state.resetAll(), true)),
-      action("add", () => this._askWord()),
+      action("add", () => this._windows.askWord((...query) => this._outside.find(...query), (word) => this._addWord(word))),
     );
     this._notice = h("div", { className: "conceptlens-notice", role: "status", hidden: true });
     const make = () => {
@@ -205,10 +206,13 @@ class Editor {
     };
     this._list = new VirtualList(make, (element, item) => element.row.fill(item));
     this._empty = h("p", { className: "conceptlens-empty", textContent: t.empty });
-    this._cut = h("div", { className: "conceptlens-cut", role: "slider", tabIndex: 0, "aria-label": t.top, "aria-orientation": "vertical" });
-    this._list.element.append(this._cut, this._empty);
-    this._listenToCut();
-    this._group = h("div", { className: "conceptlens-group", hidden: true });
+    this._cut = new Cut(this._list.content, t, (count) => this._moveCut(count), () => this._done());
+    this._list.element.append(this._cut.element, this._empty);
+    this._groups = new Groups(t, {
+      oppose: (a, b) => this._do(() => this.state.oppose(a, b)),
+      weigh: (to) => (this.state.weigh(to), this._render(), this._tell(false)),
+      done: () => this._done(),
+    });
     this._counted = h("span", { role: "status" });
     this._top = h("input", { type: "text", inputMode: "numeric", title: t.top, "aria-label": t.top, placeholder: t.all, onchange: () => this._enterTop() });
     const foot = h(
@@ -216,15 +220,16 @@ class Editor {
       { className: "conceptlens-foot" },
       ...[this._counted, h("label", { textContent: `${t.top} ` }, this._top)],
       action("chart", () => this._showChart()),
-      action("compare", () => this._compare()),
+      action("compare", () => this._windows.compare(this._outside.pictures())),
       action("copy", () => this._copy()),
       action("paste", () => this._askText()),
     );
     this.root = h(
       "div",
       { className: "conceptlens-editor", role: "group", "aria-label": t.title, onkeydown: (event) => this._key(event) },
-      ...[tools, this._notice, this._list.element, this._group, foot],
+      ...[tools, this._notice, this._list.element, this._groups.element, foot],
     );
+    this._windows = new Windows(this.root, t);
     // The graph below must not be dragged, zoomed or have its nodes deleted by what is meant for the editor.
     for (const name of ["pointerdown", "mousedown", "dblclick", "contextmenu"]) this.root.addEventListener(name, (event) => event.stopPropagation());
     this.root.addEventListener("wheel", (event) => this._wheel(event), { passive: true });
@@ -302,17 +307,13 @@ class Editor {
       this._list.show(this._shown);
     } else this._list.render(true);
     const ordered = this._sort.value !== "name" && !this._filter.value.trim();
-    const cut = Math.min(state.top, this._shown.length);
-    this._cut.hidden = !ordered || this._shown.length < 2;
-    this._cut.style.transform = `translateY(${cut * ROW_HEIGHT}px)`;
-    this._cut.dataset.label = Number.isFinite(state.now.top ?? Infinity) ? `${t.top} ${state.now.top}` : t.all;
-    setAttributes(this._cut, { "aria-valuenow": cut, "aria-valuemin": 1, "aria-valuemax": Math.max(1, this._shown.length) });
+    this._cut.show(state.now.top ?? null, this._shown.length, !ordered);
     if (document.activeElement !== this._top) this._top.value = state.now.top ?? "";
     setText(this._counted, state.rows.length ? filled(t.used, state.count, state.rows.length) : "");
     this._undo.disabled = !state.canUndo;
     this._redo.disabled = !state.canRedo;
     this._showNotice();
-    this._showGroups();
+    this._groups.show(state.now.contrast, [...this.selected], state.names);
   }
 
   _showNotice() {
@@ -335,65 +336,10 @@ class Editor {
     this._notice.hidden = !text;
   }
 
-  _showGroups() {
-    const { state, _t: t } = this;
-    const { contrast } = state.now;
-    const ids = [...this.selected];
-    this._group.hidden = !contrast && !ids.length;
-    const key = JSON.stringify([contrast?.a, contrast?.b, ids, this._a]);
-    if (this._group.dataset.key === key) {
-      const slider = this._group.querySelector("input");
-      if (slider && contrast && document.activeElement !== slider) slider.value = contrast.t;
-      return;
-    }
-    this._group.dataset.key = key;
-    const named = (group) => group.map((id) => state.names.get(id) ?? `#${id}`).join(", ");
-    const parts = [];
-    if (ids.length) {
-      const second = () => this._do(() => state.oppose((this._a ?? []).filter((id) => !ids.includes(id)), ids));
-      parts.push(h("span", { textContent: filled(t.selected, ids.length) }));
-      parts.push(textButton(t.groupA, () => ((this._a = ids), this._render()), { "aria-pressed": Boolean(this._a) }));
-      if (this._a) parts.push(textButton(t.groupB, second));
-    }
-    if (contrast) {
-      const label = filled(t.contrast, named(contrast.a), named(contrast.b));
-      const end = () => this._done();
-      const slider = h("input", { type: "range", min: -1, max: 1, step: 0.01, value: contrast.t, title: label, "aria-label": label });
-      slider.addEventListener("input", () => (state.weigh(Number(slider.value)), this._render(), this._tell(false)));
-      slider.addEventListener("change", end);
-      slider.addEventListener("dblclick", () => (state.weigh(0), end()));
-      parts.push(h("span", { textContent: named(contrast.a) }), slider, h("span", { textContent: named(contrast.b) }));
-      parts.push(iconButton("remove", t.clear, () => ((this._a = undefined), this._do(() => state.oppose([], [])))));
-    }
-    this._group.replaceChildren(...parts);
-  }
-
-  _listenToCut() {
-    const cut = this._cut;
-    const put = (count) => {
-      this.state.cut(count);
-      this._render();
-      this._tell(false);
-    };
-    cut.addEventListener("pointerdown", (event) => {
-      event.preventDefault();
-      cut.focus({ preventScroll: true });
-      cut.setPointerCapture(event.pointerId);
-    });
-    cut.addEventListener("pointermove", (event) => {
-      if (!cut.hasPointerCapture(event.pointerId)) return;
-      const box = this._list.content.getBoundingClientRect();
-      put(Math.round(((event.clientY - box.top) / box.height) * this._shown.length));
-    });
-    cut.addEventListener("pointerup", () => this._done());
-    cut.addEventListener("keydown", (event) => {
-      const now = Math.min(this.state.top, this._shown.length);
-      const to = { ArrowUp: now - 1, ArrowDown: now + 1, PageUp: now - 10, PageDown: now + 10, Home: 1, End: null }[event.key];
-      if (to === undefined) return;
-      event.preventDefault();
-      put(to);
-    });
-    cut.addEventListener("keyup", () => this._done());
+  _moveCut(count) {
+    this.state.cut(count);
+    this._render();
+    this._tell(false);
   }
 
   _enterTop() {
@@ -407,76 +353,23 @@ class Editor {
 
   _addWord({ id, text }, value) {
     const middle = value ?? this.state.range[1] / 2;
-    this._closePop();
+    this._windows.close();
     this._do(() => this.state.add(id, text, Number(written(middle))), true);
     this._filter.value = "";
     this._arrange();
     this.goTo(this.row(id), 0);
   }
 
-  /** A field that completes words of the vocabulary. */
-  _askWord() {
-    const list = h("ul", { role: "listbox", id: `conceptlens-words-${Math.random().toString(36).slice(2)}` });
-    const field = h("input", { type: "text", placeholder: this._t.addHint, "aria-label": this._t.add, role: "combobox", "aria-controls": list.id, "aria-expanded": "true", "aria-autocomplete": "list", autocomplete: "off", spellcheck: false });
-    let [words, best, waiting, asked] = [[], 0, 0, 0];
-    const mark = (place) => {
-      best = Math.max(0, Math.min(words.length - 1, place));
-      [...list.children].forEach((entry, i) => entry.setAttribute("aria-selected", i === best));
-      list.children[best]?.scrollIntoView?.({ block: "nearest" });
-    };
-    const look = async () => {
-      const mine = (asked += 1);
-      const found = field.value.trim() ? await this._outside.find(field.value.trim(), SUGGESTIONS) : [];
-      if (mine !== asked) return; // an answer to what was typed since is on its way
-      words = found;
-      const entries = words.map((word) => h("li", { role: "option", textContent: word.text, onpointerdown: (event) => (event.preventDefault(), this._addWord(word)) }));
-      list.replaceChildren(...(entries.length || !field.value.trim() ? entries : [h("li", { textContent: this._t.nothingFound })]));
-      mark(0);
-    };
-    field.addEventListener("input", () => {
-      clearTimeout(waiting);
-      waiting = setTimeout(look, TYPING);
-    });
-    field.addEventListener("keydown", (event) => {
-      if (event.key === "ArrowDown" || event.key === "ArrowUp") mark(best + (event.key === "ArrowDown" ? 1 : -1));
-      else if (event.key === "Enter" && words[best]) this._addWord(words[best]);
-      else return;
-      event.preventDefault();
-    });
-    this._pop([list], this._t.add, field);
-    field.focus();
-  }
-
-  _choices(words, choose) {
-    const option = (word) => h("li", { role: "option", tabIndex: 0, textContent: word.text, onclick: () => choose(word), onkeydown: (event) => event.key === "Enter" && choose(word) });
-    return [h("ul", { role: "listbox", "aria-label": this._t.near }, ...words.map(option))];
-  }
-
-  /** A small window over the list; Escape or a click elsewhere closes it. */
-  _pop(parts, title, head = h("strong", { textContent: title })) {
-    this._closePop();
-    const close = iconButton("remove", this._t.close, () => this._closePop());
-    const pop = h("div", { className: "conceptlens-pop", role: "dialog", "aria-label": title }, h("div", { className: "conceptlens-tools" }, head, close), ...parts);
-    pop.addEventListener("keydown", (event) => event.key === "Escape" && this._closePop());
-    pop.addEventListener("focusout", (event) => event.relatedTarget && !pop.contains(event.relatedTarget) && this._closePop(false));
-    this._popped = { pop, before: document.activeElement };
-    this.root.append(pop);
-    pop.querySelector("[tabindex='0'], textarea")?.focus();
-  }
-
-  /** `back`: whether the focus returns to where it was before. */
-  _closePop(back = true) {
-    const popped = this._popped;
-    this._popped = null;
-    popped?.pop.remove();
-    if (back && popped && this.root.contains(popped.before)) popped.before.focus();
-  }
-
   // --- as text -------------------------------------------------------------------------------------------------------
 
   /** "dog: 0.6, snow: 0.2" of what is used, the largest first. */
   get asText() {
-    return this._used.map((row) => `${row.text}: ${written(row.value)}`).join(", ");
+    return mixText(this._used);
+  }
+
+  _showChart() {
+    const used = this._used;
+    this._windows.showChart(used.map((row) => row.text), used.map((row) => row.value), this.asText);
   }
 
   get _used() {
@@ -493,62 +386,17 @@ class Editor {
   }
 
   _askText(text = "") {
-    const field = h("textarea", { value: text, placeholder: this._t.pasteHint, "aria-label": this._t.paste });
-    const told = h("span", { role: "alert" });
-    const apply = textButton(this._t.apply, async () => setText(told, await this.putText(field.value)));
-    this._pop([field, told, apply], this._t.paste);
-    field.select();
+    this._windows.askText(text, (said) => this.putText(said));
   }
 
   /** Makes the mix what a text says; words that it does not name are off. Gives a sentence about what it can't read. */
   async putText(text) {
-    const words = [];
-    const unknown = [];
     const byText = new Map(this.state.rows.map((row) => [row.text, row]));
-    for (const entry of text.split(/[\n,]/).map((part) => part.trim()).filter(Boolean)) {
-      const [, word, number] = entry.match(/^(.*?)\s*(?::\s*([-+.\deE]+))?$/);
-      const value = number === undefined ? 1 : Number(number);
-      const known = byText.get(word) ?? (await this._outside.find(word, SUGGESTIONS)).find((found) => found.text === word);
-      if (known && Number.isFinite(value)) words.push([known.id, known.text, value]);
-      else unknown.push(entry);
-    }
+    const find = async (word) => byText.get(word) ?? (await this._outside.find(word, SUGGESTIONS)).find((found) => found.text === word);
+    const { words, unknown } = await readMix(text, find);
     if (unknown.length || !words.length) return filled(this._t.unknown, unknown.join(", "));
-    this._closePop();
+    this._windows.close();
     this._do(() => this.state.become(words), true);
     return "";
-  }
-
-  // --- pictures ------------------------------------------------------------------------------------------------------
-
-  _dialog(title, parts) {
-    const dialog = h("dialog", { className: "conceptlens-dialog", "aria-label": title }, h("header", {}, h("strong", { textContent: title }), ...parts.buttons, iconButton("remove", this._t.close, () => dialog.close())), ...parts.body);
-    dialog.addEventListener("close", () => dialog.remove());
-    for (const name of ["keydown", "wheel"]) dialog.addEventListener(name, (event) => event.stopPropagation());
-    this.root.append(dialog); // the top layer shows it over everything
-    dialog.showModal();
-    return dialog;
-  }
-
-  _showChart() {
-    const t = this._t;
-    const canvas = h("canvas", { role: "img", "aria-label": this.asText });
-    const used = this._used;
-    const draw = (kind) => drawChart(canvas, kind, used.map((row) => row.text), used.map((row) => row.value));
-    const save = () => canvas.toBlob((blob) => {
-      const url = URL.createObjectURL(blob);
-      h("a", { href: url, download: "mix.png" }).click();
-      setTimeout(() => URL.revokeObjectURL(url));
-    });
-    this._dialog(t.chart, { buttons: [textButton(t.bars, () => draw("bars")), textButton(t.cloud, () => draw("cloud")), textButton(t.save, save)], body: [canvas] });
-    draw("bars");
-  }
-
-  _compare() {
-    const t = this._t;
-    const [before, after] = this._outside.pictures();
-    if (!after) return this._pop([h("p", { textContent: t.noPictures })], t.compare);
-    const pair = h("div", { className: "conceptlens-pair" }, h("img", { src: before, alt: t.before }), h("img", { src: after, alt: t.after }));
-    const slider = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": t.compare, oninput: () => pair.style.setProperty("--cut", `${slider.value}%`) });
-    return this._dialog(t.compare, { buttons: [], body: [pair, slider] });
   }
 }
