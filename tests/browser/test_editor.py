@@ -54,6 +54,19 @@ def test_before_the_first_run_it_says_what_to_do(page: Page) -> None:
     assert page.evaluate("editor.text") == ""
 
 
+def test_a_chart_shows_words_and_says_so_when_there_are_none(page: Page) -> None:
+    page.get_by_label("Chart").click()
+    expect(page.get_by_role("dialog", name="Chart").get_by_text("Run the graph once")).to_be_visible()
+    learn(page)
+    page.get_by_label("Chart").first.click()
+    chart = page.get_by_role("img", name="rose: 0.8, tulip: 0.4, daisy: 0.2, grass: 0.1")
+    pixels = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.join()"
+    bars = chart.evaluate(pixels)
+    assert len(set(bars.split(","))) > 2  # more than an empty ground
+    page.get_by_role("button", name="Cloud").click()
+    assert chart.evaluate(pixels) != bars
+
+
 def test_learned_words_are_shown_with_their_shares(page: Page) -> None:
     learn(page)
     assert page.locator(".conceptlens-text").all_inner_texts() == ["rose", "tulip", "daisy", "grass"]

@@ -79,8 +79,10 @@ export class Windows {
     field.select();
   }
 
+  /** Bars or a cloud of words with these values; a sentence where there is none. */
   showChart(words, values, text) {
     const t = this._t;
+    if (!words.length) return this.pop([h("p", { textContent: t.empty })], t.chart);
     const canvas = h("canvas", { role: "img", "aria-label": text });
     const draw = (kind) => drawChart(canvas, kind, words, values);
     const save = () => canvas.toBlob((blob) => {
@@ -89,7 +91,7 @@ export class Windows {
       setTimeout(() => URL.revokeObjectURL(url));
     });
     this._dialog(t.chart, [textButton(t.bars, () => draw("bars")), textButton(t.cloud, () => draw("cloud")), textButton(t.save, save)], [canvas]);
-    draw("bars");
+    return draw("bars");
   }
 
   /** Two pictures over each other with a slider between them; a sentence where there is none. */
