@@ -90,10 +90,15 @@ class Explained:
         return line_chart({"loss": self.found.smooth_losses(), "validation": self.found.validations}, "step")
 
 
-def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tuple[range, range]:
+def seeds_from(seed: int, count: int) -> list[int]:
+    """A seed for each picture; after the largest that there is they begin anew."""
+    return [(seed + number) % 2**64 for number in range(count)]
+
+
+def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tuple[list[int], list[int]]:
     """Of the pictures for training and, after them, of those for validation."""
-    first, later = settings.seed, settings.seed + num_images
-    return range(first, later), range(later, later + validation_images)
+    seeds = seeds_from(settings.seed, num_images + validation_images)
+    return seeds[:num_images], seeds[num_images:]
 
 
 def explain(

@@ -10,9 +10,10 @@ from comfy_api.v0_0_2 import io
 from ..core.bias import Near, Pair, Share, balance, balanced, nearness, pairs_in, shares_of_pictures, word_groups
 from ..core.charts import share_chart
 from ..core.errors import UserError
+from ..core.explanation import seeds_from
 from ..core.mixture import TokenMix
 from . import host
-from .inputs import checked, group_inputs, picture_inputs, seeds_from
+from .inputs import checked, group_inputs, picture_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
 

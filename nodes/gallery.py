@@ -73,12 +73,12 @@ class TokenMixGallery(io.ComfyNode):
         if not len(shown):
             raise UserError("The mix is empty; there is no word to draw.")
         negative = negative or host.encoded(clip, "")
+        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
         pictures: list[Tensor] = []
         for alone in shown.singles():
             live.say(alone.texts[0])
             positive = encoder.conditioning(prompt.replace("{}", host.SLOT), alone.pseudo_token(tables))
-            how = (seed, steps, cfg, sampler_name, scheduler, width, height)
-            pictures.append(host.drawn(model, vae, positive, negative, *how))
+            pictures.append(host.drawn(model, vae, positive, negative, seed, sampling))
             live.bar(len(pictures), len(shown), pictures[-1])
         grid = labelled_grid(pictures, shown.texts)[None]
         images = torch.stack(pictures)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..core.explanation import seeds_from
 from ..core.hspace.charts import variance_chart
 from ..core.hspace.directions import HSpaceDirections, Position, disentangled
 from ..core.hspace.pca import pca
@@ -82,10 +83,9 @@ class HSpaceSample(io.ComfyNode):
             "width": width,
             "height": height,
         }
-        found, pictures = host.sample_bottleneck(
-            *(model, vae, positive, negative, range(seed, seed + samples), steps, cfg, sampler_name, scheduler),
-            *((width, height), batch_size, position, made_by, host.LiveView().bar),
-        )
+        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
+        how = (seeds_from(seed, samples), sampling, batch_size, position, made_by, host.LiveView().bar)
+        found, pictures = host.sample_bottleneck(model, vae, positive, negative, *how)
         return io.NodeOutput(found, pictures)
 
 

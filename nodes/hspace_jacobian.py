@@ -102,7 +102,8 @@ class HSpaceJacobian(io.ComfyNode):
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
             size = (height // 8, width // 8)
             part = None if mask is None else interpolate(mask.clone()[:1, None], size, mode="area")[0]
-            how = (seed, steps, cfg, sampler_name, scheduler, (width, height), position, wanted, live.bar)
+            sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
+            how = (seed, sampling, position, wanted, live.bar)
             levels = host.guided_decoders(model, positive, negative, *how)
             found = along_levels(levels, components, iterations, tolerance, part, watch)
         family = host.HostBottleneck(model).family

@@ -130,11 +130,12 @@ class ImageDecompose(io.ComfyNode):
         encoder, live = host.HostTextEncoder(clip), host.LiveView()
         mix.check_family(encoder.family)
         tables, negative = encoder.tables(), negative or host.encoded(clip, "")
-        how = (steps, cfg, sampler_name, scheduler, None if latent is None else latent["samples"][:1])
+        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
+        start = None if latent is None else latent["samples"][:1]
 
         def pictures_of(mixes: Sequence[TokenMix]) -> Tensor:
             prompts = [encoder.conditioning(prompt, some.pseudo_token(tables)) for some in mixes]
-            return vae.decode(host.sampled_together(model, prompts, negative, seed, (width, height), *how))
+            return vae.decode(host.sampled_together(model, prompts, negative, seed, sampling, start))
 
         def features(pictures: Tensor) -> Tensor:
             if clip_vision is None:

@@ -35,11 +35,6 @@ def seed_input(tooltip: str, optional: bool = False) -> Any:
     )
 
 
-def seeds_from(seed: int, count: int) -> list[int]:
-    """A seed for each picture; after the largest that there is they begin anew."""
-    return [(seed + number) % 2**64 for number in range(count)]
-
-
 def cfg_input(default: float = 7.5, optional: bool = False) -> Any:
     said = "Guidance scale, 0 to 100; 1: none."
     return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, optional=optional, tooltip=said)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..core.bias import Share, edits_for_share, shares_of_pictures, slot_of, word_pair
 from ..core.errors import UserError
+from ..core.explanation import seeds_from
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model, parse_edits
 from . import host
-from .inputs import checked, group_inputs, picture_inputs, seeds_from
+from .inputs import checked, group_inputs, picture_inputs
 
 CATEGORY = "ConceptLens/Model editing"
 LoraModel = io.Custom("LORA_MODEL")

@@ -21,7 +21,8 @@ from .folders import (
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
 from .live import LiveView, progress, routes
 from .model import HostDenoiser, HostDiffusion
-from .studio import HostStudio, drawn, image_features, sampled_together, samplers, schedulers
+from .sampling import Sampling, drawn, sampled_together, samplers, schedulers
+from .studio import HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, check_slot, encoded, words
 from .world import emoji_world
 
@@ -38,6 +39,7 @@ __all__ = [
     "HostStudio",
     "HostTextEncoder",
     "LiveView",
+    "Sampling",
     "asyrp_sampler",
     "cache_folder",
     "changed_at",

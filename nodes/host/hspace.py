@@ -16,7 +16,7 @@ from ...core.hspace.directions import HSpaceDirections, Position
 from ...core.hspace.jacobian import Decoder, guided_decoder, nearest_levels
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
 from .model import Evaluation, HostDenoiser, HostDiffusion
-from .studio import sampled
+from .sampling import Sampling, sampled
 
 Visit = Callable[[Tensor, dict[str, Any]], Tensor]
 """From a bottleneck (rows, channels, height, width) and the host's transformer options to what replaces it."""
@@ -94,11 +94,7 @@ def guided_decoders(
     positive: Any,
     negative: Any,
     seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    size: tuple[int, int],
+    sampling: Sampling,
     position: Position,
     percents: Sequence[float] | None,
     progress: Progress,
@@ -124,14 +120,14 @@ def guided_decoders(
     watched.set_model_middle_block_after_patch(look)
 
     def step(number: int, *_: Any) -> None:
-        progress(number + 1, steps)
+        progress(number + 1, sampling.steps)
 
     with torch.inference_mode():
-        sampled(watched, [seed], size, steps, cfg, sampler_name, scheduler, positive, negative, step)
+        sampled(watched, positive, negative, [seed], sampling, step)
     levels = sorted(found, reverse=True)
     if percents is not None:
-        sampling: Any = model.get_model_object("model_sampling")
-        levels = nearest_levels(levels, [float(sampling.percent_to_sigma(percent)) for percent in percents])
+        schedule: Any = model.get_model_object("model_sampling")
+        levels = nearest_levels(levels, [float(schedule.percent_to_sigma(percent)) for percent in percents])
     diffusion = HostDiffusion(model, exact=True)
     for sigma in levels:
         h, prompted = diffusion.halves(found[sigma][True], position)
@@ -139,7 +135,7 @@ def guided_decoders(
             yield sigma, h, prompted
             continue
         other = diffusion.halves(found[sigma][False], position)
-        yield sigma, h, guided_decoder(cfg, h, prompted, *other)
+        yield sigma, h, guided_decoder(sampling.cfg, h, prompted, *other)
 
 
 def sample_bottleneck(
@@ -148,11 +144,7 @@ def sample_bottleneck(
     positive: Any,
     negative: Any,
     seeds: Sequence[int],
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    size: tuple[int, int],
+    sampling: Sampling,
     at_once: int,
     position: Position,
     made_by: dict[str, Any],
@@ -160,7 +152,7 @@ def sample_bottleneck(
 ) -> tuple[HSpaceSamples, Tensor]:
     """Pictures (seeds, height, width, 3) by the host's own sampler, and the bottleneck at each of its noise levels.
 
-    Each seed has the noise that KSampler gives it. `size` is (width, height) in pixels.
+    Each seed has the noise that KSampler gives it.
     """
     bottleneck = HostBottleneck(model)
     parts, pictures = [], []
@@ -176,10 +168,10 @@ def sample_bottleneck(
             return h
 
         def step(number: int, *_: Any, first: int = first, count: int = len(some)) -> None:
-            progress(first * steps + count * (number + 1), len(seeds) * steps)
+            progress(first * sampling.steps + count * (number + 1), len(seeds) * sampling.steps)
 
         watched = bottleneck.visited(position, look)
-        latents = sampled(watched, some, size, steps, cfg, sampler_name, scheduler, positive, negative, step)
+        latents = sampled(watched, positive, negative, some, sampling, step)
         prompted = recorder[0].stacked(True)
         if prompted is None:
             raise UserError("The sampler never evaluated the prompt; use another one.")

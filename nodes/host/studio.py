@@ -1,8 +1,8 @@
-"""The host's sampler, VAE and CLIP_VISION as a studio."""
+"""The host's model, VAE and CLIP_VISION as a studio."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -18,103 +18,16 @@ from torch.nn.functional import normalize
 
 from ...core.backend import Family, Progress, unseen
 from .model import HostDenoiser, HostDiffusion
+from .sampling import Sampling, sampled
 from .text import SLOT, HostTextEncoder, encoded
 
 PICTURES_AT_ONCE = 16  # sampled together, where memory allows
-# Samplers that add no noise of their own.
-NOISELESS = {"euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ddim"}
-NOISELESS |= {"uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis"}
 
 
 def image_features(clip_vision: ClipVisionModel, images: Tensor) -> Tensor:
     """Unit-length features (images, width) of pictures (images, height, width, 3) in 0..1."""
     output: Any = clip_vision.encode_image(images)
     return normalize(output["image_embeds"].float(), dim=-1)
-
-
-def samplers() -> list[str]:
-    return comfy.samplers.KSampler.SAMPLERS
-
-
-def schedulers() -> list[str]:
-    return comfy.samplers.KSampler.SCHEDULERS
-
-
-def drawn(
-    model: ModelPatcher,
-    vae: VAE,
-    positive: Any,
-    negative: Any,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    width: int,
-    height: int,
-) -> Tensor:
-    """The picture (height, width, 3) that Empty Latent Image, KSampler and VAE Decode make of these settings."""
-    with torch.inference_mode():
-        how = (steps, cfg, sampler_name, scheduler, positive, negative)
-        return vae.decode(sampled(model, [seed], (width, height), *how))[0]
-
-
-def sampled(
-    model: ModelPatcher,
-    seeds: Sequence[int],
-    size: tuple[int, int],
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    positive: Any,
-    negative: Any,
-    callback: Callable[..., None] | None = None,
-    start: Tensor | None = None,
-) -> Tensor:
-    """Latents (seeds, 4, height / 8, width / 8), each from the noise that KSampler gives its seed.
-
-    `start`: latents (1, 4, h, w) that hold their noise already, for all seeds instead; the size is theirs.
-    """
-    width, height = size
-    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
-    if start is None:
-        noise = torch.cat([prepare_noise(torch.zeros(1, 4, height // 8, width // 8), seed) for seed in seeds])
-        latents = torch.zeros_like(noise)
-    else:
-        latents = start.repeat(len(seeds), 1, 1, 1)
-        noise = torch.zeros_like(latents)
-    how = (steps, cfg, sampler_name, scheduler, positive, negative, latents)
-    return sample(model, noise, *how, seed=seeds[0], callback=callback, disable_pbar=True)
-
-
-def sampled_together(
-    model: ModelPatcher,
-    positives: Sequence[Any],
-    negative: Any,
-    seed: int,
-    size: tuple[int, int],
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    start: Tensor | None = None,
-) -> Tensor:
-    """Latents (positives, 4, height / 8, width / 8), all from the noise that KSampler gives one seed, or from `start`.
-
-    In one batch where that changes nothing: samplers that add noise give each row of a batch its own.
-    """
-    plain = all(len(positive) == 1 and positive[0][0].shape == positives[0][0][0].shape for positive in positives)
-    if len(positives) > 1 and not (plain and sampler_name in NOISELESS):
-        how = (steps, cfg, sampler_name, scheduler)
-        drawn = (sampled(model, [seed], size, *how, positive, negative, start=start) for positive in positives)
-        return torch.cat([*drawn])
-    states = torch.cat([positive[0][0] for positive in positives])
-    options = dict(positives[0][0][1])
-    if options.get("pooled_output") is not None:
-        options["pooled_output"] = torch.cat([positive[0][1]["pooled_output"] for positive in positives])
-    how = (steps, cfg, sampler_name, scheduler)
-    return sampled(model, [seed] * len(positives), size, *how, [[states, options]], negative, start=start)
 
 
 class HostStudio:
@@ -181,6 +94,7 @@ class HostStudio:
         side = self._size // 8
         need = self._model.memory_required([2, 4, side, side])  # a picture with and without the prompt
         together = max(1, min(PICTURES_AT_ONCE, int(free / (2 * need))))
+        sampling = Sampling(self._steps, self._cfg, "ddim", "ddim_uniform", self._size, self._size)
         latents = []
         for first in range(0, len(seeds), together):
             some = seeds[first : first + together]
@@ -189,7 +103,6 @@ class HostStudio:
                 progress(first * self._steps + count * (number + 1), len(seeds) * self._steps)
 
             with torch.inference_mode():
-                how = (self._steps, self._cfg, "ddim", "ddim_uniform", positive, self._negative, step)
-                found = sampled(self._model, some, (self._size, self._size), *how)
+                found = sampled(self._model, positive, self._negative, some, sampling, step)
                 latents.append(self._latent_format().process_in(found.float()).cpu())
         return torch.cat(latents).clone()
