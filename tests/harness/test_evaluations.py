@@ -7,10 +7,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conceptlens.core.mixture import mix_from_text
 from conceptlens.harness.__main__ import main
 from conceptlens.harness.diffusers_backend import EMOJI_WORLD, DiffusersTextEncoder, load_pipeline
+from conceptlens.harness.judges import ClipJudge, OwnJudge
+from conceptlens.harness.pictures import Sampling
 from conceptlens.harness.studio import DiffusersStudio
+from conceptlens.world import encoders
+from conceptlens.world.architecture import VISION
+from conceptlens.world.language import clip_tokenizer
 from conceptlens.world.timed import TEST
 
 pytestmark = pytest.mark.usefixtures("comfyui")
@@ -42,6 +48,22 @@ def test_an_edit_does_what_words_do_and_the_model_itself_does_not(one_edit: Path
     assert found["time"]["efficacy"] == 100
     assert found["time"]["generality"] >= 80
     assert found["words"]["specificity"] == found["none"]["specificity"] >= 80
+
+
+def test_a_clip_folder_judges_as_the_same_clip_inside_the_model(tmp_path: Path) -> None:
+    """EmojiWorld's encoders are a CLIP: saved as a folder they say of pictures and texts what they say in the model."""
+    clip_tokenizer().save_pretrained(tmp_path)
+    clip = encoders.load()
+    clip.config.vision_config.update({name: VISION[name] for name in ("image_mean", "image_std")})
+    clip.save_pretrained(tmp_path)
+    inside = OwnJudge(DiffusersStudio(load_pipeline(EMOJI_WORLD), Sampling((), 1, 1.0)))
+    outside = ClipJudge(tmp_path, torch.device("cpu"))
+    pictures = torch.rand(3, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+    texts = ["a photo of a rose", "a mechanic"]
+    torch.testing.assert_close(outside.pictures(pictures), inside.pictures(pictures))
+    torch.testing.assert_close(outside.texts(texts), inside.texts(texts), atol=1e-5, rtol=1e-4)
+    for one, other in zip(outside.layers(pictures), inside.layers(pictures), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_finished_edit_is_not_drawn_again(
