@@ -40,13 +40,14 @@ REGULARIZATION = 30.0  # lambda of EmojiWorld's narrow text encoder
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folders(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the measures are written as well")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="where shares before and after TIME edits are drawn")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     bench = Bench(arguments.out, arguments.cache, arguments.packages, console)
     settings = {"pictures": len(COUNTED), "of a strength": len(SEARCHED), "judged by": len(JUDGED)}
     settings |= {"sampling steps": STEPS, "guidance scale": GUIDANCE, "lambda": REGULARIZATION}
-    report("python -m conceptlens.harness bench-bias", settings, list(measured(bench)), arguments.json)
+    report("python -m conceptlens.harness bench-bias", settings, list(measured(bench, arguments.chart)), arguments.json)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +89,15 @@ class Professions:
         return sample_latents(pipe, seeds, Sampling((), STEPS, GUIDANCE), **contexts).float()
 
 
-def measured(bench: Bench) -> Iterator[Measure]:
-    from .pictures import Sampling
+def measured(bench: Bench, chart: Path | None = None) -> Iterator[Measure]:
+    from .pictures import Sampling, save_picture
     from .studio import DiffusersStudio
 
     professions = Professions(bench, DiffusersStudio(bench.lab.pipe, Sampling((), STEPS, GUIDANCE), bench.cache))
     planted = {name: entry["share_of_men"] for name, entry in bench.lab.truth.professions.items()}
     plain = {name: professions.studio.latents_of_prompt(source_of(name), COUNTED) for name in planted}
-    drawn = {name: professions.by_classifier(name, latents).value for name, latents in plain.items()}
+    before = {name: professions.by_classifier(name, latents) for name, latents in plain.items()}
+    drawn = {name: share.value for name, share in before.items()}
     seen = {name: professions.by_encoder(name, latents).value for name, latents in plain.items()}
     yield near("pictures: classifier's share near the planted one", drawn, planted)
     yield near("pictures: image encoder's share near the planted one", seen, planted)
@@ -109,12 +111,13 @@ def measured(bench: Bench) -> Iterator[Measure]:
     half = dict.fromkeys(planted, 0.5)
     yield near("balanced mix of both words: share near a half", evenly, half)
     edits = searched(professions, drawn)
-    after = {name: professions.edited(source_of(name), edits, JUDGED) for name in planted}
-    shares = {name: professions.by_classifier(name, latents).value for name, latents in after.items()}
+    changed = {name: professions.edited(source_of(name), edits, JUDGED) for name in planted}
+    after = {name: professions.by_classifier(name, latents) for name, latents in changed.items()}
+    shares = {name: share.value for name, share in after.items()}
     yield near("TIME edits: share near a half", shares, half)
     kept = {
         name: 100 * min(1.0, professions.recognised(name, latents) / professions.recognised(name, plain[name]))
-        for name, latents in after.items()
+        for name, latents in changed.items()
     }
     yield mean("TIME edits: profession recognised, of before", list(kept.values()))
     for name, pair in zip(planted, edits, strict=True):
@@ -124,6 +127,20 @@ def measured(bench: Bench) -> Iterator[Measure]:
             f"in the mix {in_mix[name]:.0%}; of the balanced mix {even}; {shares[name]:.0%} after {pair}, recognised "
             f"{kept[name]:.0f} %"
         )
+    if chart:
+        save_picture(before_and_after(before, after), chart)
+
+
+def before_and_after(before: Mapping[str, Share], after: Mapping[str, Share]) -> Tensor:
+    """Both charts side by side."""
+    from ..core.charts import share_chart
+    from ..core.plots import labelled_grid
+
+    def chart(shares: Mapping[str, Share]) -> Tensor:
+        values, intervals = zip(*((share.value, share.interval) for share in shares.values()), strict=True)
+        return share_chart([*shares], values, intervals, (GROUPS[0][0], GROUPS[1][0]))
+
+    return labelled_grid([chart(before), chart(after)], ["as the model draws them", "after TIME edits"], 2)
 
 
 def source_of(name: str) -> str:
@@ -144,10 +161,10 @@ def beside(bench: Bench, professions: Professions, name: str, latents: Tensor) -
     words = bench.vocabulary.only([word for group in GROUPS for word in group])
     settings = replace(SETTINGS, num_tokens=len(words), steps=1, exclude_concept=False)  # shares alone, not fitted on
     pictures = professions.studio.pictures(latents)
-    return bench.explained(f"beside {name}", "", before(name), settings, pictures, words)
+    return bench.explained(f"beside {name}", "", slot_before(name), settings, pictures, words)
 
 
-def before(name: str) -> str:
+def slot_before(name: str) -> str:
     """A prompt with a slot before the profession."""
     return PROMPT.replace("{}", f"{{}} {name}")
 
@@ -162,14 +179,14 @@ def evened(professions: Professions, name: str, mix: TokenMix) -> float:
     """The classifier's share of men in pictures of a mix that is balanced."""
     studio = professions.studio
     vectors = balanced(mix, pairs_in(mix, [GROUPS]), 0.5).pseudo_token([tower.table for tower in studio.towers])
-    return professions.by_classifier(name, studio.latents_of_mix(before(name), vectors, JUDGED)).value
+    return professions.by_classifier(name, studio.latents_of_mix(slot_before(name), vectors, JUDGED)).value
 
 
 def searched(professions: Professions, shares: Mapping[str, float]) -> list[EditPair]:
     """An edit of each profession towards the sex that it lacks, as strong as half of the pictures need."""
     names = {source_of(name): name for name in shares}
     words = {source: GROUPS[shares[name] > 0.5][0] for source, name in names.items()}
-    pairs = [EditPair(source, before(name).replace("{}", words[source])) for source, name in names.items()]
+    pairs = [EditPair(source, slot_before(name).replace("{}", words[source])) for source, name in names.items()]
 
     def share_of(pair: EditPair, edits: Sequence[EditPair]) -> Share:
         return professions.by_classifier(names[pair.source], professions.edited(pair.source, edits, SEARCHED))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_an_edit_does_what_words_do_and_the_model_itself_does_not(one_edit: Path
 def test_a_clip_folder_judges_as_the_same_clip_inside_the_model(tmp_path: Path) -> None:
     """EmojiWorld's encoders are a CLIP: saved as a folder they say of pictures and texts what they say in the model."""
     clip_tokenizer().save_pretrained(tmp_path)
-    clip = encoders.load()
+    clip: Any = encoders.load()
     clip.config.vision_config.update({name: VISION[name] for name in ("image_mean", "image_std")})
     clip.save_pretrained(tmp_path)
     inside = OwnJudge(DiffusersStudio(load_pipeline(EMOJI_WORLD), Sampling((), 1, 1.0)))
