@@ -146,12 +146,13 @@ class Maker:
     def _node(self, kind: str, depth: int = 0) -> str:
         """Adds a node with all that it needs, or also with all that it can have; returns its name."""
         told = self.info[kind]["input"]
-        every = (
-            depth < 2 and self.generator.random() < 0.3
-        )  # a picture to judge needs its VAE and its judge: all of them or none
+        # A picture to judge needs its VAE and its judge: all of them or none.
+        every = depth < 2 and self.generator.random() < 0.3
         optional = told.get("optional", {}).items()
         wanted = {**told.get("required", {}), **{name: spec for name, spec in optional if every or name == "mix"}}
         inputs = {name: self._value(kind, name, spec, depth) for name, spec in wanted.items()}
+        if kind == "ConceptDecompose" and self.generator.random() < 0.9:
+            inputs["method"] = "conceptor"  # the other one compares words for minutes, whatever the settings
         name = f"{kind} {len(self.graph)}"
         self.graph[name] = {"class_type": kind, "inputs": inputs}
         return name
