@@ -224,7 +224,9 @@ def outcome(host: HostServer, graph: Graph) -> str:
         details = error.details
         if "exception_type" not in details:
             return "refused"
-        return "sentence" if details["exception_type"].endswith("UserError") else f"traceback: {details}"
+        if details["exception_type"].endswith("UserError"):
+            return "sentence"
+        return f"traceback: {details['exception_message']}{''.join(details['traceback'])}"
     return "done"
 
 

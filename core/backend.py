@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from .errors import UserError
 
 if TYPE_CHECKING:
     from .text_tower import TextTower
@@ -47,6 +50,16 @@ class OpenTextEncoder(TextEncoder, Protocol):
     def towers(self) -> list[TextTower]:
         """The model's text encoders in the order of the context's channels, float32, LoRAs applied."""
         ...
+
+
+def check_fits(encoder: TextEncoder, prompt: str, tokens: Sequence[int]) -> None:
+    """Raises UserError when a prompt's tokens, start and end among them, are more than CLIP reads."""
+    if len(tokens) > CONTEXT_LENGTH:
+        cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
+        raise UserError(
+            f'The prompt "{shorten(prompt, 80)}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: '
+            f'"{shorten(cut, 80)}" would be cut off; write less (start, end and augmentation count).'
+        )
 
 
 class Denoiser(Protocol):

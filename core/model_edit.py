@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .backend import CONTEXT_LENGTH, Denoiser, Progress, TextEncoder, unseen
+from .backend import CONTEXT_LENGTH, Denoiser, Progress, TextEncoder, check_fits, unseen
 from .context_edit import ContextEdit
 from .errors import UserError
 from .lora import LoraFactors, check_match, edit_denoiser
@@ -217,12 +217,7 @@ def _usable_tokens(encoder: TextEncoder, prompt: str) -> list[int]:
         raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
     if any(mark in prompt for mark in MARKS):
         raise UserError(f'The prompt "{shorten(prompt, 80)}" contains {" or ".join(MARKS)}; write plain words.')
-    if len(tokens) > CONTEXT_LENGTH:
-        cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
-        raise UserError(
-            f'The prompt "{shorten(prompt, 80)}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: '
-            f'"{shorten(cut, 80)}" would be cut off; write less (start, end and augmentation count).'
-        )
+    check_fits(encoder, prompt, tokens)
     return tokens
 
 

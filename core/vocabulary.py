@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from . import storage
-from .backend import OpenTextEncoder, Progress, unseen
+from .backend import OpenTextEncoder, Progress, check_fits, unseen
 from .errors import UserError
 from .text_tower import PROJECTION, TextTower, mean_length
 
@@ -128,10 +128,16 @@ def template_features(
 
 
 def text_feature(encoder: OpenTextEncoder, tower: TextTower, text: str, templates: Sequence[str]) -> Tensor:
-    """The feature (width,) of any text, as those of the vocabulary's tokens are made."""
+    """The feature (width,) of any text, as those of the vocabulary's tokens are made.
+
+    Raises UserError when it is empty or, in one of the templates, longer than the encoder reads.
+    """
     tokens = encoder.tokenize(text)[1:-1]
     if not tokens:
         raise UserError("The text is empty; write a word.")
+    for template in templates:
+        prompt = template.replace("{}", text)
+        check_fits(encoder, prompt, encoder.tokenize(prompt))
     return template_features(encoder, tower, torch.tensor([tokens]), templates)[0]
 
 

@@ -146,6 +146,10 @@ def test_words_are_what_a_reader_would_write(encoder: DiffusersTextEncoder) -> N
     assert score == pytest.approx(1, abs=1e-3)
     with pytest.raises(UserError, match="empty"):
         text_feature(encoder, tower, " ", CONCEPTOR_TEMPLATES)
+    long = " ".join(["dog"] * 75)
+    assert text_feature(encoder, tower, long, TEMPLATES["none"]).isfinite().all()
+    with pytest.raises(UserError, match="has 81 tokens and 77 fit"):
+        text_feature(encoder, tower, long, ["a photo of a {}"])
 
 
 def test_a_mix_of_one_token_is_that_token(encoder: DiffusersTextEncoder) -> None:
