@@ -88,7 +88,7 @@ def test_unusable_input_is_one_line_and_exit_code_1(
 
 
 SMALL = ["--num-tokens", "4", "--dictionary-size", "6", "--steps", "2", "--num-images", "2", "--validation-images", "1"]
-SMALL += ["--sampling-steps", "2", "--size", "64", "--templates", "none"]
+SMALL += ["--sampling-steps", "2", "--size", "64", "--templates", "none", "--method", "conceptor"]
 
 
 def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
