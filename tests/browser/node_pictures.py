@@ -54,16 +54,15 @@ def main() -> None:
                 save(page, node["id"], DOCS / f"pictures/{kind}.jpg")
             wanted -= set(here)
         page.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [], version: 0.4 }) }")
-        for kind in sorted(wanted):
-            number = page.evaluate(
-                """([kind, place]) => {
+        for number, kind in enumerate(sorted(wanted), 1000):  # a used number would bring the values that it had
+            page.evaluate(
+                """([kind, place, number]) => {
                   app.graph.clear();
                   const node = LiteGraph.createNode(kind);
-                  node.pos = place;
+                  Object.assign(node, { pos: place, id: number });
                   app.graph.add(node);
-                  return node.id;
                 }""",
-                [kind, ALONE],
+                [kind, ALONE, number],
             )
             save(page, number, DOCS / f"pictures/{kind}.jpg")
 
