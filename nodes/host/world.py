@@ -18,7 +18,7 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...world import architecture, weights
 
-SUPPORTED_HOSTS = "0.30"
+SUPPORTED_HOSTS = "0.24 to 0.30"
 
 
 def emoji_world() -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:

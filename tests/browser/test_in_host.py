@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conceptlens.harness.host_server import HostServer
-from conceptlens.tests.browser.test_editor import bar, drag, row, value
+from conceptlens.tests.browser.editor import bar, drag, row, value
 from conceptlens.world.laboratory import Laboratory
 from conceptlens.world.pictures import to_tensor
 from PIL import Image, ImageChops

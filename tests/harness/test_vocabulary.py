@@ -26,11 +26,6 @@ from torch.nn.functional import normalize
 PROMPTS = ["a photo of a dog", "an old house on a hill, painted in oil", ""]
 
 
-@pytest.fixture(scope="module")
-def encoder(pipe: Any) -> DiffusersTextEncoder:
-    return DiffusersTextEncoder(pipe)
-
-
 def no_vectors(towers: list[TextTower], count: int = 1) -> list[Tensor]:
     return [torch.zeros(count, tower.table.shape[1]) for tower in towers]
 

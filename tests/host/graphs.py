@@ -13,9 +13,7 @@ from torch import Tensor
 
 Link = list[Any]
 CHECKPOINT = "sd1-small.safetensors"
-EDIT: dict[str, Any] = {
-    "source": "a pack of roses",
-    "destination": "a pack of blue roses",
+SETTINGS: dict[str, Any] = {
     "regularization": 0.1,
     "edit_keys": True,
     "augment": True,
@@ -23,6 +21,7 @@ EDIT: dict[str, Any] = {
     "preserve": "",
     "rank": 0,
 }
+EDIT = {"source": "a pack of roses", "destination": "a pack of blue roses", **SETTINGS}
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""A tiny pipeline's parts, for the tests of what is fitted to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conceptlens.core.dictionary import Dictionary, Slot
+from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary
+from conceptlens.harness.diffusers_backend import DiffusersDiffusion, DiffusersTextEncoder
+from torch import Tensor
+
+
+@pytest.fixture(scope="module")
+def diffusion(pipe: Any) -> DiffusersDiffusion:
+    return DiffusersDiffusion(pipe)
+
+
+@pytest.fixture(scope="module")
+def encoder(pipe: Any) -> DiffusersTextEncoder:
+    return DiffusersTextEncoder(pipe)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(encoder: DiffusersTextEncoder) -> Vocabulary:
+    return embed_vocabulary(encoder, "none")
+
+
+@pytest.fixture(scope="module")
+def slot(encoder: DiffusersTextEncoder) -> Slot:
+    return Slot.of(encoder, encoder.towers(), "a photo of a {}")
+
+
+@pytest.fixture(scope="module")
+def dictionary(vocabulary: Vocabulary) -> Dictionary:
+    return Dictionary.of(vocabulary, range(1000, 1040), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def latents() -> Tensor:
+    return torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(7))
