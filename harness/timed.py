@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=float, default=1.0, metavar="S", help="of the edits of pairs (default 1)")
     add("--values-only", action="store_true", help="edit values only, not keys")
     add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
-    add("--preserve-others", action="store_true", help="the sources of the other edits keep their meaning")
+    add("--preserve-others", action="store_true", help="the prompts of the other edits keep their meaning")
     add("--num-seeds", type=int, default=24, metavar="N", help="pictures of each prompt (default 24)")
     add_drawing_options(parser, steps=50)
     add("--margin", type=float, default=0.0, metavar="M", help="by which a picture has to be more alike (default 0)")
@@ -117,10 +117,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def preserved(entry: TimedPair | TimedProfession, entries: Sequence[TimedPair | TimedProfession]) -> list[str]:
-    """Sources of the other edits, but for prompts by which this one is judged."""
-    judged = {entry.edit.source.casefold(), *(wording.prompt.casefold() for wording in entry.wordings)}
-    others = dict.fromkeys(other.edit.source for other in entries)
-    return [source for source in others if source.casefold() not in judged]
+    """Sources and destinations of the other edits, but for prompts by which this one is judged."""
+    judged = {wording.prompt.casefold() for wording in entry.wordings}
+    own = {entry.edit.source.casefold(), entry.edit.destination.casefold()}
+    others = [*(other.edit.source for other in entries), *(other.edit.destination for other in entries)]
+    return [prompt for prompt in dict.fromkeys(others) if prompt.casefold() not in judged | own]
 
 
 @dataclass(frozen=True, eq=False)

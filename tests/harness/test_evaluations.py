@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from conceptlens.core.mixture import mix_from_text
+from conceptlens.core.timed import read_pairs
 from conceptlens.harness.__main__ import main
 from conceptlens.harness.diffusers_backend import EMOJI_WORLD, DiffusersTextEncoder, load_pipeline
 from conceptlens.harness.judges import ClipJudge, OwnJudge
 from conceptlens.harness.pictures import Sampling
 from conceptlens.harness.studio import DiffusersStudio
+from conceptlens.harness.timed import preserved
 from conceptlens.world import encoders
 from conceptlens.world.architecture import VISION
 from conceptlens.world.language import clip_tokenizer
@@ -49,6 +51,16 @@ def test_an_edit_does_what_words_do_and_the_model_itself_does_not(one_edit: Path
     assert found["time"]["efficacy"] == 100
     assert found["time"]["generality"] >= 80
     assert found["words"]["specificity"] == found["none"]["specificity"] >= 80
+
+
+def test_no_prompt_by_which_an_edit_is_judged_is_preserved() -> None:
+    entries = read_pairs(TEST)
+    others = {prompt for entry in entries for prompt in (entry.edit.source, entry.edit.destination)}
+    for entry in entries:
+        judged = {entry.edit.source, entry.edit.destination, *(wording.prompt for wording in entry.wordings)}
+        kept = preserved(entry, entries)
+        assert len(kept) == len(set(kept))
+        assert set(kept) == others - judged
 
 
 def test_a_clip_folder_judges_as_the_same_clip_inside_the_model(tmp_path: Path) -> None:
