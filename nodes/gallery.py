@@ -27,6 +27,7 @@ class TokenMixGallery(io.ComfyNode):
             description="What each word of a mix looks like alone: one picture a word, all from the same noise. "
             "Token Mix Conditioning shows them beside its words.",
             search_aliases=["words", "tokens", "contact sheet", "concept"],
+            has_intermediate_output=True,  # a page that is opened anew gets the pictures, though none is drawn
             inputs=[
                 *model_inputs(),
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),

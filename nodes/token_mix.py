@@ -63,6 +63,7 @@ class TokenMixConditioning(io.ComfyNode):
             category=CATEGORY,
             description="A prompt with a mix of words in place of <>: change a coefficient and the picture follows.",
             search_aliases=["concept", "pseudo token", "conceptor", "coefficients", "slider"],
+            has_intermediate_output=True,  # a page that is opened anew gets the words, though nothing is computed
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model that samples."),
                 io.String.Input(
