@@ -1,4 +1,4 @@
-"""Chromium, and a page that holds nothing but the coefficient editor."""
+"""Chromium, a page that holds nothing but the coefficient editor, and a real host."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from conceptlens.benchmarks.editor import chromium, serve
+from conceptlens.harness.host_server import HostServer
 from playwright.sync_api import Browser, Page
 
 MOUNT = """async (words) => {
@@ -44,3 +45,9 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
     yield opened
     opened.close()
     assert not [problem for problem in problems if "favicon" not in problem and "404" not in problem]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
+    with HostServer(tmp_path_factory.mktemp("browser"), "--cpu") as running:
+        yield running

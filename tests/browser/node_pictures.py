@@ -12,19 +12,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from conceptlens.benchmarks.editor import chromium
+from conceptlens.harness.host_server import HostServer
+from conceptlens.tests.browser.host_page import host_page, queue
+from conceptlens.tests.conftest import ROOT
 from PIL import Image
 from playwright.sync_api import Page
-
-from ...benchmarks.editor import chromium
-from ...harness.host_server import HostServer
-from ..conftest import ROOT
 
 DOCS = ROOT / "web/docs"
 RUN = {"change_words", "explain_picture"}  # graphs whose nodes show what they found
 MARGIN, TITLE = 24, 40  # around a node, and its title above
 ALONE = (400, 300)  # where a node without a graph stands
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en", "Comfy.Minimap.Visible": False}
-SETTINGS |= {"Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False}
+SETTINGS = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False}
 SETTINGS |= {"Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
 
 
@@ -35,44 +34,31 @@ def main() -> None:
     (DOCS / "pictures").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as base, HostServer(Path(base), "--cpu") as host, chromium() as browser:
         assert browser, "pictures take Chromium"
-        page = browser.new_page(viewport={"width": 1400, "height": 1400})
-        page.goto(host.address)
-        page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow", timeout=240_000)
-        page.wait_for_timeout(3000)
-        for name, value in SETTINGS.items():
-            page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
-        page.keyboard.press("Escape")
-        for name in order:
-            active = (node for node in graphs[name]["nodes"] if not node["mode"])
-            here = {node["type"]: node for node in active if node["type"] in wanted}
-            if not here:
-                continue
-            page.evaluate("async (graph) => await app.loadGraphData(graph)", graphs[name])
-            if name in RUN:
-                run(host, page)
-            for kind, node in here.items():
-                save(page, node["id"], DOCS / f"pictures/{kind}.jpg")
-            wanted -= set(here)
-        page.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [], version: 0.4 }) }")
-        for number, kind in enumerate(sorted(wanted), 1000):  # a used number would bring the values that it had
-            page.evaluate(
-                """([kind, place, number]) => {
-                  app.graph.clear();
-                  const node = LiteGraph.createNode(kind);
-                  Object.assign(node, { pos: place, id: number });
-                  app.graph.add(node);
-                }""",
-                [kind, ALONE, number],
-            )
-            save(page, number, DOCS / f"pictures/{kind}.jpg")
-
-
-def run(host: HostServer, page: Page) -> None:
-    known = set(host.get("/history"))
-    page.evaluate("app.queuePrompt(0, 1)")
-    while not set(host.get("/history")) - known:
-        page.wait_for_timeout(500)
-    page.wait_for_timeout(3000)
+        with host_page(browser, host, SETTINGS, 1400, 1400) as page:
+            for name in order:
+                active = (node for node in graphs[name]["nodes"] if not node["mode"])
+                here = {node["type"]: node for node in active if node["type"] in wanted}
+                if not here:
+                    continue
+                page.evaluate("async (graph) => await app.loadGraphData(graph)", graphs[name])
+                if name in RUN:
+                    queue(page, host)
+                    page.wait_for_timeout(3000)
+                for kind, node in here.items():
+                    save(page, node["id"], DOCS / f"pictures/{kind}.jpg")
+                wanted -= set(here)
+            page.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [], version: 0.4 }) }")
+            for number, kind in enumerate(sorted(wanted), 1000):  # a used number would bring the values that it had
+                page.evaluate(
+                    """([kind, place, number]) => {
+                      app.graph.clear();
+                      const node = LiteGraph.createNode(kind);
+                      Object.assign(node, { pos: place, id: number });
+                      app.graph.add(node);
+                    }""",
+                    [kind, ALONE, number],
+                )
+                save(page, number, DOCS / f"pictures/{kind}.jpg")
 
 
 def save(page: Page, number: Any, file: Path) -> None:

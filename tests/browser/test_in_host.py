@@ -15,6 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conceptlens.harness.host_server import HostServer
 from conceptlens.tests.browser.editor import bar, drag, row, value
+from conceptlens.tests.browser.host_page import await_host, host_page, queue, set_setting
 from conceptlens.world.laboratory import Laboratory
 from conceptlens.world.pictures import to_tensor
 from PIL import Image, ImageChops
@@ -57,52 +58,20 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / ".screenshots"  # of the editor's states, to be looked at
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
-    with HostServer(tmp_path_factory.mktemp("browser"), "--cpu") as running:
-        yield running
-
-
 @pytest.fixture(params=["classic canvas", "Nodes 2.0"])
 def graph(browser: Browser, host: HostServer, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The host's page with a small graph around the editor."""
-    page = browser.new_page(viewport={"width": 1500, "height": 900})
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if "onceptlens" in said.text else None)
-    page.goto(host.address)
-    _await_host(page)
-    settings = {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0", "Comfy.TutorialCompleted": True}
-    for name, setting in (settings | {"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"}).items():
-        set_setting(page, name, setting)
-    page.keyboard.press("Escape")
-    page.evaluate(BUILD, f"{MIX}, heart: {0.01 + time.monotonic() % 1e-3:.8f}")  # another mix for each test
-    yield page
-    page.close()
-    assert not complaints
-
-
-def set_setting(page: Page, name: str, setting: object) -> None:
-    page.evaluate("([name, setting]) => app.extensionManager.setting.set(name, setting)", [name, setting])
-
-
-def _await_host(page: Page) -> None:
-    page.wait_for_function(
-        "window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow", timeout=120_000
-    )
-    page.wait_for_timeout(2000)  # until what it restores and offers is there
+    settings = {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0", "Comfy.ColorPalette": "dark"}
+    with host_page(browser, host, settings) as page:
+        page.evaluate(BUILD, f"{MIX}, heart: {0.01 + time.monotonic() % 1e-3:.8f}")  # another mix for each test
+        yield page
 
 
 def run(page: Page, host: HostServer) -> Image.Image:
     """Queues the graph as the Run button does; gives the picture that it shows."""
-    known = set(host.get("/history"))
-    page.evaluate("app.queuePrompt(0, 1)")
-    end = time.monotonic() + 120
-    while not (new := set(host.get("/history")) - known):
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    history = queue(page, host)
     page.wait_for_timeout(500)
-    return picture(host, host.get("/history")[new.pop()])
+    return picture(host, history)
 
 
 def picture(host: HostServer, history: dict[str, Any]) -> Image.Image:
@@ -148,7 +117,7 @@ def test_a_dragged_word_changes_the_picture(graph: Page, host: HostServer, tmp_p
 
     graph.wait_for_timeout(1500)  # the host keeps a draft of the graph after a moment
     graph.reload()
-    _await_host(graph)
+    await_host(graph)
     assert coefficients(graph)["set"] == changed
     assert value(graph, "car") == pytest.approx(next(iter(changed.values())), rel=1e-3)
     assert "changed" in (row(graph, "car").get_attribute("data-flags") or "")
@@ -302,7 +271,7 @@ def test_words_show_the_pictures_of_a_gallery(graph: Page, host: HostServer) -> 
     expect(row(graph, "rose").locator("img")).to_be_visible()
     keep(graph, "pictures of words")
     graph.reload()
-    _await_host(graph)
+    await_host(graph)
     graph.evaluate("(before) => app.loadGraphData(before)", before)
     expect(graph.get_by_text("Run the graph once")).to_be_visible()
     run(graph, host)  # computes nothing: the host has it all
@@ -396,7 +365,7 @@ def test_it_speaks_chinese_where_the_host_does(graph: Page, host: HostServer) ->
     set_setting(graph, "Comfy.Locale", "zh")
     graph.wait_for_timeout(1500)
     graph.reload()
-    _await_host(graph)
+    await_host(graph)
     chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
     title = graph.evaluate("app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning').title")
     assert title == chinese["TokenMixConditioning"]["display_name"]

@@ -1,0 +1,54 @@
+"""The host's own page: opened, set up, and its graph run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from conceptlens.harness.host_server import HostServer
+from playwright.sync_api import Browser, Page
+
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
+
+
+@contextmanager
+def host_page(
+    browser: Browser, host: HostServer, settings: Mapping[str, object], width: int = 1500, height: int = 900
+) -> Iterator[Page]:
+    """With an empty graph; nothing may go wrong on it unseen."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if "onceptlens" in said.text else None)
+    page.goto(host.address)
+    await_host(page)
+    for name, setting in {**SETTINGS, **settings}.items():
+        set_setting(page, name, setting)
+    page.keyboard.press("Escape")
+    yield page
+    page.close()
+    assert not complaints
+
+
+def await_host(page: Page) -> None:
+    page.wait_for_function(
+        "window.app?.graph && window.app.extensionManager?.workflow?.activeWorkflow", timeout=240_000
+    )
+    page.wait_for_timeout(2000)  # until what it restores and offers is there
+
+
+def set_setting(page: Page, name: str, setting: object) -> None:
+    page.evaluate("([name, setting]) => app.extensionManager.setting.set(name, setting)", [name, setting])
+
+
+def queue(page: Page, host: HostServer, seconds: float = 240) -> dict[str, Any]:
+    """Runs the page's graph as the Run button does; gives the host's account of it."""
+    known = set(host.get("/history"))
+    page.evaluate("app.queuePrompt(0, 1)")
+    end = time.monotonic() + seconds
+    while not (new := set(host.get("/history")) - known):
+        assert time.monotonic() < end, "the graph was not run"
+        time.sleep(0.2)
+    return host.get("/history")[new.pop()]
