@@ -1,8 +1,9 @@
-"""Conceptor's vocabulary and fit on EmojiWorld, beside the published procedure written plainly, in one run."""
+"""Conceptor on EmojiWorld beside the published procedures written plainly, in one run: words, fit, single pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +14,22 @@ from torch.nn.functional import cosine_similarity, mse_loss, normalize
 from ..core.dictionary import Dictionary, Slot
 from ..core.diffusion import add_noise
 from ..core.fit import HIDDEN, WEIGHT_DECAY, FitState, Settings, fit_conceptor
+from ..core.mixture import TokenMix
+from ..core.pruning import bundles_of
 from ..core.vocabulary import CONCEPTOR_TEMPLATES, Vocabulary, embed_vocabulary, template_features
+from ..harness import bench_pictures
 from ..harness.diffusers_backend import EMOJI_WORLD, DiffusersDiffusion, DiffusersTextEncoder, load_pipeline
+from ..harness.pictures import Sampling
+from ..harness.studio import DiffusersStudio
+from ..world.architecture import GUIDANCE
 from .measures import Measure, seconds
 
 PROMPT = "a photo of a {}"
 TOKENS, PUBLISHED_TOKENS = 2048, 16  # embedded by either procedure
 PICTURES = 12
 STEPS = 8  # timed ones; one more comes before them
+EXPLANATIONS = Path(__file__).parent / "results/explanations"  # of `bench-concepts`
+KEYWORDS = ("meat", "clothes", "beverage", "rodent", "carnival")
 SETTINGS = Settings(method="conceptor", steps=STEPS + 1, validate_every=STEPS + 2)
 
 
@@ -28,7 +37,7 @@ def measure() -> list[Measure]:
     torch.manual_seed(0)
     pipe = load_pipeline(EMOJI_WORLD)
     words = embed_vocabulary(DiffusersTextEncoder(pipe), "none")
-    return [*vocabulary(pipe, words), *fit(pipe, words)]
+    return [*vocabulary(pipe, words), *fit(pipe, words), *single_pictures(pipe)]
 
 
 def vocabulary(pipe: Any, words: Vocabulary) -> list[Measure]:
@@ -113,3 +122,19 @@ def published_step(pipe: Any, slot: Slot, dictionary: Dictionary, pictures: Tens
         optimizer.step()
 
     return step
+
+
+def single_pictures(pipe: Any) -> list[Measure]:
+    """The first seed's picture of some keywords, from the mixes of `bench-concepts`, explained by either search."""
+    studio = DiffusersStudio(pipe, Sampling((), bench_pictures.STEPS, GUIDANCE))
+    ratios = []
+    for keyword in KEYWORDS:
+        mix = TokenMix.load(EXPLANATIONS / f"{keyword}_shares_0.safetensors").top(bench_pictures.TOKENS)
+        features = template_features(
+            studio.encoder, studio.towers[-1], torch.tensor(mix.ids)[:, None], CONCEPTOR_TEMPLATES
+        )
+        bundles = bundles_of(mix, features @ features.T, bench_pictures.SIMILAR)
+        _, published = bench_pictures.plainly(studio, mix, 0, bundles)
+        ours, _ = bench_pictures.explained(studio, mix, 0, bundles)
+        ratios.append(published / ours.pictures)
+    return [Measure.of("single picture, EmojiWorld: published / ours, pictures made", ratios, "x")]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..core.mixture import TokenMix
     from .studio import DiffusersStudio
 
+Bundles = Sequence[Sequence[int]]
 KEYWORDS, SEEDS = 10, range(10)
 COMPARED = 3  # seeds of each keyword for which the published search is made too
 STEPS = 12
@@ -59,8 +60,9 @@ def measured(bench: Bench) -> Iterator[Measure]:
     named, largest, similar, left, ratios, same = ([] for _ in range(6))
     for keyword in bench.keywords[:KEYWORDS]:
         mix = bench.mix(keyword).top(TOKENS)
+        bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
         for seed in SEEDS:
-            pruned, pictures = explained(bench, studio, mix, seed)
+            pruned, pictures = explained(studio, mix, seed, bundles)
             before, _, *alone = (seen[0] for seen in bench.lab.seen(judged(pictures)))
             words = ", ".join(pruned.mix.texts)
             bench.console.line(f"{keyword}, seed {seed}: {before}; {words} ({pruned.pictures} pictures)")
@@ -70,7 +72,7 @@ def measured(bench: Bench) -> Iterator[Measure]:
                 named.append(100.0 * (before in alone))
                 largest.append(100.0 * (before == alone[0]))
             if seed < COMPARED:
-                published, made = plainly(bench, studio, mix, seed)
+                published, made = plainly(studio, mix, seed, bundles)
                 ratios.append(pruned.pictures / made)
                 same.append(100.0 * (len(pruned.mix) <= len(published)))
     yield mean("single pictures: a remaining word draws the exemplar shown", named)
@@ -81,17 +83,15 @@ def measured(bench: Bench) -> Iterator[Measure]:
     yield mean("single pictures: no more words remain than by the published search", same)
 
 
-def explained(bench: Bench, studio: DiffusersStudio, mix: TokenMix, seed: int) -> tuple[Pruned, Tensor]:
+def explained(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundles) -> tuple[Pruned, Tensor]:
     draw, features = picture_tools(studio, PROMPT, seed)
-    bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
     return explain_picture(mix, draw([mix]), draw, features, THRESHOLD, bundles, together=1)
 
 
-def plainly(bench: Bench, studio: DiffusersStudio, mix: TokenMix, seed: int) -> tuple[TokenMix, int]:
+def plainly(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundles) -> tuple[TokenMix, int]:
     """What the published procedure leaves, and the pictures that it makes."""
     draw, features = picture_tools(studio, PROMPT, seed)
     (wanted,) = features(draw([mix]))
-    bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
     return published_pruning(mix, lambda mixes: (features(draw(mixes)) @ wanted).tolist(), THRESHOLD, bundles)
 
 

@@ -151,5 +151,5 @@ def test_another_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from conceptlens.nodes import host
 
     monkeypatch.delattr(comfy.supported_models, "SD15")
-    with pytest.raises(UserError, match=r"SD15.*use ComfyUI 0\.30"):
+    with pytest.raises(UserError, match=r"SD15.*use ComfyUI 0\.24 to 0\.30"):
         host.emoji_world()
