@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from .measures import Measure
 WEB = Path(__file__).resolve().parent.parent / "web"
 HTML = b"""<!doctype html><html lang="en"><title>Editor</title><link rel="stylesheet" href="/token_mix/style.css">
 <body style="margin:20px;background:#222"><div id="place" style="width:420px;height:420px"></div>"""
-ROWS, OPENINGS, STEPS, FRAMES = 5000, 7, 120, 120
+ROWS, OPENINGS, STEPS, SCROLLS, FRAMES = 5000, 7, 120, 5, 120
 OPEN = """async ([rows, times]) => {
   const { mountEditor } = await import("/token_mix/editor.js");
   const place = document.getElementById("place");
@@ -43,6 +44,7 @@ LISTEN = """() => {
 }"""
 SCROLL = """async (frames) => {
   const list = document.querySelector(".conceptlens-list");
+  list.scrollTop = 0;
   const moments = [];
   for (let n = 0; n < frames; n += 1) {
     moments.push(await new Promise(requestAnimationFrame));
@@ -74,13 +76,13 @@ def measure() -> list[Measure]:
         page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 5, steps=STEPS)
         page.mouse.up()
         dragged = page.evaluate("taken.slice(1)")
-        frames = page.evaluate(SCROLL, FRAMES)
-    usual = sorted(frames)[len(frames) // 2]
-    dropped = sum(round(frame / usual) - 1 for frame in frames)
+        scrolls = [page.evaluate(SCROLL, FRAMES) for _ in range(SCROLLS)]
+    usual = statistics.median(frame for frames in scrolls for frame in frames)
+    dropped = [sum(round(frame / usual) - 1.0 for frame in frames) for frames in scrolls]
     return [
         Measure.of(names[0], opened, "ms"),
         Measure.of(names[1], dragged, "ms"),
-        Measure(names[2], float(dropped), f"of {FRAMES}", 1, None),
+        Measure.of(names[2], dropped, f"of {FRAMES}"),
     ]
 
 

@@ -20,7 +20,7 @@ SIGMA = 2.0  # where a picture's shape is decided
 VECTORS = 3
 PUBLISHED_ITERATIONS = 50  # at most, for each vector
 SAMPLES, LEVELS, SHAPE = 500, 10, (1280, 8, 8)  # SD 1.5's bottleneck
-PICTURES, STEPS, REPEATS = 8, 5, 5
+PICTURES, STEPS, PAIRS = 2, 5, 40
 
 
 def measure() -> list[Measure]:
@@ -133,7 +133,7 @@ def direction(bottleneck: DiffusersBottleneck) -> list[Measure]:
     pairs: list[tuple[Callable[[], object], Callable[[], object]]] = [(shifted, draw), (draw, shifted)]
     ratios = []
     draw()
-    for number in range(2 * REPEATS):
+    for number in range(PAIRS):
         order = pairs[number % 2]
         spent = dict(zip(order, (seconds(work) for work in order), strict=True))
         ratios.append(spent[shifted] / spent[draw])
