@@ -1,0 +1,122 @@
+"""What the documents say: figures are those of the result files, links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conceptlens.tests.conftest import ROOT
+
+# document and file of benchmarks/results: text of the document, # for the figure and * for a cell, and the measure
+FIGURES = {
+    ("README.md", "bench"): {
+        "32 projections | # x |": "TIME edit, SD 1.5: published / ours, time",
+        "32 projections | * | # s |": "TIME edit, SD 1.5: ours, from text states to factors",
+        "32 projections | * | * | # MB more": "TIME edit, SD 1.5: peak extra memory",
+        "from 4 of them) | # x |": "TIME edit, SDXL: published / ours, time",
+        "from 4 of them) | * | # s |": "TIME edit, SDXL: ours, from text states to factors",
+        "from 4 of them) | * | * | # MB more": "TIME edit, SDXL: peak extra memory",
+        "features of the vocabulary, EmojiWorld | # x |": "vocabulary, EmojiWorld: published / ours, time",
+        "Conceptor's fit, EmojiWorld | # x |": "fit step, EmojiWorld: published / ours, time",
+        "Conceptor's fit, EmojiWorld | * | # s |": "fit step, EmojiWorld: ours",
+        "made to explain one, EmojiWorld | # x |": "single picture, EmojiWorld: published / ours, pictures made",
+        "at one noise level, EmojiWorld | # x |": (
+            "h-space Jacobian, EmojiWorld: published / ours, time to the same accuracy"
+        ),
+        "at one noise level, EmojiWorld | * | # s |": "h-space Jacobian, EmojiWorld: ours",
+        "direction / without one | # x |": "h-space direction, EmojiWorld: sampling with / without, time",
+        "SD 1.5's bottleneck | * | # s |": "h-space PCA, 500 samples x 10 levels of SD 1.5: time",
+        "SD 1.5's bottleneck | * | * | # MB with": (
+            "h-space PCA, 500 samples x 10 levels of SD 1.5: peak memory with the samples"
+        ),
+    },
+    ("README.md", "timed_time"): {"such edits # % of the pictures": "timed: efficacy"},
+    ("README.md", "concepts"): {
+        "20 such concepts it finds # % of": "keywords: frequent exemplars among the top 10",
+        "the published fit # %": "keywords: frequent exemplars among the top 10, published fit",
+    },
+    ("README.md", "pictures"): {
+        "draws what is seen in # %": "single pictures: a remaining word draws the exemplar shown",
+    },
+    ("docs/methods.md", "bench"): {"Published / ours: # times": "TIME edit, SD 1.5: published / ours, time"},
+    ("docs/methods.md", "concepts"): {
+        "among the ten largest words | # % | * |": "keywords: frequent exemplars among the top 10",
+        "among the ten largest words | * | # % |": "keywords: frequent exemplars among the top 10, published fit",
+        "nothing to do with the concept | # | * |": "keywords: unrelated words among the top 10",
+        "nothing to do with the concept | * | # |": "keywords: unrelated words among the top 10, published fit",
+        "whole mix; ten words | # %;": "reconstruction: top 50, of what the word's own pictures reach",
+        "what removal costs | # |": "faithfulness: rank correlation of coefficient and removal cost",
+        "ten largest words of two seeds in common | # %": "stability: top 10 of two seeds in common",
+        "left at a coefficient of 0 | # %": "manipulation: share of an exemplar whose coefficient is 0",
+    },
+    ("docs/methods.md", "pictures"): {
+        "draws what the picture shows | # %": "single pictures: a remaining word draws the exemplar shown",
+        "largest remaining word draws it | # %": "single pictures: the largest remaining word draws it",
+        "words that remain, of 50 | # |": "single pictures: words that remain",
+        "published search (30 pictures) | # |": "single pictures: pictures made, of those of the published search",
+    },
+    ("docs/scale.md", "bench"): {
+        ": # times faster; kept on disk": "vocabulary, EmojiWorld: published / ours, time",
+        "not once a draw: # times faster": "fit step, EmojiWorld: published / ours, time",
+        "32 products, # s on two cores": "TIME edit, SD 1.5: ours, from text states to factors",
+    },
+    **{
+        ("docs/evaluating.md", f"timed_{file}"): {
+            f"| {row} | # ": "timed: efficacy",
+            f"| {row} | * | # ": "timed: generality",
+            f"| {row} | * | * | # ": "timed: specificity",
+            f"| {row} | * | * | * | # |": "timed: harmonic",
+        }
+        for row, file in (
+            ("the model as it is", "none"),
+            ("the edit said in words", "words"),
+            ("TIME", "time"),
+            ("TIME, preserved prompts", "preserve"),
+        )
+    },
+}
+DOCUMENTS = sorted(file for file in ROOT.glob("[!.]*/**/*.md")) + sorted(ROOT.glob("*.md"))
+
+
+@cache
+def measured(file: str) -> dict[str, float]:
+    """The measures of a file of `benchmarks/results`."""
+    rows = json.loads((ROOT / f"benchmarks/results/{file}.json").read_text(encoding="utf-8"))["measures"]
+    return {row["name"]: row["value"] for row in rows}
+
+
+@cache
+def text_of(document: Path) -> str:
+    """A document with its line breaks as blanks."""
+    return re.sub(r"\s+", " ", document.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("document", "file", "said", "measure"),
+    [(*place, *figure) for place, figures in FIGURES.items() for figure in figures.items()],
+)
+def test_a_figure_is_the_measured_one(document: str, file: str, said: str, measure: str) -> None:
+    pattern = re.escape(said).replace(r"\#", r"(\d+(?:\.\d+)?)").replace(r"\ \*\ ", "[^|]*")
+    (figure,) = re.findall(pattern, text_of(ROOT / document))
+    assert figure == f"{measured(file)[measure]:.{len(figure.partition('.')[2])}f}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links_of_a_document_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
+        if re.match("https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, target
+
+
+def slug(heading: str) -> str:
+    """The anchor under which Markdown pages are linked to."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
