@@ -13,7 +13,7 @@ from ..core.hspace.pca import pca
 from ..core.hspace.samples import HSpaceSamples
 from ..core.hspace.written import counted
 from . import host
-from .inputs import checked, sampler_inputs, seed_input, size_inputs
+from .inputs import checked, filename_input, sampler_inputs, seed_input, size_inputs
 
 CATEGORY = "ConceptLens/h-space"
 SamplesType = io.Custom("HSPACE_SAMPLES")
@@ -220,11 +220,7 @@ class SaveHSpaceDirections(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
-                io.String.Input(
-                    "filename_prefix",
-                    default="directions",
-                    tooltip="Name of the file, with subfolders if you like; a number is added, nothing is overwritten.",
-                ),
+                filename_input("directions"),
             ],
             outputs=[],
         )

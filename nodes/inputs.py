@@ -1,4 +1,4 @@
-"""Inputs that several nodes have: those of the host's KSampler and Empty Latent Image."""
+"""Inputs that several nodes have: those of the host's KSampler, Empty Latent Image and Save Image."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def seed_input(tooltip: str, optional: bool = False) -> Any:
     return io.Int.Input(
         "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, optional=optional, tooltip=tooltip
     )
+
+
+def filename_input(default: str) -> Any:
+    said = "Name of the file, with subfolders if you like; a number is added, nothing is overwritten."
+    return io.String.Input("filename_prefix", default=default, tooltip=said)
 
 
 def cfg_input(default: float = 7.5, optional: bool = False) -> Any:

@@ -15,7 +15,7 @@ from ..core.explanation import seeds_from
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model, parse_edits
 from . import host
-from .inputs import checked, group_inputs, picture_inputs
+from .inputs import checked, filename_input, group_inputs, picture_inputs
 
 CATEGORY = "ConceptLens/Model editing"
 LoraModel = io.Custom("LORA_MODEL")
@@ -262,11 +262,7 @@ class SaveTIMEEdit(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 LoraModel.Input("lora", tooltip="The lora output of a TIME edit."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="time_edit",
-                    tooltip="Name of the file, with subfolders if you like; a number is added, nothing is overwritten.",
-                ),
+                filename_input("time_edit"),
                 io.Combo.Input(
                     "folder",
                     options=list(host.FOLDERS),

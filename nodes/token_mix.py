@@ -11,7 +11,7 @@ from ..core.charts import bar_chart, word_cloud
 from ..core.mixture import MixEdits, TokenMix, mix_from_text
 from ..core.vocabulary import nearest_tokens
 from . import host
-from .inputs import checked
+from .inputs import checked, filename_input
 
 CATEGORY = "ConceptLens/Concepts"
 TokenMixType = io.Custom("TOKEN_MIX")
@@ -163,11 +163,7 @@ class SaveTokenMix(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
-                io.String.Input(
-                    "filename_prefix",
-                    default="token_mix",
-                    tooltip="Name of the file, with subfolders if you like; a number is added, nothing is overwritten.",
-                ),
+                filename_input("token_mix"),
             ],
             outputs=[],
         )
