@@ -24,6 +24,10 @@ class Diffusion(Protocol):
         """The UNet's output, float32, for noisy latents (n, 4, h, w) at timesteps (n,) with n encoded prompts."""
         ...
 
+    def make_room(self) -> bool:
+        """Moves other models out of the device's memory; False when there was none."""
+        ...
+
     def save_memory(self) -> bool:
         """Computes activations anew in a backward pass from now on; False when it does so already."""
         ...

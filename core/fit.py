@@ -159,7 +159,8 @@ class FitState:
         self.validations = [(step, value) for step, value in numbers["validations"]]
         if numbers["best"]:
             step, validation = numbers["best"]
-            self.best = FitStep(step, None, validation, True, dictionary, tensors["best"])
+            best = tensors["best"].to(dictionary.embeddings[0].device)
+            self.best = FitStep(step, None, validation, True, dictionary, best)
 
 
 def fit_conceptor(

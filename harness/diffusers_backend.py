@@ -152,6 +152,9 @@ class DiffusersDiffusion:
         context = encoded.context.to(unet.dtype)
         return unet(noisy.to(unet.dtype), timesteps, context, **options).sample.float()
 
+    def make_room(self) -> bool:
+        return False  # the other parts of a pipeline are small beside what a UNet's gradients need
+
     def save_memory(self) -> bool:
         unet = self._pipe.unet
         if unet.is_gradient_checkpointing:

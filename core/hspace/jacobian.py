@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,12 +15,14 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UserError
+from ..memory import Portions
 from .directions import HSpaceDirections, Position, aligned
 
 Decoder = Callable[[Tensor], Tensor]
 """From bottlenecks (n, channels, height, width) to predictions (n, ...), each row for itself."""
 Product = Callable[[Tensor], Tensor]
 SPARE = 2  # vectors beyond those asked for in the first block: close singular values need them
+ROWS_AT_ONCE = 16  # through the decoder, where memory allows
 SELF_CHECK = 1e-3  # by how much <u, J v> and <J^T u, v> may differ in single precision
 
 
@@ -55,7 +58,30 @@ def singular_directions(
     """
     if mask is not None and not (mask != 0).any():
         raise UserError("The mask is empty: nothing of the picture would be looked at; paint the part that matters.")
-    push, pull = products(decoder if mask is None else lambda rows: decoder(rows) * mask, h)
+    seen = decoder if mask is None else lambda rows: decoder(rows) * mask
+    with full_precision():
+        return _lanczos(*products(seen, h), h, count, iterations, tolerance, start, generator)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions in float32 on GPUs that would round their factors to TF32 (10 bits) otherwise."""
+    now = torch.backends.cudnn
+    with now.flags(now.enabled, now.benchmark, deterministic=now.deterministic, allow_tf32=False):
+        yield
+
+
+def _lanczos(
+    push: Product,
+    pull: Product,
+    h: Tensor,
+    count: int,
+    iterations: int,
+    tolerance: float,
+    start: Tensor | None,
+    generator: torch.Generator | None,
+) -> SingularDirections:
+    """`singular_directions` of a Jacobian that is given by its products."""
     size, passes = h.numel(), 0
     count = min(count, size)
     random = torch.randn(count + SPARE, size, generator=generator).to(h)
@@ -94,8 +120,13 @@ def products(decoder: Decoder, h: Tensor) -> tuple[Product, Product]:
 
     J v by forward-mode derivatives where all operations have them (fused attention, which has none, is taken apart),
     otherwise by differentiating J^T u with respect to u, otherwise by central differences: the first for which
-    <u, J v> is <J^T u, v>. Raises UserError when none is.
+    <u, J v> is <J^T u, v>. Fewer rows at once where memory runs out. Raises UserError when no way is right, and when
+    memory does not hold one row.
     """
+    portions = Portions(ROWS_AT_ONCE)
+
+    def split(product: Product) -> Product:
+        return lambda rows: portions.run(lambda size: torch.cat([product(some) for some in rows.split(size)]))
 
     def pull(cotangents: Tensor) -> Tensor:
         rows = h.detach().expand(len(cotangents), *h.shape).clone().requires_grad_()
@@ -105,17 +136,16 @@ def products(decoder: Decoder, h: Tensor) -> tuple[Product, Product]:
     direction /= direction.norm()
     reasons = []
     for way in (_forward, _twice_backward, _differences):
+        push = split(partial(way, decoder, h))
         try:
-            image = way(decoder, h, direction)
-            back = pull(image)
+            image = push(direction)
+            back = split(pull)(image)
         except RuntimeError as error:  # some operation has no such derivative
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
             reasons.append(str(error).splitlines()[0])
             continue
         there, again = float(image.square().sum()), float((back * direction).sum())
         if there > 0 and abs(there - again) <= SELF_CHECK * there:
-            return partial(way, decoder, h), pull
+            return push, split(pull)
         reasons.append(f"<u, J v> is {there:.6g}, but <J^T u, v> {again:.6g}")
     raise UserError(f"The model's decoder can't be differentiated ({'; '.join(reasons)}); run it in float32.")
 

@@ -31,7 +31,7 @@ class Inversion:
     sigmas: Tensor  # (levels,), falling, ending in 0
     eta: float
     x: Tensor  # (n, ...) at the first noise level
-    corrections: Sequence[Tensor]  # of each step, of x's shape
+    corrections: Sequence[Tensor]  # of each step, of x's shape, on any device
 
 
 def asymmetric_step(

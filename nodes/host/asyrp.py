@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_patcher
@@ -48,8 +49,10 @@ def inverted(
 
     def find(_: Denoise, plain: Denoise, x: Tensor, levels: Tensor, fresh: Fresh, *__: Any) -> Tensor:
         steps = iter(range(1, total + 1))
-        found.append(invert(plain, x, levels, eta, fresh, lambda *_: progress(next(steps), total)))
-        return found[0].x
+        inversion = invert(plain, x, levels, eta, fresh, lambda *_: progress(next(steps), total))
+        # The SAMPLER is kept for as long as the graph: not in the GPU's memory.
+        found.append(replace(inversion, corrections=[each.cpu() for each in inversion.corrections]))
+        return inversion.x
 
     sample_custom: Any = comfy.sample.sample_custom
     empty = torch.zeros_like(latents)

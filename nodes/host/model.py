@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+from weakref import WeakMethod
 
 import comfy.lora
 import comfy.model_management
@@ -20,6 +20,7 @@ from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from ...core.backend import Family
@@ -43,8 +44,7 @@ def effective_weight(key: str, patches: Any) -> Tensor:
     float32 on the CPU, the caller's own, and no inference tensor outside of inference mode.
     """
     (stored, convert), *applied = patches
-    cast: Any = comfy.model_management.cast_to_device
-    weight = convert(cast(stored, torch.device("cpu"), torch.float32, copy=True), inplace=True)
+    weight = convert(stored.to(torch.device("cpu"), torch.float32, copy=True), inplace=True)
     if not stored.is_floating_point() or type(weight) is not Tensor:
         raise UserError(
             f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
@@ -121,6 +121,17 @@ class Evaluation:
     label: Tensor | None  # (1, width), of SDXL
 
 
+def plain_attention(
+    _: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **__: Any
+) -> Tensor:
+    """Attention (n, tokens, width) in place of the host's, whose kernels may have no derivatives."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+DIFFERENTIABLE = {"optimized_attention_override": plain_attention}  # as transformer options
+
+
 class HostDiffusion:
     """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs and edits applied.
 
@@ -134,15 +145,17 @@ class HostDiffusion:
         config = model.model.model_config
         sampling: Any = model.get_model_object("model_sampling")
         kinds: dict[type, Prediction] = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "epsilon"}
-        kind: Prediction | None = next((name for cls, name in kinds.items() if isinstance(sampling, cls)), None)
-        if kind is None:
+        # Not by isinstance: EDM, X0 and LCM are subclasses, and count their timesteps or their target in other ways.
+        kind: Prediction | None = next((name for cls, name in kinds.items() if cls in type(sampling).__bases__), None)
+        if kind is None or comfy.model_sampling.ModelSamplingDiscrete not in type(sampling).__bases__:
+            names = ", ".join(base.__name__ for base in type(sampling).__bases__)
             raise UserError(
-                f"The model samples as {type(sampling).__name__}; ConceptLens reads epsilon and v-prediction: connect "
-                "the model before nodes that change its sampling."
+                f"The model samples as {names}; ConceptLens reads epsilon and v-prediction at training's timesteps: "
+                "connect the model before nodes that change its sampling."
             )
         management: Any = comfy.model_management
         device = management.get_torch_device()
-        half = not exact and device.type != "cpu" and management.should_use_bf16(device)
+        half = not exact and management.should_use_bf16(device)
         self._dtype = torch.bfloat16 if half else torch.float32
         self._model: Any = model.model
         self.prediction: Prediction = kind
@@ -153,7 +166,10 @@ class HostDiffusion:
         )
         prefix = "diffusion_model."
         patches = model.get_key_patches(prefix)
-        unet.load_state_dict({key.removeprefix(prefix): effective_weight(key, patches[key]) for key in patches})
+        # Each in the UNet's precision: where the host streams weights, a layer takes that of what is loaded into it.
+        unet.load_state_dict(
+            {key.removeprefix(prefix): effective_weight(key, patches[key]).to(self._dtype) for key in patches}
+        )
         management.free_memory(management.module_size(unet), device)
         self._checkpointed = False
         self._unet: Any = unet.eval().requires_grad_(False).to(device)
@@ -167,7 +183,8 @@ class HostDiffusion:
             size = self._model.encode_adm(pooled_output=encoded.pooled, **sizes, device=device)
             size = size.to(device, self._dtype)
         context = encoded.context.to(device, self._dtype)
-        output = self._unet(noisy.to(device, self._dtype), timesteps.float().to(device), context=context, y=size)
+        how = {"context": context, "y": size, "transformer_options": dict(DIFFERENTIABLE)}
+        output = self._unet(noisy.to(device, self._dtype), timesteps.float().to(device), **how)
         return output.float().to(noisy.device)  # the text encoder, and with it the loss, may be elsewhere
 
     def halves(self, given: Evaluation, position: Position) -> tuple[Tensor, Decoder]:
@@ -184,30 +201,43 @@ class HostDiffusion:
                 time = time + unet.label_emb(given.label.to(device, self._dtype))
             h, skips = x, []
             for block in unet.input_blocks:
-                h = forward_timestep_embed(block, h, time, context)
+                h = forward_timestep_embed(block, h, time, context, DIFFERENTIABLE)
                 skips.append(h)
             inner = {"before": 0, "inside": 1, "after": len(unet.middle_block)}[position]
-            h = forward_timestep_embed(unet.middle_block[:inner], h, time, context)
+            h = forward_timestep_embed(unet.middle_block[:inner], h, time, context, DIFFERENTIABLE)
 
         def decode(rows: Tensor) -> Tensor:
             def each(part: Tensor) -> Tensor:
                 return part.expand(len(rows), *part.shape[1:])
 
-            rows = forward_timestep_embed(unet.middle_block[inner:], rows, each(time), each(context))
+            rows = forward_timestep_embed(unet.middle_block[inner:], rows, each(time), each(context), DIFFERENTIABLE)
             for place in reversed(range(len(skips))):
                 block = unet.output_blocks[len(skips) - 1 - place]
                 above = skips[place - 1].shape if place else None
                 rows = torch.cat([rows, each(skips[place])], 1)
-                rows = forward_timestep_embed(block, rows, each(time), each(context), {}, above)
+                rows = forward_timestep_embed(block, rows, each(time), each(context), DIFFERENTIABLE, above)
             return unet.out(rows)
 
         return h[0], decode
+
+    def make_room(self) -> bool:
+        return bool(comfy.model_management.free_memory(1e30, next(self._unet.parameters()).device))
 
     def save_memory(self) -> bool:
         if self._checkpointed:
             return False
         for block in (*self._unet.input_blocks, self._unet.middle_block, *self._unet.output_blocks):
             for layer in block:
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+                layer.forward = checkpointed(layer)
         self._checkpointed = True
         return True
+
+
+def checkpointed(layer: torch.nn.Module) -> Callable[..., Any]:
+    """The layer's forward, computed anew in a backward pass."""
+    forward = WeakMethod(layer.forward)  # weak: a layer that held itself would keep its memory until it is collected
+
+    def run(*inputs: Any, **named: Any) -> Any:
+        return checkpoint(forward(), *inputs, use_reentrant=False, **named)
+
+    return run

@@ -21,13 +21,13 @@ from .model import HostDenoiser, HostDiffusion
 from .sampling import Sampling, sampled
 from .text import SLOT, HostTextEncoder, encoded
 
-PICTURES_AT_ONCE = 16  # sampled together, where memory allows
+PICTURES_AT_ONCE = 16  # sampled or looked at together, where memory allows
 
 
 def image_features(clip_vision: ClipVisionModel, images: Tensor) -> Tensor:
     """Unit-length features (images, width) of pictures (images, height, width, 3) in 0..1."""
-    output: Any = clip_vision.encode_image(images)
-    return normalize(output["image_embeds"].float(), dim=-1)
+    outputs: list[Any] = [clip_vision.encode_image(some) for some in images.split(PICTURES_AT_ONCE)]
+    return normalize(torch.cat([output["image_embeds"].float() for output in outputs]), dim=-1)
 
 
 class HostStudio:

@@ -115,6 +115,20 @@ def test_a_decoder_without_forward_derivatives_is_differenced() -> None:
     torch.testing.assert_close(pull(tangents), 3 * tangents)
 
 
+def test_little_memory_costs_time_only() -> None:
+    whole, h = decoder(), random(6, 3, 3)
+    expected = singular_directions(whole, h, 3)
+
+    def narrow(rows: Tensor) -> Tensor:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(rows)
+
+    torch.testing.assert_close(singular_directions(narrow, h, 3).values, expected.values)
+    with pytest.raises(UserError, match="does not hold one picture"):
+        singular_directions(lambda rows: narrow(rows.repeat(3, 1, 1, 1)), h, 3)
+
+
 def test_what_can_not_be_differentiated_is_refused() -> None:
     with pytest.raises(UserError, match="can't be differentiated"):
         products(lambda h: h.round() * 1.0 + h.detach(), random(6, 3, 3))

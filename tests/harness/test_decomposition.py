@@ -101,6 +101,9 @@ class Planted:
         wanted = self._contexts[torch.where(bright, 0, 1)]
         return noise + ((encoded.context - wanted).square().mean((1, 2)) + 1e-12).sqrt().view(-1, 1, 1, 1)
 
+    def make_room(self) -> bool:
+        return False
+
     def save_memory(self) -> bool:
         return False
 

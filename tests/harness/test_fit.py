@@ -31,6 +31,9 @@ def test_v_and_epsilon_are_the_same_error_in_other_units(latents: Tensor) -> Non
             velocity = signal.sqrt() * self.noise - (1 - signal).sqrt() * clean
             return self.noise if self.prediction == "epsilon" else velocity
 
+        def make_room(self) -> bool:
+            return False
+
         def save_memory(self) -> bool:
             return False
 
