@@ -22,7 +22,7 @@ FIGURES = {
         "features of the vocabulary, EmojiWorld | # x |": "vocabulary, EmojiWorld: published / ours, time",
         "Conceptor's fit, EmojiWorld | # x |": "fit step, EmojiWorld: published / ours, time",
         "Conceptor's fit, EmojiWorld | * | # s |": "fit step, EmojiWorld: ours",
-        "made to explain one, EmojiWorld | # x |": "single picture, EmojiWorld: published / ours, pictures made",
+        "over 30), EmojiWorld | # x |": "single picture, EmojiWorld: published / ours, pictures made",
         "at one noise level, EmojiWorld | # x |": (
             "h-space Jacobian, EmojiWorld: published / ours, time to the same accuracy"
         ),
@@ -33,13 +33,13 @@ FIGURES = {
             "h-space PCA, 500 samples x 10 levels of SD 1.5: peak memory with the samples"
         ),
     },
-    ("README.md", "timed_time"): {"such edits # % of the pictures": "timed: efficacy"},
+    ("README.md", "timed_time"): {"see what was wanted in # %": "timed: efficacy"},
     ("README.md", "concepts"): {
         "20 such concepts it finds # % of": "keywords: frequent exemplars among the top 10",
         "the published fit # %": "keywords: frequent exemplars among the top 10, published fit",
     },
     ("README.md", "pictures"): {
-        "draws what is seen in # %": "single pictures: a remaining word draws the exemplar shown",
+        "In # % of 88 pictures": "single pictures: a remaining word draws the exemplar shown",
     },
     ("docs/methods.md", "bench"): {"Published / ours: # times": "TIME edit, SD 1.5: published / ours, time"},
     ("docs/methods.md", "concepts"): {
@@ -55,7 +55,7 @@ FIGURES = {
     ("docs/methods.md", "pictures"): {
         "draws what the picture shows | # %": "single pictures: a remaining word draws the exemplar shown",
         "largest remaining word draws it | # %": "single pictures: the largest remaining word draws it",
-        "words that remain, of 50 | # |": "single pictures: words that remain",
+        "(50 at most) | # |": "single pictures: words that remain",
         "published search (30 pictures) | # |": "single pictures: pictures made, of those of the published search",
     },
     ("docs/scale.md", "bench"): {
