@@ -71,13 +71,15 @@ function mount(node) {
     const found = output?.token_mix?.[0];
     if (!found) return;
     learned.set(placeOf(node), found);
-    if (editor.learn(found)) node.properties[KEPT] = editor.aside;
+    if (!editor.learn(found)) return;
+    node.properties[KEPT] = editor.aside;
+    text.value = editor.text; // a solo is off for new words too
   });
   chain(node, "onRemoved", () => {
     editors.delete(node);
     editor.destroy();
   });
-  editors.set(node, Object.assign(shown, { editor }));
+  chain(node, "onAdded", () => editors.set(node, Object.assign(shown, { editor }))); // copies in the clipboard never are
   read();
   node.setSize(node.size.map((length, i) => Math.max(length, LEAST[i])));
 }

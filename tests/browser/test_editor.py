@@ -215,6 +215,18 @@ def test_a_word_is_added_from_the_vocabulary(page: Page) -> None:
     assert told(page)["add"] == {"10635": 0.5, "22": 0.8}
 
 
+def test_a_word_that_is_typed_fast_is_the_one_that_is_added(page: Page) -> None:
+    learn(page)
+    page.get_by_label("Add a word").click()
+    page.keyboard.type("wolf")
+    expect(page.get_by_role("listbox").get_by_role("option")).to_have_text(["wolf"])
+    page.keyboard.press("Backspace")
+    page.keyboard.type("ves")
+    page.keyboard.press("Enter")
+    expect(bar(page, "wolves")).to_be_focused()
+    assert told(page)["add"] == {"10635": 0.5}
+
+
 def test_a_click_elsewhere_closes_the_list_of_words_and_counts(page: Page) -> None:
     learn(page, [[11, *range(100, 120)], ["rose", *map(str, range(100, 120))], [0.8, *[0.1] * 20]])
     page.get_by_label("Add a word").click()

@@ -85,6 +85,37 @@ def test_a_mix_as_text_and_back(page: Page) -> None:
     assert "xyzzy" in page.evaluate("editor.putText('tulip: 1, xyzzy: 2')")
 
 
+def test_pasted_words_are_all_that_counts(page: Page) -> None:
+    """Whatever was alone, cut off or locked before."""
+    learn(page)
+    for act in ("Lock", "Solo"):
+        row(page, "daisy").hover()
+        row(page, "daisy").get_by_label(act).click()
+    assert page.evaluate("editor.putText('tulip: 0.9, daisy: 0.25')") == ""
+    assert told(page) == {"v": 1, "set": {"12": 0.9, "13": 0.25}, "off": [11, 14], "add": {}}
+
+
+def test_an_added_word_that_is_learned_later_can_be_changed(page: Page) -> None:
+    learn(page)
+    page.evaluate("editor.putText('rose: 0.8, wolf: 0.25')")
+    learn(page, [[11, 5916], ["rose", "wolf"], [0.8, 0.4]])
+    drag(page, "wolf", 0.25, 0.6)
+    assert value(page, "wolf") == pytest.approx(0.6, abs=0.02)
+    bar(page, "wolf").dblclick()
+    assert value(page, "wolf") == 0.4
+
+
+def test_a_number_is_for_the_word_at_which_it_was_begun(page: Page) -> None:
+    """A run that ends while one types sorts the rows anew."""
+    learn(page)
+    bar(page, "rose").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("0.33")
+    learn(page, [[12, 11], ["tulip", "rose"], [0.7, 0.5]])
+    page.keyboard.press("Enter")
+    assert told(page)["set"] == {"11": 0.33}
+
+
 PAYLOADS = [
     "<script>window.hacked = 1</script>",
     "<img src=x onerror='window.hacked=1'>",

@@ -95,7 +95,10 @@ export class Row {
     bar.addEventListener("keydown", (event) => this._key(event));
     for (const name of ["keyup", "blur"]) bar.addEventListener(name, () => editor.endChange());
     this.element.addEventListener("focusin", () => editor.enterRow(this.item));
-    number.addEventListener("focus", () => number.select());
+    number.addEventListener("focus", () => {
+      this._typed = this.item.id; // the row may show another word before the number is entered
+      number.select();
+    });
     number.addEventListener("change", () => this._enter());
     number.addEventListener("keydown", (event) => this._numberKey(event));
   }
@@ -170,8 +173,9 @@ export class Row {
 
   _enter() {
     const value = read(this._number.value);
-    if (Number.isFinite(value) && !this.item.locked && written(value) !== written(this.item.value)) {
-      this._editor.moveRow(this.item.id, value);
+    const item = this._editor.row(this._typed);
+    if (item && Number.isFinite(value) && !item.locked && written(value) !== written(item.value)) {
+      this._editor.moveRow(item.id, value);
       this._editor.endChange();
     }
     this._number.value = written(this.item.value);

@@ -121,7 +121,7 @@ export class EditorState {
     for (const [key, value] of Object.entries(values)) {
       const row = this.row(Number(key));
       if (!row || row.locked || !Number.isFinite(value)) continue;
-      if (row.kind === "added") add[key] = value;
+      if (key in add) add[key] = value; // it may have been learned since
       else if (value === row.learned) delete set[key];
       else set[key] = value;
     }
@@ -154,7 +154,7 @@ export class EditorState {
     const gone = (kind) => rows.filter((row) => row.kind === kind).map((row) => row.id);
     const forgotten = [...gone("added"), ...gone("vanished")];
     this._change({
-      add: without(this.now.add, forgotten),
+      add: without(this.now.add, [...forgotten, ...gone("learned")]),
       set: without(this.now.set, forgotten),
       off: this.now.off.filter((id) => !forgotten.includes(id)),
       removed: toggled(this.now.removed, gone("learned"), true),
@@ -175,11 +175,13 @@ export class EditorState {
   }
 
   backToLearned(ids) {
-    this._change({ set: without(this.now.set, ids) });
+    const known = ids.filter((id) => this.row(id)?.kind === "learned");
+    this._change({ set: without(this.now.set, ids), add: without(this.now.add, known) });
   }
 
   /** Exactly these words with these coefficients, [id, text, value]; all others are off. */
   become(words) {
+    this._change({ solo: null, top: null, locked: [] });
     this.switch(this.rows.map((row) => row.id), false);
     for (const [id, text, value] of words) this.add(id, text, value);
     this.put(Object.fromEntries(words.map(([id, , value]) => [id, value])));
@@ -206,7 +208,8 @@ export class EditorState {
   adopt() {
     const gone = this.rows.filter((row) => row.kind === "vanished").map((row) => row.id);
     this.fresh = false;
-    this._change({ set: {}, off: this.now.off.filter((id) => !gone.includes(id)) });
+    const known = this.learned.map((row) => row.id);
+    this._change({ set: {}, add: without(this.now.add, known), off: this.now.off.filter((id) => !gone.includes(id)) });
   }
 
   /** Two groups to be weighed against each other, from where they are now. */

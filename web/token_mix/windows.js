@@ -41,9 +41,9 @@ export class Windows {
   askWord(find, choose) {
     const list = h("ul", { role: "listbox", id: `conceptlens-words-${Math.random().toString(36).slice(2)}` });
     const field = h("input", { type: "text", placeholder: this._t.addHint, "aria-label": this._t.add, role: "combobox", "aria-controls": list.id, "aria-expanded": "true", "aria-autocomplete": "list", autocomplete: "off", spellcheck: false });
-    let [words, best, waiting, asked] = [[], 0, 0, 0];
+    let [words, best, waiting, asked] = [null, 0, 0, 0]; // words: null while they are looked up
     const mark = (place) => {
-      best = Math.max(0, Math.min(words.length - 1, place));
+      best = Math.max(0, Math.min((words?.length ?? 0) - 1, place));
       [...list.children].forEach((entry, i) => entry.setAttribute("aria-selected", i === best));
       list.children[best]?.scrollIntoView?.({ block: "nearest" });
     };
@@ -57,12 +57,17 @@ export class Windows {
       mark(0);
     };
     field.addEventListener("input", () => {
+      words = null;
       clearTimeout(waiting);
       waiting = setTimeout(look, TYPING);
     });
+    const enter = async () => {
+      if (!words) await look();
+      if (words?.[best]) choose(words[best]);
+    };
     field.addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown" || event.key === "ArrowUp") mark(best + (event.key === "ArrowDown" ? 1 : -1));
-      else if (event.key === "Enter" && words[best]) choose(words[best]);
+      else if (event.key === "Enter") enter();
       else return;
       event.preventDefault();
     });
