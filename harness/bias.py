@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     sampling = sampling_of(arguments, ())
     made_by = asked(arguments, *PICTURES)
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
-    pending = [concept for concept, file in files.items() if _counted(file, made_by) is None]
+    marks = {concept: {**made_by, "concept": concept} for concept in concepts}
+    pending = [concept for concept, file in files.items() if _counted(file, marks[concept]) is None]
     processes = Processes()
     console.bars = processes.first
     studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
@@ -69,11 +70,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         with console.progress(concept) as progress:
             latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)
         (share,) = shares_of_pictures(studio, latents, [groups], arguments.prompt, concept)
-        keep_result(files[concept], made_by, {"count": share.count, "total": share.total})
+        keep_result(files[concept], marks[concept], {"count": share.count, "total": share.total})
     processes.meet()
     if not processes.first:
         return
-    shares = {concept: share for concept, file in files.items() if (share := _counted(file, made_by))}
+    shares = {concept: share for concept, file in files.items() if (share := _counted(file, marks[concept]))}
     mixed = {concept: _in_mix(arguments.mixes, concept, groups) for concept in concepts}
     sides = (groups[0][0], groups[1][0])
     for concept, share in shares.items():

@@ -8,9 +8,9 @@ Under `accelerate launch` or `torchrun` all processes work together, in one --ou
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..core.backend import Progress
 from ..core.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
 from ..core.vocabulary import TEMPLATES
 from .console import Console
-from .options import add_concept_options, add_model_options, concepts_of, file_name, open_model
+from .options import add_concept_options, add_model_options, asked, concepts_of, file_name, open_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,7 @@ NUMBERS = (
     "validate_every",
     "seed",
 )
+PICTURES = ("templates", "num_images", "validation_images", "sampling_steps", "guidance_scale", "size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
     counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
     files = {concept: arguments.out / f"{file_name(concept)}.safetensors" for concept in concepts}
-    pending = [concept for concept, file in files.items() if not finished(file, concept, arguments.prompt, settings)]
+    made_by = asked(arguments, *PICTURES)
+    subject = (arguments.prompt, settings)
+    pending = [concept for concept, file in files.items() if not finished(file, concept, *subject, **made_by)]
     processes = Processes()
     console.bars = processes.first
     pipe = open_model(arguments, processes.device)
@@ -98,9 +101,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         file = files[concept]
         checkpoint = checkpoint_of(file)
         with console.progress(concept) as progress:
-            subject = (studio, vocabulary, concept, arguments.prompt, settings, ConsoleLive(progress))
-            explained = explain(*subject, **counts, checkpoint=checkpoint)
+            live = ConsoleLive(progress)
+            explained = explain(studio, vocabulary, concept, *subject, live, **counts, checkpoint=checkpoint)
         mix = explained.found.mix
+        mix = replace(mix, made_by={**mix.made_by, **made_by})
         console.line(explained.report())
         rows = [*explained.pictures[:8], *explained.reconstructions[:8]]
         labels = [concept] * len(explained.pictures[:8]) + ["mix"] * len(explained.reconstructions[:8])
@@ -128,12 +132,15 @@ class ConsoleLive:
         pass
 
 
-def finished(file: Path, concept: str, prompt: str, settings: Settings) -> bool:
-    """Whether an earlier run has made the mix. Raises UserError when that run was to make something else."""
+def finished(file: Path, concept: str, prompt: str, settings: Settings, **more: Any) -> bool:
+    """Whether an earlier run has made the mix. Raises UserError when that run was to make something else.
+
+    `more`: what else must be as it was, the model and its pictures.
+    """
     if not file.exists():
         return False
     mix = TokenMix.load(file)
-    wanted = {"concept": concept, "prompt": prompt, "settings": asdict(settings)}
+    wanted = {"concept": concept, "prompt": prompt, "settings": asdict(settings), **more}
     for name, value in wanted.items():
         if mix.made_by.get(name) != value:
             raise UserError(

@@ -94,8 +94,10 @@ def concepts_of(arguments: argparse.Namespace) -> list[str]:
     concepts = list(dict.fromkeys([*arguments.concept, *_lines(arguments.concepts)]))
     if not concepts:
         raise UserError("There is no concept; name a --concept, or a file of --concepts.")
-    if len(set(map(file_name, concepts))) < len(concepts):
-        raise UserError("Two concepts would be written to the same file; their names differ in signs only: drop one.")
+    if len({file_name(concept).casefold() for concept in concepts}) < len(concepts):
+        raise UserError(
+            "Two concepts would be written to the same file; their names differ in signs or capitals only: drop one."
+        )
     return concepts
 
 
@@ -103,7 +105,7 @@ def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} can't be read ({error}); give a text file with one concept a line.") from error
 

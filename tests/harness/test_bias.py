@@ -68,6 +68,7 @@ def test_a_planted_bias_is_measured_and_finished_concepts_are_not_drawn_again(
     [
         (("--concept", "mechanic", "--seed", "1"), "was made with other seed (0, not 1)"),
         (("--concept", "singer"), "can't be read"),
+        (("--concept", "mechanic!"), "was made with other concept (mechanic, not mechanic!)"),
         (("--concept", "judge", "--num-images", "0"), "at least 1 picture"),
         (("--concept", "judge", "--group-a", "male\nyoung", "--group-b", "female\nold"), "several lines"),
         ((), "There is no concept"),
@@ -78,7 +79,7 @@ def test_what_can_not_be_counted_is_one_sentence(
 ) -> None:
     made_by = {"model": "emoji-world", "group_a": "male", "group_b": "female", "prompt": "a photo of a {}", "loras": []}
     made_by |= {"num_images": 16, "seed": 0, "steps": 8, "guidance_scale": 2.5, "size": None}
-    keep_result(tmp_path / "mechanic.json", made_by, {"count": 1, "total": 16})
+    keep_result(tmp_path / "mechanic.json", {**made_by, "concept": "mechanic"}, {"count": 1, "total": 16})
     (tmp_path / "singer.json").write_text("{")
     assert bias(tmp_path, *more) == 1
     told = capsys.readouterr().err

@@ -94,7 +94,7 @@ SMALL += ["--sampling-steps", "2", "--size", "64", "--templates", "none", "--met
 def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Into files of their own; finished ones are not made again, and a lost one is."""
     listed = tmp_path / "concepts.txt"
-    listed.write_text("ice cream\n\n\u65e5\u672c\u306e\u72ac\n", encoding="utf-8")
+    listed.write_text("ice cream\n\n\u65e5\u672c\u306e\u72ac\n", encoding="utf-8-sig")  # as Windows' Notepad does
     out = tmp_path / "out"
     command = ["decompose", "--json", "--model", str(model), "--out", str(out), *SMALL]
     command += ["--concept", "castle", "--concepts", str(listed)]
@@ -114,12 +114,15 @@ def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest
     assert {file: file.stat().st_mtime_ns for file in written} == written
     assert main([*command, "--steps", "3"]) == 1
     assert "was made with other settings" in capsys.readouterr().err
+    assert main([*command, "--guidance-scale", "2"]) == 1
+    assert "was made with other guidance_scale (7.5, not 2.0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ((), "There is no concept"),
+        (("--concept", "Turkey", "--concept", "turkey"), "differ in signs or capitals only"),
         (("--concept", "dog", "--prompt", "a photo"), "must have one {}"),
         (("--concepts", "missing.txt"), "missing.txt can't be read"),
         (("--concept", "dog", "--size", "100"), "multiple of 64"),
