@@ -31,7 +31,7 @@ def measure() -> list[Measure]:
 
 def jacobian(bottleneck: DiffusersBottleneck) -> list[Measure]:
     """Both find three vectors; ours goes on until they are as good as the published ones."""
-    x = torch.randn(1, *bottleneck.shape) * (1 + SIGMA**2) ** 0.5
+    x = torch.randn(1, *bottleneck.shape).to(bottleneck.unet.device) * (1 + SIGMA**2) ** 0.5
     h, decoder = bottleneck.halves(x, SIGMA, "after")
     truth = singular_directions(decoder, h, VECTORS, iterations=60, tolerance=1e-6).right.flatten(1)
     found: list[Tensor] = []
@@ -88,7 +88,7 @@ def power_iteration(decoder: Decoder, h: Tensor, tolerance: float = 1e-5) -> tup
     found: list[Tensor] = []
     passes = 0
     for _ in range(VECTORS):
-        vector = torch.randn(h.shape)
+        vector = torch.randn(h.shape).to(h)
         vector = vector / vector.norm()
         for _ in range(PUBLISHED_ITERATIONS):
             before, passes = vector, passes + 2
