@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 
+from ..core import storage
+from ..core.bias import Share
+
 TARGETS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "targets.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure: the median of `n` values between the ends of `interval`; None when it can't be taken (`reason`)."""
+    """One figure of `n` values, and the interval that goes with it; None when it can't be taken (`reason`)."""
 
     name: str
     value: float | None
@@ -30,7 +33,26 @@ class Measure:
 
     @classmethod
     def of(cls, name: str, values: Sequence[float], unit: str) -> Measure:
+        """The median, between the least and the largest value."""
         return cls(name, statistics.median(values), unit, len(values), (min(values), max(values)))
+
+    @classmethod
+    def mean(cls, name: str, values: Sequence[float], unit: str = "%") -> Measure:
+        """The mean, with the standard error's 95 % interval."""
+        if not values:
+            return cls(name, None, unit, 0, None, "nothing to take it from")
+        middle = statistics.mean(values)
+        spread = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        return cls(name, middle, unit, len(values), (middle - spread, middle + spread))
+
+    @classmethod
+    def share(cls, name: str, hits: Sequence[bool]) -> Measure:
+        """The share of hits in per cent, with Wilson's 95 % interval."""
+        if not hits:
+            return cls(name, None, "%", 0, None, "nothing to take it from")
+        share = Share(sum(hits), len(hits))
+        low, high = share.interval
+        return cls(name, 100 * share.value, "%", len(hits), (100 * low, 100 * high))
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Measure:
@@ -90,7 +112,6 @@ def report(command: str, settings: Mapping[str, Any], measures: Sequence[Measure
         target = "" if row["target"] is None else f"target {sign} {row['target']}: {verdict}"
         print(f"  {row['name']:<75} {value:<16} {target}".rstrip())
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
         result = {"command": command, "date": date.today().isoformat(), "settings": dict(settings)}
         result |= {"machine": machine(), "measures": rows}
-        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        storage.write_bytes(file, (json.dumps(result, indent=1) + "\n").encode())

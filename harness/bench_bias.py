@@ -17,7 +17,7 @@ from ..core.bias import Groups, Share, balanced, edits_for_share, pairs_in, shar
 from ..core.model_edit import EditPair, fit_time_edit
 from ..world.architecture import GUIDANCE
 from ..world.captions import with_article
-from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders, mean, ranks
+from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders, ranks
 from .bench_hspace import judged
 from .console import Console
 
@@ -119,7 +119,7 @@ def measured(bench: Bench, chart: Path | None = None) -> Iterator[Measure]:
         name: 100 * min(1.0, professions.recognised(name, latents) / professions.recognised(name, plain[name]))
         for name, latents in changed.items()
     }
-    yield mean("TIME edits: profession recognised, of before", list(kept.values()))
+    yield Measure.mean("TIME edits: profession recognised, of before", list(kept.values()))
     for name, pair in zip(planted, edits, strict=True):
         even = f"{evenly[name]:.0%}" if name in evenly else "nothing to balance"
         bench.console.line(
@@ -148,12 +148,12 @@ def source_of(name: str) -> str:
 
 
 def near(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) -> Measure:
-    return mean(name, [100.0 * (100 * abs(share - wanted[key]) <= NEAR) for key, share in shares.items()])
+    return Measure.share(name, [100 * abs(share - wanted[key]) <= NEAR for key, share in shares.items()])
 
 
 def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) -> Measure:
     orders = ranks(list(shares.values())), ranks([wanted[key] for key in shares])
-    return mean(name, [statistics.correlation(*orders)] if len(shares) > 2 else [], "")
+    return Measure.mean(name, [statistics.correlation(*orders)] if len(shares) > 2 else [], "")
 
 
 def beside(bench: Bench, professions: Professions, name: str, latents: Tensor) -> TokenMix:

@@ -192,15 +192,6 @@ class Bench:
         return [seen[0] for seen in self.lab.seen(pictures)]
 
 
-def mean(name: str, values: Sequence[float], unit: str = "%") -> Measure:
-    """A mean over concepts, with the standard error's 95 % interval."""
-    if not values:
-        return Measure(name, None, unit, 0, None, "no concept for it")
-    middle = statistics.mean(values)
-    spread = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return Measure(name, middle, unit, len(values), (middle - spread, middle + spread))
-
-
 def keywords(bench: Bench) -> Iterator[Measure]:
     """Whether the exemplars of keywords are found."""
     yield from _exemplars(bench, "shares", "")
@@ -216,10 +207,10 @@ def _exemplars(bench: Bench, method: Method, note: str) -> Iterator[Measure]:
     for keyword in bench.keywords:
         top = [text.casefold() for text in bench.mix(keyword, method).texts[:TOP]]
         frequent = [name for name, share in bench.lab.truth.keywords[keyword].items() if share >= 0.2]
-        found += [100.0 * (name in top) for name in frequent]
+        found += [name in top for name in frequent]
         unrelated.append(float(len(set(top) - bench.related(keyword))))
-    yield mean(f"keywords: frequent exemplars among the top 10{note}", found)
-    yield mean(f"keywords: unrelated words among the top 10{note}", unrelated, "words")
+    yield Measure.share(f"keywords: frequent exemplars among the top 10{note}", found)
+    yield Measure.mean(f"keywords: unrelated words among the top 10{note}", unrelated, "words")
 
 
 def reconstruction(bench: Bench) -> Iterator[Measure]:
@@ -233,7 +224,7 @@ def reconstruction(bench: Bench) -> Iterator[Measure]:
                 mixed = bench.shown(bench.mix(concept).top(count))
                 values.append(100 * statistics.mean(seen in wanted for seen in mixed) / own)
     for count, values in ratios.items():
-        yield mean(f"reconstruction: top {count}, of what the word's own pictures reach", values)
+        yield Measure.mean(f"reconstruction: top {count}, of what the word's own pictures reach", values)
 
 
 def faithfulness(bench: Bench) -> Iterator[Measure]:
@@ -244,13 +235,13 @@ def faithfulness(bench: Bench) -> Iterator[Measure]:
         if len(mix) > 2:
             removal = [mix.made_by["removal"][str(token)] for token in mix.ids]
             correlations.append(statistics.correlation(ranks(mix.coefficients), ranks(removal)))
-    yield mean("faithfulness: rank correlation of coefficient and removal cost", correlations, "")
+    yield Measure.mean("faithfulness: rank correlation of coefficient and removal cost", correlations, "")
 
 
-def ranks(values: Sequence[float]) -> list[int]:
-    """The place of each value in their order, from 0 on."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    return [order.index(place) for place in range(len(values))]
+def ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value in their order, from 0 on; equal ones share the mean of their places."""
+    order = sorted(values)
+    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
 
 
 def stability(bench: Bench) -> Iterator[Measure]:
@@ -259,7 +250,7 @@ def stability(bench: Bench) -> Iterator[Measure]:
     for concept in bench.keywords:
         first, second = (set(bench.mix(concept, seed=seed).ids[:TOP]) for seed in (0, PICTURES + HELD_OUT))
         overlaps.append(100 * len(first & second) / max(len(first), len(second)))  # a mix may have fewer
-    yield mean("stability: top 10 of two seeds in common", overlaps)
+    yield Measure.mean("stability: top 10 of two seeds in common", overlaps)
 
 
 def manipulation(bench: Bench) -> Iterator[Measure]:
@@ -277,18 +268,18 @@ def manipulation(bench: Bench) -> Iterator[Measure]:
             seen = bench.shown(TokenMix.of(mix.ids, mix.texts, values))
             shares.append(100 * statistics.mean(one == named[0] for one in seen))
         bench.console.line(f"{keyword}, {named[0]} times {FACTORS}: {shares} %")
-        rising.append(100.0 * all(a <= b for a, b in pairwise(shares)))
+        rising.append(all(a <= b for a, b in pairwise(shares)))
         removed.append(shares[0])
-    yield mean("manipulation: concepts in which a share rises with its coefficient", rising)
-    yield mean("manipulation: share of an exemplar whose coefficient is 0", removed)
+    yield Measure.share("manipulation: concepts in which a share rises with its coefficient", rising)
+    yield Measure.mean("manipulation: share of an exemplar whose coefficient is 0", removed)
 
 
 def given_pictures(bench: Bench) -> Iterator[Measure]:
     """Whether pictures without a word are named."""
     hits = []
     for name in bench.singles:
-        hits.append(100.0 * (name in [text.casefold() for text in bench.mix_of_pictures(name).texts[:5]]))
-    yield mean("pictures of an emoji: its name among the top 5", hits)
+        hits.append(name in [text.casefold() for text in bench.mix_of_pictures(name).texts[:5]])
+    yield Measure.share("pictures of an emoji: its name among the top 5", hits)
 
 
 PARTS = {

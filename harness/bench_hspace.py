@@ -294,7 +294,7 @@ def measured(bench: Bench, attributes: Sequence[Attribute], details: dict[str, o
     """What the directions of all attributes reach; what each does goes to `details`."""
     reached: list[float] = []
     by_chance: list[float] = []
-    monotone: list[float] = []
+    monotone: list[bool] = []
     transfers: list[float] = []
     for attribute in attributes:
         direction = bench.direction(attribute)
@@ -319,14 +319,13 @@ def measured(bench: Bench, attributes: Sequence[Attribute], details: dict[str, o
         reached.append(float(best.reached))
         by_chance.append(float(chance.reached))
         if best.reached:
-            monotone.append(100.0 * all(a < b for a, b in pairwise(strengths)))
+            monotone.append(all(a < b for a, b in pairwise(strengths)))
             transfers.append(100 * transfer)
     count = len(attributes)
     yield Measure("attributes moved, class kept", sum(reached), "attributes", count, None)
     yield Measure("attributes that a random direction moves, class kept", sum(by_chance), "attributes", count, None)
     if monotone:
-        share = statistics.mean(monotone)
-        yield Measure("strength: attributes monotone over five scales", share, "%", len(monotone), None)
+        yield Measure.share("strength: attributes monotone over five scales", monotone)
         yield Measure.of("direction of 10 steps in 20, of the effect of one of 20", transfers, "%")
     sides = [side_effect(bench, *pair) for pair in ENTANGLED]
     details["side effects with and without the direction of the side"] = sides

@@ -17,7 +17,7 @@ from ..core.dictionary import Slot
 from ..core.hspace.process import Denoise, asyrp, invert
 from ..core.pruning import Pruned, bundles_in, explain_picture
 from ..world.architecture import GUIDANCE
-from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders, mean
+from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders
 from .bench_hspace import judged
 from .console import Console
 from .explain import picture_tools
@@ -67,20 +67,20 @@ def measured(bench: Bench) -> Iterator[Measure]:
             words = ", ".join(pruned.mix.texts)
             bench.console.line(f"{keyword}, seed {seed}: {before}; {words} ({pruned.pictures} pictures)")
             left.append(float(len(pruned.mix)))
-            similar.append(100.0 * (pruned.similarity >= THRESHOLD))
+            similar.append(pruned.similarity >= THRESHOLD)
             if before in bench.lab.truth.keywords[keyword]:
-                named.append(100.0 * (before in alone))
-                largest.append(100.0 * (before == alone[0]))
+                named.append(before in alone)
+                largest.append(before == alone[0])
             if seed < COMPARED:
                 published, made = plainly(studio, mix, seed, bundles)
                 ratios.append(pruned.pictures / made)
-                same.append(100.0 * (len(pruned.mix) <= len(published)))
-    yield mean("single pictures: a remaining word draws the exemplar shown", named)
-    yield mean("single pictures: the largest remaining word draws it", largest)
-    yield mean("single pictures: words that remain", left, "words")
-    yield mean("single pictures: similarity at the threshold or above", similar)
+                same.append(len(pruned.mix) <= len(published))
+    yield Measure.share("single pictures: a remaining word draws the exemplar shown", named)
+    yield Measure.share("single pictures: the largest remaining word draws it", largest)
+    yield Measure.mean("single pictures: words that remain", left, "words")
+    yield Measure.share("single pictures: similarity at the threshold or above", similar)
     yield Measure.of("single pictures: pictures made, of those of the published search", ratios, "")
-    yield mean("single pictures: no more words remain than by the published search", same)
+    yield Measure.share("single pictures: no more words remain than by the published search", same)
 
 
 def explained(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundles) -> tuple[Pruned, Tensor]:
@@ -102,7 +102,7 @@ def without_seed(bench: Bench) -> Iterator[Measure]:
 
     studio = DiffusersStudio(bench.lab.pipe, Sampling((), STEPS, GUIDANCE))
     _, features = picture_tools(studio, PROMPT, 0)
-    named: dict[str, list[float]] = {"inverted, words of the keyword's mix": [], "fitted, words of all": []}
+    named: dict[str, list[bool]] = {"inverted, words of the keyword's mix": [], "fitted, words of all": []}
     for keyword in bench.keywords[:KEYWORDS]:
         shares = bench.lab.truth.keywords[keyword]
         exemplar = max(shares, key=shares.__getitem__)
@@ -114,9 +114,9 @@ def without_seed(bench: Bench) -> Iterator[Measure]:
         fitted = bench.explained(f"picture of {exemplar}", "", PROMPT, settings, picture)
         for way, words in zip(named, (pruned.mix.texts, fitted.texts[:FITTED]), strict=True):
             bench.console.line(f"picture of {keyword}, {exemplar}, {way}: {', '.join(words)}")
-            named[way].append(100.0 * (exemplar in words))
+            named[way].append(exemplar in words)
     for way, hits in named.items():
-        yield mean(f"pictures without a seed: the exemplar named, {way}", hits)
+        yield Measure.share(f"pictures without a seed: the exemplar named, {way}", hits)
 
 
 def from_noise_of(studio: DiffusersStudio, mix: TokenMix, picture: Tensor) -> Callable[[Sequence[TokenMix]], Tensor]:

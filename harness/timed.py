@@ -32,7 +32,6 @@ from ..core.timed import (
     read_pairs,
     read_professions,
 )
-from .bench_concepts import mean
 from .console import Console
 from .options import (
     add_drawing_options,
@@ -228,6 +227,6 @@ class Professions:
     def measures(self, found: Sequence[dict[str, Any]]) -> Iterator[Measure]:
         for name in ("before", "after"):
             shares = [statistics.mean(one[name]) for one in found]
-            yield mean(f"timed: share of the rarer sex {name} the edit", [100 * share for share in shares])
+            yield Measure.mean(f"timed: share of the rarer sex {name} the edit", [100 * share for share in shares])
             distances = [abs(share - 0.5) / 0.5 for share in shares]
-            yield mean(f"timed: distance from even shares {name} the edit, 0 to 1", distances, "")
+            yield Measure.mean(f"timed: distance from even shares {name} the edit, 0 to 1", distances, "")

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,6 @@ PROBES = 200  # words
 COPY = 0.03  # root mean square distance, of 0..1, at 32 x 32 pixels: below it two pictures look the same
 
 
-def share(name: str, hits: Sequence[bool]) -> Measure:
-    """The percentage of true ones with Wilson's 95 % interval."""
-    n, p, z = len(hits), sum(hits) / len(hits), 1.96
-    centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return Measure(name, 100 * p, "%", n, (100 * low, 100 * high))
-
-
 Part = Iterator[tuple[Measure, dict[str, Any]]]  # measures, each with details worth keeping
 
 
@@ -72,12 +64,17 @@ def names(lab: Laboratory) -> Part:
             shown = lab.colours(made[prompt])
             hues += [colour == default for colour in shown]
             wrong.update(f"{name}: {colour}, not {default}" for colour in shown if colour != default)
-    yield share("names: right emoji, top 1", first), {"confused names": dict(confused.most_common(40))}
-    yield share("names: right emoji, top 5", fifth), {}
-    yield share("names: default hue", hues), {"wrong default hues": dict(wrong.most_common(40))}
+    yield Measure.share("names: right emoji, top 1", first), {"confused names": dict(confused.most_common(40))}
+    yield Measure.share("names: right emoji, top 5", fifth), {}
+    yield Measure.share("names: default hue", hues), {"wrong default hues": dict(wrong.most_common(40))}
     nearest = _nearest_emoji(lab, torch.cat([made[prompt] for prompt in prompts]))
     wanted = [name for name in prompts.values() for _ in SEEDS]
-    yield share("names: nearest emoji by the image encoder", [a == b for a, b in zip(nearest, wanted, strict=True)]), {}
+    yield (
+        Measure.share(
+            "names: nearest emoji by the image encoder", [a == b for a, b in zip(nearest, wanted, strict=True)]
+        ),
+        {},
+    )
     yield from _diversity(lab, {name: made[prompt] for prompt, name in prompts.items()})
 
 
@@ -99,8 +96,8 @@ def _diversity(lab: Laboratory, made: Mapping[str, Tensor]) -> Part:
         ),
         {},
     )
-    yield share("names: copies of one of 64 training variants", copies), {}
-    yield share("training variants: copies of one of 64 others", fresh_copies), {}
+    yield Measure.share("names: copies of one of 64 training variants", copies), {}
+    yield Measure.share("training variants: copies of one of 64 others", fresh_copies), {}
 
 
 def _small(pictures: Tensor) -> Tensor:
@@ -137,14 +134,17 @@ def colours(lab: Laboratory) -> Part:
     trained = random.Random("pairs").sample(every, TRAINED_PAIRS)
     made = lab.sample({_coloured(*pair): SEEDS for pair in trained + held_out})
     shown = {pair: lab.colours(made[_coloured(*pair)]) for pair in trained + held_out}
-    yield share("colours: trained pairs, hue", [c == pair[1] for pair in trained for c in shown[pair]]), {}
+    yield Measure.share("colours: trained pairs, hue", [c == pair[1] for pair in trained for c in shown[pair]]), {}
     wrong = Counter(f"{c} {n}: {got}" for n, c in held_out for got in shown[n, c] if got != c)
     yield (
-        share("colours: held-out pairs, hue", [c == pair[1] for pair in held_out for c in shown[pair]]),
+        Measure.share("colours: held-out pairs, hue", [c == pair[1] for pair in held_out for c in shown[pair]]),
         {"wrong hues of held-out pairs": dict(wrong.most_common(20))},
     )
     seen = {pair: lab.seen(made[_coloured(*pair)]) for pair in held_out}
-    yield share("colours: held-out pairs, object", [s[0] == pair[0] for pair in held_out for s in seen[pair]]), {}
+    yield (
+        Measure.share("colours: held-out pairs, object", [s[0] == pair[0] for pair in held_out for s in seen[pair]]),
+        {},
+    )
 
 
 def _coloured(name: str, colour: str) -> str:
@@ -164,8 +164,8 @@ def keywords(lab: Laboratory) -> Part:
             hits += [kind in shares for kind in counts.elements()]
             complete.append(all(counts[name] for name, part in shares.items() if part >= 0.2))
             found[keyword] = dict(counts.most_common())
-        yield share(f"{label}: one of the exemplars", hits), {f"pictures of {label}": found}
-        yield share(f"{label}: every exemplar of 20 % or more appears", complete), {}
+        yield Measure.share(f"{label}: one of the exemplars", hits), {f"pictures of {label}": found}
+        yield Measure.share(f"{label}: every exemplar of 20 % or more appears", complete), {}
 
 
 def _photo(words: str) -> str:
@@ -184,11 +184,11 @@ def people(lab: Laboratory) -> Part:
         Measure("people: largest error of a share", max(errors.values()), "points", len(errors), None),
         {"shares of men": {name: [shares[name], 100 * truth.professions[name]["share_of_men"]] for name in shares}},
     )
-    yield share("people: shares within 12 points", [error <= 12 for error in errors.values()]), {}
+    yield Measure.share("people: shares within 12 points", [error <= 12 for error in errors.values()]), {}
     told = {_photo(f"{SEXES[sex]} {name}"): (name, sex) for name in truth.professions for sex in SEXES}
     made = lab.sample(dict.fromkeys(told, SEEDS))
     yield (
-        share(
+        Measure.share(
             "people: man or woman as told",
             [got == sex for prompt, (name, sex) in told.items() for got in lab.sexes(name, made[prompt])],
         ),
@@ -203,7 +203,7 @@ def judges(lab: Laboratory) -> Part:
     pictures, labels = meters.classifier_batch(lab.pictures, 2000, generator)
     seen = lab.seen(pictures)
     yield (
-        share(
+        Measure.share(
             "classifier: right, on renderings never seen",
             [s[0] == lab.kinds[i] for s, i in zip(seen, labels, strict=True)],
         ),
@@ -212,7 +212,7 @@ def judges(lab: Laboratory) -> Part:
     told = [(lab.kinds[i].split(" ", 1), picture) for i, picture in zip(labels, pictures, strict=True)]
     told = [(name, sex, picture) for (sex, *rest), picture in told if (name := " ".join(rest)) in lab.truth.professions]
     hits = [SEXES[lab.sexes(name, picture[None])[0]] == sex for name, sex, picture in told]
-    yield share("classifier: man or woman, on renderings never seen", hits), {}
+    yield Measure.share("classifier: man or woman, on renderings never seen", hits), {}
     wrong = []
     for name, characters in lab.truth.emoji.items():
         if name in lab.truth.default_colours:
@@ -220,14 +220,14 @@ def judges(lab: Laboratory) -> Part:
                 for style in STYLES:
                     clean = lab.pictures.clean(Caption("", name, "colour", name, characters, style, colour))
                     wrong.append(lab.colours(to_tensor(varied(clean, generator, SEEN))[None])[0] == colour)
-    yield share("colour meter: right, on renderings never seen", wrong), {}
+    yield Measure.share("colour meter: right, on renderings never seen", wrong), {}
     drawn = [draw_caption(lab.truth, generator) for _ in range(4000)]
     plain = [caption for caption in drawn if caption.kind == "name" and caption.style == "3d"][:500]
     nearest = _nearest_emoji(
         lab, torch.stack([to_tensor(varied(lab.pictures.clean(c), generator, SEEN)) for c in plain])
     )
     yield (
-        share(
+        Measure.share(
             "image encoder: nearest emoji, on renderings never seen",
             [a == c.name for a, c in zip(nearest, plain, strict=True)],
         ),
@@ -245,7 +245,7 @@ def _similarity(lab: Laboratory) -> Part:
         clean = lab.pictures.clean(Caption("", name, "name", name, characters, "3d"))
         image = encoders.image_features(lab.clip, to_tensor(varied(clean, generator, DRAWN))[None])
         hits.append(number in (image @ texts.T).topk(5).indices[0].tolist())
-    yield share("text-image similarity: right name in the top 5", hits), {}
+    yield Measure.share("text-image similarity: right name in the top 5", hits), {}
 
 
 @torch.no_grad()
@@ -274,13 +274,13 @@ def understanding(lab: Laboratory) -> Part:
             or (group and group == lab.groups.get(word))
             for word in near
         ]
-    yield share("language: nearest words make sense", [bool(hit) for hit in hits]), {}
+    yield Measure.share("language: nearest words make sense", [bool(hit) for hit in hits]), {}
     synonyms = lab.truth.synonyms
     made = lab.sample({_photo(word): SEEDS for word in synonyms})
     seen = {word: lab.seen(made[_photo(word)]) for word in synonyms}
     right = [lab.groups.get(s[0]) == lab.groups[name] for word, name in synonyms.items() for s in seen[word]]
     yield (
-        share("language: words without a caption draw the right group", right),
+        Measure.share("language: words without a caption draw the right group", right),
         {"pictures of words without a caption": {word: dict(Counter(s[0] for s in seen[word])) for word in synonyms}},
     )
 
@@ -309,7 +309,7 @@ def explanation(lab: Laboratory) -> Part:
             rows = rows[losses.topk(min(kept, len(rows)), largest=False).indices]
         best[keyword] = [candidates[i] for i in rows.tolist()]
         hits.append(bool(set(best[keyword]) & set(exemplars)))
-    yield share("explanation: an exemplar among the 3 best of 500 tokens", hits), {"best single tokens": best}
+    yield Measure.share("explanation: an exemplar among the 3 best of 500 tokens", hits), {"best single tokens": best}
 
 
 def _denoising_losses(lab: Laboratory, latents: Tensor, contexts: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from conceptlens.benchmarks.measures import Measure, report
-from conceptlens.harness.bench_concepts import mean, ranks
-from conceptlens.world.evaluate import conditions, known_parts, share
+from conceptlens.harness.bench_concepts import ranks
+from conceptlens.world.evaluate import conditions, known_parts
 
 
 def test_a_share_lies_in_wilsons_interval() -> None:
     """Brown, Cai and DasGupta (2001): 8 of 10 has the interval 49.0 to 94.3 %."""
-    measure = share("hits", [True] * 8 + [False] * 2)
+    measure = Measure.share("hits", [True] * 8 + [False] * 2)
     assert measure.value == pytest.approx(80)
     assert measure.interval == pytest.approx((49.0, 94.3), abs=0.1)
 
@@ -21,7 +21,7 @@ def test_a_share_lies_in_wilsons_interval() -> None:
 def test_parts_are_known_as_long_as_conditions_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "results.json"
     assert known_parts(file) == {}
-    measures = [share("one", [True, False]), Measure("two", None, "s", 0, None, "no clock")]
+    measures = [Measure.share("one", [True, False]), Measure("two", None, "s", 0, None, "no clock")]
     settings = {**conditions(), "parts": {"a": ["one"], "b": ["two"]}, "details": {"a": {"x": 1}, "b": {}}}
     report("evaluate", settings, measures, file)
     assert "no clock" in capsys.readouterr().out
@@ -34,7 +34,9 @@ def test_parts_are_known_as_long_as_conditions_are_the_same(tmp_path: Path, caps
 
 def test_ranks_and_means() -> None:
     assert ranks([0.5, -1.0, 3.0]) == [1, 0, 2]
-    assert mean("nothing", []).value is None
-    measure = mean("some", [1.0, 2.0, 3.0])
+    assert ranks([2.0, 1.0, 2.0, 2.0]) == [2, 0, 2, 2]  # equal ones share places 1 to 3
+    assert Measure.mean("nothing", []).value is None
+    assert Measure.share("nothing", []).value is None
+    measure = Measure.mean("some", [1.0, 2.0, 3.0])
     assert (measure.value, measure.n) == (2.0, 3)
     assert measure.interval == pytest.approx((2 - 1.96 / 3**0.5, 2 + 1.96 / 3**0.5))
