@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +46,10 @@ SAMPLES += ("a flat drawing of a guitar", "a pest", "a boat", "a toy", "a mechan
 SAMPLES += ("a kitten", "a lorry")
 
 
+class OutOfTimeError(Exception):
+    """A part is not trained to its end yet."""
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Where training finds what it needs and keeps what it made."""
@@ -70,19 +76,27 @@ class Workshop:
         settings: Settings,
         compiled: bool = False,
     ) -> None:
-        """Trains a part as far as time allows; `module` then holds its weights. Its log is a CSV file in `runs`."""
+        """Trains a part; `module` then holds its weights. Its log is a CSV file in `runs`.
+
+        Raises OutOfTimeError when time is up before: what is there is kept in `runs`, and nothing is made of it.
+        """
         self.runs.mkdir(parents=True, exist_ok=True)
         file = self.runs / f"{part}.safetensors"
         with (
             tqdm(total=settings.steps, desc=part, unit="step", mininterval=10) as bar,
             (self.runs / f"{part}.csv").open("a") as log,
+            closing(train(module, loss, settings, file, self.device, compiled)) as states,
         ):
-            for state in train(module, loss, settings, file, self.device, self.until, compiled):
+            for state in states:
                 bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
                 bar.update(state.step - bar.n)
                 if state.step % LOGGED_EVERY == 0:
                     log.write(f"{state.step},{state.loss:.5f},{state.seconds:.3f}\n")
                     log.flush()
+                if state.step < settings.steps and time.monotonic() > self.until:
+                    raise OutOfTimeError(
+                        f"{part}: {state.step} of {settings.steps} steps; the same command goes on there."
+                    )
 
     def export(self, part: weights.Part, module: nn.Module, settings: Settings) -> None:
         """Keeps the weights of a part in float16; `module` then holds what was kept."""
@@ -177,7 +191,7 @@ def main() -> int:
     parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     parser.add_argument("--runs", type=Path, default=Path(".world/runs"), metavar="DIR", help="what training keeps")
     parser.add_argument("--weights", type=Path, default=weights.FOLDER, metavar="DIR", help="where the weights go")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; a later run goes on")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; a later run goes on")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workshop = Workshop(
@@ -185,6 +199,8 @@ def main() -> int:
     )
     try:
         getattr(workshop, arguments.part)()
+    except OutOfTimeError as unfinished:
+        sys.stderr.write(f"{unfinished}\n")
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1

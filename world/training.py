@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,10 +56,9 @@ def train(
     settings: Settings,
     file: Path,
     device: torch.device,
-    until: float = math.inf,
     compiled: bool = False,
-) -> Iterator[Step]:
-    """Trains `module` in place until `settings.steps` or the moment `until`; afterwards it holds the averaged weights.
+) -> Generator[Step, None, None]:
+    """Trains `module` in place until `settings.steps`; afterwards it holds the averaged weights.
 
     loss(module, step): the scalar loss of one step; it must depend on nothing but its arguments, so that a run that
     was cut off and goes on is the run that was not. `module` is given to it in `computing_dtype`; the weights, their
@@ -83,7 +81,7 @@ def train(
     _copy(weights, working)
     saved = then = time.monotonic()
     try:
-        while step < settings.steps and time.monotonic() < until:
+        while step < settings.steps:
             torch.manual_seed(settings.seed + step)
             value = loss(worker, step)
             value.backward()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from conceptlens.core.errors import UserError
+from conceptlens.world.train import OutOfTimeError, Workshop
 from conceptlens.world.training import Settings, train
 from torch import Tensor
 from torch.nn import Conv2d, Flatten, Linear, ReLU, Sequential
@@ -60,9 +62,17 @@ def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_time_that_is_up_stops_the_run_and_keeps_it(tmp_path: Path) -> None:
-    assert not list(train(network(), loss, SETTINGS, tmp_path / "a.safetensors", CPU, until=0.0))
-    assert not (tmp_path / "a.safetensors").exists()
+def test_a_part_that_time_cuts_off_is_kept_and_goes_on(tmp_path: Path) -> None:
+    """But is not taken for one that is trained: what follows in the caller, its export above all, does not happen."""
+    weights = tmp_path / "weights"
+    in_a_hurry, at_leisure = (Workshop(tmp_path, tmp_path / "runs", weights, CPU, until) for until in (0.0, math.inf))
+    with pytest.raises(OutOfTimeError, match="autoencoder: 1 of 12 steps"):
+        in_a_hurry.train("autoencoder", network(), loss, SETTINGS)
+    module, whole = network(), network()
+    at_leisure.train("autoencoder", module, loss, SETTINGS)
+    list(train(whole, loss, SETTINGS, tmp_path / "whole.safetensors", CPU))
+    for a, b in zip(whole.parameters(), module.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
