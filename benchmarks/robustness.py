@@ -217,7 +217,7 @@ class Maker:
 
 
 def outcome(host: HostServer, graph: Graph) -> str:
-    """What the host made of a graph: done, refused, a sentence, or (the bug that is looked for) a traceback."""
+    """What the host made of a graph: done, refused, a sentence, or the bugs that are looked for: traceback, hang."""
     try:
         host.run(graph)
     except GraphError as error:
@@ -227,6 +227,9 @@ def outcome(host: HostServer, graph: Graph) -> str:
         if details["exception_type"].endswith("UserError"):
             return "sentence"
         return f"traceback: {details['exception_message']}{''.join(details['traceback'])}"
+    except TimeoutError as error:
+        host.post("/interrupt", {})
+        return f"hang: {error}"
     return "done"
 
 
@@ -248,20 +251,21 @@ def campaign(
             graph = make()
             found = outcome(host, graph)
             counts[kind][found.split(":")[0]] += 1
-            if found.startswith("traceback"):
+            if found.startswith(("traceback", "hang")):
                 tell(f"{kind} graph {number}: {found}\n{graph}")
     changed = float(picture(host) != before)
-    for _ in range(interrupts):
-        interrupted(host, maker.right(), maker.generator.uniform(0, 2))
+    deaf = sum(not interrupted(host, maker.right(), maker.generator.uniform(0, 2)) for _ in range(interrupts))
     changed_by_cancel = float(picture(host) != before)
     grown = growth(host, repeats)
     leaked = float(len([*host.base.rglob("*.part")]))
     measures = [Measure("robustness: right graphs that ran", 100 * counts["right"]["done"] / rights, "%", rights, None)]
     for kind, count in (("right", rights), ("wrong", wrongs)):
-        name = f"robustness: {kind} graphs that ended with a traceback"
-        measures.append(Measure(name, float(counts[kind]["traceback"]), "graphs", count, None))
+        for bug, told in (("traceback", "ended with a traceback"), ("hang", "did not end")):
+            found = float(counts[kind][bug])
+            measures.append(Measure(f"robustness: {kind} graphs that {told}", found, "graphs", count, None))
     return [
         *measures,
+        Measure("robustness: interrupted graphs that did not end", float(deaf), "graphs", interrupts, None),
         Measure("robustness: models changed by graphs", changed, "", rights + wrongs, None),
         Measure("robustness: models changed by interrupted graphs", changed_by_cancel, "", interrupts, None),
         Measure("robustness: files left half written", leaked, "", rights + wrongs + interrupts, None),
@@ -269,15 +273,18 @@ def campaign(
     ]
 
 
-def interrupted(host: HostServer, graph: Graph, after: float) -> None:
-    """Runs a graph and presses Cancel after some seconds."""
+def interrupted(host: HostServer, graph: Graph, after: float) -> bool:
+    """Runs a graph and presses Cancel after some seconds; whether the graph has ended then."""
     try:
         prompt = host.queue(graph)
-    except GraphError:
-        return
-    time.sleep(after)
-    host.post("/interrupt", {})
-    host.wait(prompt)
+        time.sleep(after)
+        host.post("/interrupt", {})
+        host.wait(prompt)
+    except GraphError:  # it was refused
+        return True
+    except TimeoutError:
+        return False
+    return True
 
 
 def plain(seed: int) -> Graph:

@@ -18,6 +18,7 @@ from typing import Any
 from ..core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTS_WITHIN, STOPS_WITHIN = 150, 60  # seconds
 Graph = dict[str, dict[str, Any]]  # node id -> {"class_type": …, "inputs": …}, the host's API format
 
 
@@ -59,31 +60,44 @@ class HostServer:
         command = [sys.executable, "run.py", "comfyui", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--comfyui", str(comfyui_folder())]
         command += ["--", "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *self._options]
-        log = (self.base / "host.log").open("wb")
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        for _ in range(600):
-            time.sleep(0.25)
-            if self._process.poll() is not None:
-                break
-            try:
-                self.get("/system_stats")
+        with (self.base / "host.log").open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            if self._answers():
                 return self
-            except (urllib.error.URLError, ConnectionError):
-                continue
-        self.stop()
-        raise UserError(f"ComfyUI did not start; its last words are in {log.name}: {self.log()[-500:]}")
+            raise UserError(f"ComfyUI did not start; its last words are in {log.name}: {self.log()[-500:]}")
+        except BaseException:  # an interrupt too: no host is left behind
+            self.stop()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
 
+    def _answers(self) -> bool:
+        """Waits for the host; False when it has ended, or says nothing for minutes."""
+        assert self._process
+        end = time.monotonic() + STARTS_WITHIN
+        while time.monotonic() < end and self._process.poll() is None:
+            time.sleep(0.25)
+            try:
+                self.get("/system_stats")
+                return True
+            except OSError:  # nobody is there yet, or nobody who answers
+                continue
+        return False
+
     def stop(self) -> None:
         if self._process and self._process.poll() is None:
             if os.name == "nt":  # there run.py waits for the host instead of becoming it
                 subprocess.run(["taskkill", "/T", "/F", "/PID", str(self._process.pid)], check=False)
             self._process.terminate()
-            self._process.wait(timeout=60)
+            try:
+                self._process.wait(timeout=STOPS_WITHIN)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     def megabytes(self) -> float:
         """The memory that the host's process has (Linux)."""
@@ -118,13 +132,16 @@ class HostServer:
         return answer["prompt_id"]
 
     def wait(self, prompt_id: str, timeout: float = 900) -> dict[str, Any]:
-        """The history of a queued graph once it has ended: its outputs by node id, and its messages."""
+        """The history of a queued graph once it has ended: its outputs by node id, and its messages.
+
+        Raises TimeoutError when it does not end.
+        """
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if history := self.get(f"/history/{prompt_id}").get(prompt_id):
                 return history
             time.sleep(0.1)
-        raise GraphError(f"the graph did not end within {timeout:.0f} s", self.log()[-2000:])
+        raise TimeoutError(f"the graph did not end within {timeout:.0f} s; the host's last words: {self.log()[-2000:]}")
 
     def run(self, graph: Graph) -> dict[str, Any]:
         """Queues a graph, waits for it and returns its history; GraphError when it did not succeed."""

@@ -12,6 +12,7 @@ def test_random_graphs_run_or_end_with_a_sentence(server: HostServer) -> None:
     measures = campaign(server, rights=6, wrongs=30, interrupts=4, repeats=2, seed=7, tell=told.append)
     found = {measure.name.removeprefix("robustness: "): measure.value for measure in measures}
     assert not told
+    assert found["interrupted graphs that did not end"] == 0
     assert found["right graphs that ran"] is not None
     assert found["right graphs that ran"] >= 50
     assert found["models changed by graphs"] == found["models changed by interrupted graphs"] == 0
