@@ -26,7 +26,7 @@ from . import (
     timed,
     vocab,
 )
-from .console import Console, quiet_libraries
+from .console import Console, print_anything, quiet_libraries
 from .options import add_json_option
 
 COMMANDS = {
@@ -50,6 +50,7 @@ OWN_JSON = (bench_bias, bench_concepts, bench_hspace, bench_pictures, conceptor_
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    print_anything()
     parser = argparse.ArgumentParser(prog="python -m conceptlens.harness", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():

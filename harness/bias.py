@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.num_images < 1:
         raise UserError(f"--num-images is {arguments.num_images}; a share needs at least 1 picture.")
     groups = word_pair(arguments.group_a, arguments.group_b)
-    sampling = sampling_of(arguments, ())
+    seeds = range(arguments.seed, arguments.seed + arguments.num_images)
+    sampling = sampling_of(arguments, seeds)
     made_by = asked(arguments, *PICTURES)
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
     marks = {concept: {**made_by, "concept": concept} for concept in concepts}
@@ -65,7 +66,6 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.bars = processes.first
     studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
     processes.check_shared(arguments.out)
-    seeds = range(arguments.seed, arguments.seed + arguments.num_images)
     for concept in processes.share(pending):
         with console.progress(concept) as progress:
             latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)

@@ -14,7 +14,8 @@ from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.plots import from_pil
 from .console import Console
-from .options import add_model_options, add_sampling_options, open_model, sampling_of
+from .options import add_model_options, add_sampling_options, asked, open_model, sampling_of
+from .results import keep_result, kept_result
 
 PAGE = "report.html"
 
@@ -46,7 +47,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError("Two mixes have the same file name; their cards would too: rename one.")
     sampling, processes = sampling_of(arguments, arguments.seed or (0,)), Processes()
     console.bars = processes.first
-    pending = [card for card in mixes if not card.exists()]
+    how = asked(arguments, "seed", "steps", "guidance_scale", "size")
+    made_by = {
+        card: {**how, "words": dict(zip(mix.texts, mix.coefficients, strict=True))} for card, mix in mixes.items()
+    }
+    marks = {card: card.with_suffix(".json") for card in mixes}
+    pending = [card for card in mixes if not (kept_result(marks[card], made_by[card]) and card.exists())]
     if pending:
         studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
         processes.check_shared(arguments.out)
@@ -64,6 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             own = studio.latents_of_prompt(prompt.replace("{}", concept), seeds) if concept else None
             samples = None if own is None else studio.pictures(own)
             save_picture(concept_card(mix, samples, studio.pictures(remade), studio.pictures(words)), card)
+            keep_result(marks[card], made_by[card], {"picture": card.name})
             console.line(str(card))
         processes.meet()
     if processes.first:

@@ -8,15 +8,15 @@ much the pictures of either, and the mix's words, differ among themselves. Finis
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..benchmarks.measures import report
+from ..benchmarks.measures import Measure, report
 from ..core.dictionary import check_template
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.reconstruction import diversity, pairwise_similarity, perceptual_distance
-from .bench_concepts import mean
 from .console import Console
 from .options import (
     add_concept_options,
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     check_template(arguments.prompt)
     if arguments.num_images < 1 or arguments.top < 1:
         raise UserError("--num-images and --top have to be at least 1.")
-    sampling = sampling_of(arguments, ())
+    sampling = sampling_of(arguments, range(arguments.seed, arguments.seed + arguments.num_images))
     made_by = asked(arguments, *NUMBERS)
     mixes = {concept: TokenMix.load(arguments.mixes / f"{file_name(concept)}.safetensors") for concept in concepts}
     words = {concept: dict(zip(mix.texts, mix.coefficients, strict=True)) for concept, mix in mixes.items()}
@@ -85,24 +85,30 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     judge = judge_of(arguments, studio)
     for concept in processes.share(pending):
         mixes[concept].check_family(studio.family)
-        found = evaluated(studio, judge, concept, mixes[concept].top(arguments.top), arguments)
+        found = evaluated(studio, judge, concept, mixes[concept].top(arguments.top), arguments, sampling.seeds)
         keep_result(files[concept], work[concept], found)
         console.line(f"{concept}: similarity {found['similarity']:.3f}, distance {found['distance']:.3f}")
     processes.meet()
     if processes.first:
         kept = [result for c in concepts if (result := kept_result(files[c], work[c], *MEASURES))]
-        measures = [mean(f"conceptor: {title}", [one[name] for one in kept], "") for name, title in MEASURES.items()]
+        measures = [
+            Measure.mean(f"conceptor: {title}", [one[name] for one in kept], "") for name, title in MEASURES.items()
+        ]
         report("python -m conceptlens.harness conceptor-eval", made_by, measures, arguments.json)
 
 
 def evaluated(
-    studio: DiffusersStudio, judge: Judge, concept: str, mix: TokenMix, arguments: argparse.Namespace
+    studio: DiffusersStudio,
+    judge: Judge,
+    concept: str,
+    mix: TokenMix,
+    arguments: argparse.Namespace,
+    seeds: Sequence[int],
 ) -> dict[str, float]:
     """The figures of one concept, by the names of MEASURES; its pictures go into a file."""
     from ..core.plots import labelled_grid
     from .pictures import save_picture
 
-    seeds = range(arguments.seed, arguments.seed + arguments.num_images)
     vectors = mix.pseudo_token([tower.table for tower in studio.towers])
     latents = (
         studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,14 @@ class Console:
     def result(self, values: dict[str, Any]) -> None:
         """The command's outcome, for machines."""
         if self._as_json:
-            print(json.dumps(values, ensure_ascii=False))
+            print(json.dumps(values))
+
+
+def print_anything() -> None:
+    """Lets a console that lacks a letter show its number instead of failing: Windows' pipes know few."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:

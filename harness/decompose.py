@@ -69,10 +69,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
     concepts = concepts_of(arguments)
     check_template(arguments.prompt)
-    sampling = Sampling((), arguments.sampling_steps, arguments.guidance_scale, arguments.size)
     numbers = {name: getattr(arguments, name) for name in NUMBERS}
     settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
     counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
+    seeds = [seed for part in seeds_of(settings, **counts) for seed in part]
+    sampling = Sampling(seeds, arguments.sampling_steps, arguments.guidance_scale, arguments.size)
     files = {concept: arguments.out / f"{file_name(concept)}.safetensors" for concept in concepts}
     made_by = asked(arguments, *PICTURES)
     subject = (arguments.prompt, settings)
@@ -92,7 +93,6 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             studio.encoder, arguments.templates, cache=cache, progress=progress, spread=processes.spread
         )
     if processes.count > 1:  # pictures are drawn by all: there may be fewer concepts than processes
-        seeds = [seed for part in seeds_of(settings, **counts) for seed in part]
         work = [(concept, some) for concept in pending for some in portions(seeds)]
         for concept, some in processes.share(work):
             studio.latents_of_prompt(arguments.prompt.replace("{}", concept), some)

@@ -9,7 +9,7 @@ from ..core.errors import UserError
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model
 from .console import Console
-from .options import add_model_options, add_sampling_options, open_model, sampling_of
+from .options import add_model_options, add_sampling_options, check_ending, open_model, sampling_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=float, default=1.0, metavar="S", help="share of the edit that is applied (default 1)")
     add("--preserve", **repeated, help="prompt that shall keep its meaning (repeatable)")
     add("--rank", type=int, default=0, metavar="R", help="0: exact (default), else the best approximation of this rank")
-    add("--out", type=Path, required=True, metavar="FILE", help="LoRA file to write (.safetensors)")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="LoRA file to write (.safetensors); pictures go beside it",
+    )
     add("--prompt", **repeated, help="show this prompt before and after (repeatable)")
     add_sampling_options(parser)
 
@@ -39,8 +45,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(
             f"{len(arguments.source)} --source came with {len(arguments.destination)} --destination; give one for each."
         )
-    if arguments.out.suffix != ".safetensors":
-        raise UserError(f"--out is {arguments.out}; its name must end in .safetensors, pictures go beside it.")
+    check_ending("--out", arguments.out, ".safetensors")
     sampling = sampling_of(arguments, arguments.seed or (0,))
     pipe = open_model(arguments)
     denoiser = DiffusersDenoiser(pipe)

@@ -15,7 +15,14 @@ from ..core.hspace.directions import HSpaceDirections, Position, disentangled
 from ..core.hspace.samples import HSpaceSamples, joined
 from ..core.hspace.written import counted, percents
 from .console import Console
-from .options import add_json_option, add_model_options, add_sampling_options, sampling_of
+from .options import (
+    add_json_option,
+    add_model_options,
+    add_sampling_options,
+    asked,
+    check_ending,
+    sampling_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,10 +36,12 @@ SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(work: Callable[..., None], drawing: bool, out: str) -> argparse.ArgumentParser:
+    def command(
+        work: Callable[..., None], drawing: bool, out: str, ending: str | None = None
+    ) -> argparse.ArgumentParser:
         assert work.__doc__
         found = commands.add_parser(work.__name__, help=work.__doc__, description=work.__doc__)
-        found.set_defaults(work=work)
+        found.set_defaults(work=work, ending=ending)
         if drawing:
             add_model_options(found)
             found.add_argument("--prompt", metavar="TEXT", help="what is drawn; an unconditional model takes none")
@@ -49,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--samples", type=int, default=100, metavar="N", help="from --seed on (default 100)")
     add_position(sampling)
 
-    components = command(pca, False, "directions file to write; a chart goes beside it")
+    components = command(pca, False, "directions file to write (.safetensors); a chart goes beside it", ".safetensors")
     components.add_argument("samples", type=Path, metavar="DIR", help="what `sample` has made")
     components.add_argument("--components", type=int, default=10, metavar="N", help="directions (default 10)")
     components.add_argument("--joint", action="store_true", help="of whole trajectories, not of each noise level")
@@ -63,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--at", default="all", metavar="PARTS", help="parts of the sampling between commas: 0.2,0.5 (default all)")
     add_position(derivative)
 
-    difference = command(contrast, False, "directions file to write")
+    difference = command(contrast, False, "directions file to write (.safetensors)", ".safetensors")
     add = difference.add_argument
     add("positive", type=Path, metavar="DIR", help="samples with what the direction shall bring")
     add("negative", type=Path, metavar="DIR", help="samples without it; may be the same folder")
@@ -71,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--negative-pictures", metavar="NUMBERS", help="some of the second (default all)")
     add("--without", type=Path, action="append", default=[], metavar="FILE", help="directions to take out (repeatable)")
 
-    along = command(apply, True, "picture to write (.png): a row a seed, a column a scale")
+    along = command(apply, True, "picture to write (.png): a row a seed, a column a scale", ".png")
     add = along.add_argument
     add("--directions", type=Path, required=True, metavar="FILE", help="what another command has made")
     add("--index", type=int, default=0, metavar="N", help="which of them (default 0)")
@@ -84,6 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.ending:
+        check_ending("--out", arguments.out, arguments.ending)
     arguments.work(arguments, console)
 
 
@@ -94,19 +105,20 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     from .processes import Processes
     from .studio import portions
 
-    sampling = sampling_of(arguments, arguments.seed or (0,))
+    first = arguments.seed[0] if arguments.seed else 0
+    sampling = sampling_of(arguments, range(first, first + arguments.samples))
     processes = Processes()
     console.bars = processes.first
     bottleneck = _bottleneck(arguments, processes.device)
     processes.check_shared(arguments.out)
     how = {"prompt": arguments.prompt, "steps": sampling.steps, "cfg": sampling.guidance_scale, "size": sampling.size}
-    made_by = {**how, "seed": sampling.seeds[0]}
+    made_by = {**asked(arguments), **how, "seed": first}
     mine = processes.share(portions(range(arguments.samples)))
     with console.progress("sampling pictures") as progress:
         for number, numbers in enumerate(mine, start=1):
             file = arguments.out / f"samples-{numbers[0]:06}.safetensors"
             if not _there(file, made_by, arguments.position, len(numbers)):
-                seeds = [sampling.seeds[0] + picture for picture in numbers]
+                seeds = [first + picture for picture in numbers]
                 found, latents = bottleneck.record(seeds, sampling.steps, arguments.position, made_by)
                 pictures = labelled_grid([*bottleneck.pictures(latents)], list(map(str, numbers)), columns=4)
                 save_picture(pictures, file.with_suffix(".png"))

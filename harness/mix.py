@@ -8,7 +8,7 @@ from pathlib import Path
 from ..core.errors import UserError
 from ..core.mixture import MixEdits, TokenMix, mix_from_text
 from .console import Console
-from .options import add_model_options, add_sampling_options, open_model, sampling_of
+from .options import add_model_options, add_sampling_options, check_ending, open_model, sampling_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--top is {arguments.top}; use at least 1 coefficient.")
     if arguments.prompt.count("<>") != 1:
         raise UserError(f'The prompt "{arguments.prompt}" must have one <>, where the mix stands: a photo of a <>')
+    check_ending("--out", arguments.out, ".png")
+    if arguments.embedding:
+        check_ending("--embedding", arguments.embedding, ".safetensors")
     sampling = sampling_of(arguments, arguments.seed or (0,))
     loaded = TokenMix.load(arguments.mix) if arguments.mix else None
     studio = DiffusersStudio(open_model(arguments), sampling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,12 @@ def judge_of(arguments: argparse.Namespace, studio: DiffusersStudio) -> Judge:
     return ClipJudge(arguments.clip, studio.device) if arguments.clip else OwnJudge(studio)
 
 
+def check_ending(option: str, file: Path, ending: str) -> None:
+    """Raises UserError for a file that is not named after what it will hold."""
+    if file.suffix != ending:
+        raise UserError(f"{option} is {file}; its name must end in {ending}.")
+
+
 def asked(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The model and other arguments, as a result is marked with them."""
     model = {"model": str(arguments.model), "loras": [str(file) for file in arguments.lora]}
@@ -111,5 +118,8 @@ def _lines(file: Path | None) -> list[str]:
 
 
 def file_name(concept: str) -> str:
-    """A concept as a file is named after it."""
-    return re.sub(r"[^\w-]+", "_", concept).strip("_") or "concept"
+    """A concept as a file is named after it, in at most 110 bytes: a name may have 255, and more is added to it."""
+    name = re.sub(r"[^\w-]+", "_", concept).strip("_") or "concept"
+    if len(name.encode()) <= 110:
+        return name
+    return f"{name.encode()[:100].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import storage
 from ..core.errors import UserError
 from ..core.plots import labelled_grid, to_pil
 from .console import Console
 from .diffusers_backend import DiffusersDenoiser, Pipeline
+
+MOST_STEPS = 1000  # as many timesteps as Stable Diffusion was trained with
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,12 @@ class Sampling:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"{self.steps} sampling steps make no picture; give at least 1.")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UserError(f"{self.steps} sampling steps make no picture; give 1 to {MOST_STEPS}.")
         if self.size is not None and (self.size < 64 or self.size % 64):
             raise UserError(f"A size of {self.size} pixels does not suit the model; give a multiple of 64.")
-        if not all(0 <= seed < 2**63 for seed in self.seeds):
-            raise UserError(f"The seeds {list(self.seeds)} are not all between 0 and 2^63; give others.")
+        if strange := [seed for seed in self.seeds if not 0 <= seed < 2**63]:
+            raise UserError(f"The seed {strange[0]} is not between 0 and 2^63; give another one.")
 
 
 def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
@@ -105,9 +109,7 @@ def comparison(before: Tensor, after: Tensor, prompts: Sequence[str], least_widt
 
 
 def save_picture(picture: Tensor, path: Path) -> None:
-    """Writes a picture (height, width, 3) as a PNG file; UserError when that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_pil(picture).save(path)
-    except OSError as error:
-        raise UserError(f"{path} could not be written ({error.strerror}); choose another place.") from error
+    """Writes a picture (height, width, 3) as a PNG file, as `storage.write_bytes` does."""
+    data = io.BytesIO()
+    to_pil(picture).save(data, "PNG")
+    storage.write_bytes(path, data.getvalue())

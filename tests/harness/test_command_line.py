@@ -15,6 +15,7 @@ import torch
 from conceptlens.core.mixture import TokenMix
 from conceptlens.core.plots import from_pil, labelled_grid, to_pil
 from conceptlens.harness.__main__ import main
+from conceptlens.harness.options import file_name
 from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.tiny import tiny_pipeline
 from PIL import Image
@@ -69,7 +70,8 @@ def test_edit_on_top_of_a_lora_differs(model: Path, tmp_path: Path, capsys: pyte
         ((*EDIT, "--out", "edit.png"), "must end in .safetensors"),
         ((*EDIT, "--prompt", "a rose", "--size", "100"), "multiple of 64"),
         ((*EDIT, "--prompt", "a rose", "--steps", "0"), "0 sampling steps"),
-        ((*EDIT, "--prompt", "a rose", "--seed", str(2**70)), "not all between 0 and 2^63"),
+        ((*EDIT, "--prompt", "a rose", "--steps", "1001"), "give 1 to 1000"),
+        ((*EDIT, "--prompt", "a rose", "--seed", str(2**70)), f"The seed {2**70} is not between 0 and 2^63"),
         ((*EDIT, "--strength", "0"), "changes nothing"),
         ((*EDIT, "--source", "a cat"), "2 --source came with 1 --destination"),
         ((*EDIT, "--lora", "missing.safetensors"), "missing.safetensors does not exist"),
@@ -259,6 +261,79 @@ def test_what_can_not_be_mixed_is_one_line(
     assert says in told
     assert len(told.strip().splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("bias", "--concept", "cat", "--seed", str(2**64)), f"The seed {2**64} is not between 0 and 2^63"),
+        (("bias", "--concept", "cat", "--steps", "2000"), "give 1 to 1000"),
+        (("decompose", "--concept", "cat", "--seed", "-3"), "The seed 18446744073709551613 is not between"),
+        (("hspace", "sample", "--prompt", "a cat", "--seed", str(2**63 - 5)), f"The seed {2**63} is not between"),
+        (("mix", "--words", "dog: 1"), "must end in .png"),
+        (("mix", "--words", "dog: 1", "--out", "a.png", "--embedding", "dog"), "must end in .safetensors"),
+        (("hspace", "apply", "--prompt", "a cat", "--directions", "d"), "must end in .png"),
+    ],
+)
+def test_what_can_not_be_drawn_or_written_is_said_first(
+    command: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a model is loaded: there is none at that place."""
+    assert main([*command[:-1], command[-1], "--model", str(tmp_path / "none"), *_out(command, tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert says in told
+    assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def _out(command: tuple[str, ...], folder: Path) -> list[str]:
+    return [] if "--out" in command else ["--out", str(folder / "out")]
+
+
+def test_a_chart_does_not_overwrite_its_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hspace", "pca", str(tmp_path), "--out", str(tmp_path / "faces.png")]) == 1
+    assert "must end in .safetensors" in capsys.readouterr().err
+
+
+def test_a_long_concept_has_a_short_file_name_of_its_own() -> None:
+    ends = [file_name("\u72ac" * 300 + end) for end in ("a", "b")]
+    assert len(set(ends)) == 2
+    assert all(len(name.encode()) <= 110 for name in ends)
+    assert file_name("ice cream") == "ice_cream"
+
+
+def test_a_console_with_few_letters_shows_all_words(model: Path, tmp_path: Path) -> None:
+    """As Windows' pipes: what they lack is written by its number, and JSON has nothing else."""
+    command = [sys.executable, "-m", "conceptlens.harness", "mix", "--model", str(model), "--words", "\U0001f602: 1"]
+    command += ["--out", str(tmp_path / "a.png"), "--steps", "1", "--size", "64"]
+    narrow = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    told = subprocess.run(command, capture_output=True, env=narrow, check=False)
+    assert told.returncode == 0, told.stderr
+    assert b"\\U0001f602" in told.stdout
+    told = subprocess.run([*command, "--json"], capture_output=True, env=narrow, check=False)
+    assert list(json.loads(told.stdout)["mix"]) == ["\U0001f602"]
+
+
+def test_cards_are_drawn_once_and_for_what_they_show(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "pets.safetensors", tmp_path / "cards"
+    TokenMix.of([1929, 2368], ["dog", "cat"], [2.0, 1.0]).save(file)
+    command = ["card", "--model", str(model), "--mix", str(file), "--steps", "1", "--size", "64", "--out", str(out)]
+    assert main(command) == 0
+    drawn = (out / "pets.png").stat().st_mtime_ns
+    assert "dog" in (out / "report.html").read_text(encoding="utf-8")
+    assert main(command) == 0
+    assert (out / "pets.png").stat().st_mtime_ns == drawn
+    capsys.readouterr()
+    assert main([*command, "--seed", "5"]) == 1
+    assert "was made with other seed" in capsys.readouterr().err
+    TokenMix.of([1929, 2368], ["dog", "cat"], [1.0, 2.0]).save(file)
+    assert main(command) == 1
+    assert "was made with other words" in capsys.readouterr().err
+    (out / "pets.png").unlink()
+    (out / "pets.json").unlink()
+    assert main(command) == 0
 
 
 def test_wrong_usage_is_exit_code_2() -> None:

@@ -79,6 +79,9 @@ def test_samples_are_kept_and_not_drawn_again(folder: Path, capsys: pytest.Captu
     assert len(files) == 4
     assert hspace(*sampling(folder, "a rose", folder / "roses")) == 0
     assert {file: file.stat().st_mtime_ns for file in (folder / "roses").iterdir()} == files
+    (folder / "same").symlink_to(folder / "text")
+    assert hspace(*sampling(folder, "a rose", folder / "roses", "--model", str(folder / "same"))) == 1
+    assert "choose another --out" in capsys.readouterr().err
     assert hspace(*sampling(folder, "a tulip", folder / "roses")) == 1
     assert "choose another --out" in capsys.readouterr().err
 
@@ -172,7 +175,7 @@ def test_processes_draw_what_one_draws(folder: Path, tmp_path: Path) -> None:
     [
         (("pca", "none", "--out", "x.safetensors"), "holds no samples"),
         (("pca", "roses", "--components", "18", "--out", "x.safetensors"), "at most 17 principal components"),
-        (("contrast", "roses", "cats", "--negative-pictures", "18", "--out", "x"), "no picture 18 in"),
+        (("contrast", "roses", "cats", "--negative-pictures", "18", "--out", "x.safetensors"), "no picture 18 in"),
         (("sample", "--model", "plain", "--prompt", "a cat", "--out", "x"), "leave --prompt away"),
         (("sample", "--model", "text", "--out", "x"), "give one with --prompt"),
     ],
