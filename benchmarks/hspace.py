@@ -107,7 +107,7 @@ def components() -> list[Measure]:
 
     def work() -> None:
         activations = torch.randn(LEVELS, SAMPLES, *SHAPE, dtype=torch.float16)
-        samples = HSpaceSamples(torch.logspace(1, -1, LEVELS), activations, None, "SD 1.x", "after", {})
+        samples = HSpaceSamples(torch.logspace(1, -1, LEVELS), activations, "SD 1.x", "after", {})
         spent.append(seconds(lambda: pca(samples, 10)))
 
     memory = peak_extra_megabytes(work)

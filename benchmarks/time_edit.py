@@ -45,9 +45,6 @@ class Projections:
     def cross_attention_weight(self, name: str) -> Tensor:
         return self.weights[name].float()
 
-    def noise_levels(self) -> Tensor:
-        return torch.zeros(0)
-
 
 def random_states(width: int, prompts: int = PROMPTS) -> tuple[Tensor, Tensor]:
     """States and target states (prompts * 77, width), of CLIP's size."""

@@ -80,10 +80,6 @@ class Denoiser(Protocol):
         """
         ...
 
-    def noise_levels(self) -> Tensor:
-        """sigma of each of the model's training timesteps, ascending, (timesteps,) float32."""
-        ...
-
 
 Progress = Callable[[int, int], object]
 """Called with (steps done, steps in all) during long work; it may raise to stop it."""

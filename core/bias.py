@@ -125,11 +125,12 @@ def pairs_in(
     What is near to both groups belongs to neither. Raises UserError for a group of which the mix has nothing, and for a
     token that belongs to two pairs.
     """
-    ids = {text.casefold(): token for token, text in zip(mix.ids, mix.texts, strict=True)}
+    texts = [text.casefold() for text in mix.texts]  # a word and a beginning of the same letters have the same
     pairs: list[Pair] = []
     taken: set[int] = set()
     for words in groups:
-        sides = [{ids[word.casefold()] for word in group if word.casefold() in ids} for group in words]
+        spelled = [{word.casefold() for word in group} for group in words]
+        sides = [{token for token, text in zip(mix.ids, texts, strict=True) if text in group} for group in spelled]
         if near and widen:
             wide = [set(near(group, among, widen)) & set(mix.ids) for group in words]
             clear = (wide[0] - wide[1] - sides[1], wide[1] - wide[0] - sides[0])
@@ -166,9 +167,12 @@ def balance(mix: TokenMix, pair: Pair) -> float:
 def balanced(mix: TokenMix, pairs: Sequence[Pair], target: float, strength: float = 1.0) -> TokenMix:
     """The mix with the first group of each pair at the share `target` of both, the rest and each pair's sum as before.
 
-    strength: 0 leaves the mix as it is, 1 goes all the way. Raises UserError for a target outside 0..1.
+    strength: 0 leaves the mix as it is, 1 goes all the way; negative coefficients of a group become 0. Raises
+    UserError for a target outside 0..1.
     """
     check_share(target)
+    if strength == 0:
+        return mix
     values = dict(zip(mix.ids, mix.coefficients, strict=True))
     for pair in pairs:
         before, total = balance(mix, pair), sum(_sums(mix, pair))
@@ -268,10 +272,18 @@ def edits_for_share(
 
 
 def slot_of(pair: EditPair) -> str:
-    """The source with {} where the destination has its first new word: a {} doctor, of a doctor => a female doctor."""
+    """The source with {} where the destination has its first new word: a {} doctor, of a doctor => a female doctor.
+
+    As TIME aligns them: capitals do not count, and "an" is "a" (an engineer => a female engineer).
+    """
     source, destination = pair.source.split(), pair.destination.split()
-    same = sum(1 for _ in takewhile(lambda words: words[0] == words[1], zip(source, destination, strict=False)))
-    return " ".join([*source[:same], "{}", *source[same:]])
+    words = zip(map(_aligned, source), map(_aligned, destination), strict=False)
+    same = sum(1 for _ in takewhile(lambda both: both[0] == both[1], words))
+    return " ".join([*destination[:same], "{}", *source[same:]])
+
+
+def _aligned(word: str) -> str:
+    return "a" if word.casefold() == "an" else word.casefold()
 
 
 def check_share(target: float) -> None:

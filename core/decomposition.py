@@ -214,6 +214,11 @@ def choose_dictionary(
     if settings.exclude_concept and concept.name:
         banned = own_words(vocabulary, concept.encoder, slot.towers[-1], concept.name)
     rows = [row for row in order.tolist() if row not in banned][: settings.dictionary_size]
+    if not rows:
+        raise UserError(
+            f'The vocabulary has no word but "{concept.name}" itself; give one with more words, or turn off '
+            "exclude_concept."
+        )
     return Dictionary.of(vocabulary, rows, latents.device)
 
 
@@ -267,7 +272,7 @@ def race(
 
 
 def explains(concept: Concept, slot: Slot, words: Dictionary, drawn: Draws) -> bool:
-    """Whether each picture has a word that alone denoises it about as well as the concept's own words do.
+    """Whether the best word of each picture alone denoises the pictures, all in all, about as well as the concept does.
 
     A concept that is a mixture of others is explained by such words, though no single word and no sum of them denoises
     all its pictures. One that no other words name is not, and has to be fitted from many words together. Without a name
@@ -276,7 +281,7 @@ def explains(concept: Concept, slot: Slot, words: Dictionary, drawn: Draws) -> b
     if not concept.name:
         return True
     *tokens, end = concept.encoder.tokenize(concept.prompt.replace("{}", concept.name))
-    own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # cut where the samplers cut it
+    own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # as diffusers cuts it
     best = of_each_picture(token_losses(concept.diffusion, slot, words.singles(), drawn), drawn.pictures).amin(0)
     word = token_losses(concept.diffusion, own, [tower.table[:1] for tower in slot.towers], drawn)
     return float(best.mean()) <= ENOUGH * float(word.mean())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .backend import OpenTextEncoder, Progress, TextEncoder, unseen
+from .backend import CONTEXT_LENGTH, OpenTextEncoder, Progress, TextEncoder, unseen
 from .diffusion import Diffusion, Draws, denoising_loss
 from .errors import UserError
 from .memory import Portions
@@ -30,11 +30,17 @@ class Slot:
 
     @classmethod
     def of(cls, encoder: TextEncoder, towers: Sequence[TextTower], prompt: str) -> Slot:
-        """The slot {} of a prompt. Raises UserError when there is none."""
+        """The slot {} of a prompt. Raises UserError when there is none, and when the prompt is too long for one."""
         check_template(prompt)
         before, _, after = prompt.partition("{}")
         head, tail = encoder.tokenize(before)[:-1], encoder.tokenize(after)[1:]
-        return cls(towers, [*head, towers[0].end, *tail], [len(head)])
+        tokens = [*head, towers[0].end, *tail]
+        if len(tokens) > CONTEXT_LENGTH:
+            raise UserError(
+                f'The prompt "{prompt}" has {len(tokens)} tokens with start and end; a concept is explained in '
+                f"one of {CONTEXT_LENGTH} at most: write a shorter one."
+            )
+        return cls(towers, tokens, [len(head)])
 
     def encode(self, vectors: Sequence[Tensor]) -> Encoded:
         """The prompt with each pseudo-token in turn; vectors: of each tower (prompts, width)."""

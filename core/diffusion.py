@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from .errors import UserError
 from .text_tower import Encoded
 
 Prediction = Literal["epsilon", "v"]
@@ -31,6 +32,15 @@ class Diffusion(Protocol):
     def save_memory(self) -> bool:
         """Computes activations anew in a backward pass from now on; False when it does so already."""
         ...
+
+
+def check_channels(channels: int) -> None:
+    """Raises UserError for a UNet that reads more than noisy latents."""
+    if channels != 4:
+        raise UserError(
+            f"The UNet reads {channels} channels, as for inpainting; concepts are explained with one that reads "
+            "4: load the plain checkpoint."
+        )
 
 
 def add_noise(alphas_cumprod: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

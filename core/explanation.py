@@ -14,7 +14,7 @@ from .backend import Family, OpenTextEncoder, Progress, unseen
 from .charts import line_chart
 from .checkpoint import Checkpoint
 from .decomposition import Concept, Explanation, decompose
-from .dictionary import Dictionary
+from .dictionary import Dictionary, Slot
 from .diffusion import Diffusion
 from .errors import UserError
 from .fit import FitStep, Settings
@@ -36,6 +36,10 @@ class Studio(Protocol):
 
     def diffusion(self) -> Diffusion:
         """Its UNet, differentiable."""
+        ...
+
+    def check_diffusion(self) -> None:
+        """Raises UserError when `diffusion` can't be had."""
         ...
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
@@ -101,6 +105,31 @@ def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tup
     return seeds[:num_images], seeds[num_images:]
 
 
+def check_concept(name: str, with_pictures: bool) -> None:
+    """Raises UserError when nothing says what is to be explained."""
+    if not name and not with_pictures:
+        raise UserError("The concept is empty; write a word, or give pictures of it.")
+
+
+def check_validation(validation: Validation, with_image_encoder: bool) -> None:
+    """Raises UserError when pictures are to be compared with nothing that could."""
+    if validation == "pictures" and not with_image_encoder:
+        raise UserError("Validation by pictures compares them by an image encoder; connect clip_vision.")
+
+
+def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, prompt: str, validation: Validation) -> None:
+    """Raises UserError for what would fail when all pictures are made: words, prompts and models that do not fit."""
+    towers = studio.encoder.towers()
+    vocabulary.check_encoder(towers)
+    Slot.of(studio.encoder, towers, prompt)
+    studio.encoder.tokenize(prompt.replace("{}", name))  # has no weights and embeddings
+    features = studio.features(torch.full((1, 64, 64, 3), 0.5))
+    check_validation(validation, features is not None)
+    if features is not None:
+        vocabulary.check_space(features)
+    studio.check_diffusion()
+
+
 def explain(
     studio: Studio,
     vocabulary: Vocabulary,
@@ -121,10 +150,10 @@ def explain(
     UserError for what can't be explained so.
     """
     clock = time.monotonic
+    check_concept(name, given is not None)
+    check_studio(studio, vocabulary, name, prompt, validation)
     earlier, later = seeds_of(settings, num_images, validation_images)
     if given is None:
-        if not name:
-            raise UserError("The concept is empty; write a word, or give pictures of it.")
         live.say("making pictures")
         latents = studio.latents_of_prompt(prompt.replace("{}", name), [*earlier, *later], live.bar)
         used, held_out = latents[:num_images], latents[num_images:]
@@ -145,8 +174,7 @@ def explain(
 
     def unlikeness(words: Dictionary, values: Tensor) -> float:
         like = likeness(remade(words, values, later))
-        if like is None:
-            raise UserError("Validation by pictures compares them by an image encoder; connect clip_vision.")
+        assert like is not None  # check_studio has seen an image encoder
         return -like
 
     start = clock()

@@ -25,7 +25,7 @@ WEIGHT_DECAY = 1e-2
 # Times the learning rate, of coefficients that are learned themselves and not by an MLP: of those that start as shares
 # of the pictures, and of those that start alike and have far to go.
 KNOWN_LEARNING, UNKNOWN_LEARNING = 10.0, 100.0
-PATIENCE = 4  # validations without a better one, after which a fit ends
+PATIENCE = 4  # validations without a better one, after which a fit of `shares` ends; the paper takes all steps
 
 
 class LossNotFiniteError(UserError):
@@ -174,8 +174,8 @@ def fit_conceptor(
 ) -> Iterator[FitStep]:
     """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
 
-    Goes on from `state`, which is up to date at each step it gives. Ends early when validations by `judge` no longer
-    get better. Raises LossNotFiniteError, naming the step, when a loss overflows.
+    Goes on from `state`, which is up to date at each step it gives. A fit of `shares` ends early when validations by
+    `judge` no longer get better. Raises LossNotFiniteError, naming the step, when a loss overflows.
     """
     inputs = torch.cat(list(dictionary.embeddings), dim=1)
     portions = Portions(settings.batch_size, diffusion)
@@ -208,7 +208,7 @@ def fit_conceptor(
 
     if not state.validations:
         yield reached(None)
-    while state.step < settings.steps and state.patience > 0:
+    while state.step < settings.steps and (settings.method == "conceptor" or state.patience > 0):
         drawn = draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), state.generator)
         loss = portions.run(lambda size, drawn=drawn: descend(size, drawn))
         number = state.step + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,7 +63,7 @@ def wrapped(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     words = []
     for word in label.split():
         while font.getlength(word) > width and len(word) > 1:
-            fitting = max((n for n in range(1, len(word)) if font.getlength(word[:n]) <= width), default=1)
+            fitting = max(1, bisect_right(range(1, len(word)), width, key=lambda n: font.getlength(word[:n])))
             words.append(word[:fitting])
             word = word[fitting:]
         words.append(word)

@@ -45,6 +45,7 @@ Spread = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """Applies a function to rows, over several processes where there are some."""
 PROMPTS_AT_ONCE = 1024  # short ones: a few tokens each
 MARKS = ("<|startoftext|>", "<|endoftext|>")
+SAMPLED = 64  # words by whose embeddings an encoder is known
 WORD_END = "</w>"  # with which CLIP's vocabulary marks the last piece of a word
 KIND, VERSION = "vocabulary", 1
 
@@ -89,6 +90,19 @@ class Vocabulary:
             embeddings=[rows_of[rows] for rows_of in self.embeddings],
             features=self.features[rows],
         )
+
+    def check_encoder(self, towers: Sequence[TextTower]) -> None:
+        """Raises UserError unless these are the text encoders whose words it has."""
+        some = self.ids[:SAMPLED]
+        own = [table[:SAMPLED].float().cpu() for table in self.embeddings]
+        theirs = [tower.table[some.to(tower.table.device)].float().cpu() for tower in towers]
+        if len(own) != len(theirs) or any(
+            a.shape != b.shape or not torch.allclose(a, b, rtol=1e-2, atol=1e-3)
+            for a, b in zip(own, theirs, strict=True)
+        ):
+            raise UserError(
+                "The vocabulary was made with another text encoder; connect the same clip to Vocabulary Embed and here."
+            )
 
     def check_space(self, features: Tensor) -> None:
         """Raises UserError when image features (n, width) can't be compared with the words'."""

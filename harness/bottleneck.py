@@ -166,9 +166,7 @@ class DiffusersBottleneck:
 
         with self.visited(position, look):
             latents = self.draw(seeds, steps)
-        found = recorder.stacked(True)
-        assert found is not None
-        return HSpaceSamples(sigmas, found, recorder.stacked(False), self.family, position, made_by), latents
+        return HSpaceSamples(sigmas, recorder.stacked(), self.family, position, made_by), latents
 
     @contextmanager
     def shifted(

@@ -91,10 +91,6 @@ class DiffusersDenoiser:
     def cross_attention_weight(self, name: str) -> Tensor:
         return _effective_weight(self._pipe.unet.get_submodule(name)).cpu()
 
-    def noise_levels(self) -> Tensor:
-        alphas = self._pipe.scheduler.alphas_cumprod
-        return ((1 - alphas) / alphas).sqrt().float()
-
     def apply(self, lora: Mapping[str, Tensor], adapter: str = "time_edit") -> None:
         """Adds a LoRA to the pipeline beside those that are active; `remove` takes it out again."""
         active = self._pipe.get_active_adapters() if self._pipe.get_list_adapters() else []

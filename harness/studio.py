@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from ..core import storage
 from ..core.backend import Family, Progress, unseen
 from ..core.dictionary import Slot
+from ..core.diffusion import check_channels
 from ..core.errors import UserError
 from ..core.text_tower import TextTower
 from ..core.vocabulary import fingerprint
@@ -55,6 +56,10 @@ class DiffusersStudio:
 
     def diffusion(self) -> DiffusersDiffusion:
         return DiffusersDiffusion(self._pipe)
+
+    def check_diffusion(self) -> None:
+        self.diffusion()  # refuses other predictions
+        check_channels(self._pipe.unet.config.in_channels)
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         latents = []

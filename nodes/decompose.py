@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..core.dictionary import check_template
-from ..core.explanation import Validation, explain
+from ..core.explanation import Validation, check_concept, check_validation, explain
 from ..core.fit import Method, Settings
 from ..core.vocabulary import Vocabulary
 from . import host
@@ -18,6 +18,7 @@ from .token_mix import CATEGORY, TokenMixType
 from .vocabulary import VocabularyType
 
 MANY = 1_000_000
+UNCONNECTED = object()  # the host leaves such inputs out; connected ones are None until they are made
 
 
 class ConceptDecompose(io.ComfyNode):
@@ -169,8 +170,21 @@ class ConceptDecompose(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        return checked(check_template, prompt)
+    def validate_inputs(
+        cls,
+        concept: str | None = None,
+        prompt: str | None = None,
+        validation: Validation | None = None,
+        images: object = UNCONNECTED,
+        clip_vision: object = UNCONNECTED,
+    ) -> bool | str:
+        with_pictures, with_encoder = images is not UNCONNECTED, clip_vision is not UNCONNECTED
+        answers = (
+            checked(check_template, prompt),
+            checked(check_concept, None if concept is None else concept.strip(), with_pictures),
+            checked(check_validation, validation, with_encoder),
+        )
+        return next((answer for answer in answers if answer is not True), True)
 
     @classmethod
     def execute(

@@ -108,7 +108,7 @@ class HSpaceDirections:
 
 def check_levels(path: Path, sigmas: Tensor, count: int) -> None:
     """Raises UserError unless a file's noise levels are so many, above 0 and falling."""
-    if len(sigmas) != count or not count or not (sigmas > 0).all() or not (sigmas.diff() <= 0).all():
+    if len(sigmas) != count or not count or not (sigmas > 0).all() or not (sigmas.diff() < 0).all():
         raise UserError(
             f"{path} is damaged: its {len(sigmas)} noise levels are not {count} falling ones; make it anew."
         )

@@ -57,8 +57,11 @@ def asyrp(
 ) -> Tensor:
     """Samples from x at the first of `sigmas` to the last, with `eta` times DDPM's noise in each step.
 
-    `plain` is the model without the shift; None: the shift counts for the noise as well, which is DDIM.
+    `plain` is the model without the shift; None: the shift counts for the noise as well, which is DDIM. Raises
+    UserError for noise levels that rise.
     """
+    if not _fall(sigmas):
+        raise UserError("The noise levels must fall; the way from a picture to its noise is h-space Invert's.")
     for number, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
         predicted = shifted(x, sigma)
         unmoved = plain(x, sigma) if plain else predicted
@@ -66,6 +69,10 @@ def asyrp(
         watch(number, x, predicted)
         x = moved + up * fresh() if up else moved
     return x
+
+
+def _fall(sigmas: Tensor) -> bool:
+    return bool((sigmas.diff() < 0).all())
 
 
 def invert(
@@ -79,7 +86,7 @@ def invert(
     errors, in DDPM's noise space the noise of the step.
     """
     levels = sigmas.tolist()
-    if levels[-1] != 0 or any(before <= after for before, after in pairwise(levels)):
+    if levels[-1] != 0 or not _fall(sigmas):
         raise UserError("The noise levels must fall, and end in 0: give all of a scheduler's, not a part of them.")
     way = [x_0]  # from the picture to the noise
     for number, (sigma, above) in enumerate(pairwise(reversed(levels))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ class HSpaceSamples:
 
     sigmas: Tensor  # (levels,), falling
     activations: Tensor  # (levels, pictures, channels, height, width) float16: for the prompt
-    unprompted: Tensor | None  # the same for the negative prompt, where there was guidance
     family: str  # of the model: one of backend.Family, or the class of an unconditional UNet
     position: Position
     made_by: dict[str, Any]
@@ -34,66 +33,65 @@ class HSpaceSamples:
     def chosen(self, pictures: Sequence[int]) -> HSpaceSamples:
         """Some of its pictures."""
         rows = list(pictures)
-        unprompted = None if self.unprompted is None else self.unprompted[:, rows]
-        return HSpaceSamples(
-            self.sigmas, self.activations[:, rows], unprompted, self.family, self.position, self.made_by
-        )
+        return replace(self, activations=self.activations[:, rows])
 
     def save(self, path: Path) -> None:
         """Writes a file that `load` reads."""
         tensors = {"sigmas": self.sigmas, "activations": self.activations}
-        tensors |= {} if self.unprompted is None else {"unprompted": self.unprompted}
         header = {"family": self.family, "position": self.position, "made_by": dict(self.made_by)}
         storage.write(path, tensors, {"kind": KIND, "version": VERSION, **header})
 
     @classmethod
     def load(cls, path: Path) -> HSpaceSamples:
         """Reads what `save` wrote. Raises UserError for any other file."""
-        tensors, header = storage.read(path, KIND, VERSION)
-        if missing := {"sigmas", "activations"} - set(tensors):
-            raise UserError(f"{path} does not hold its {min(missing)}; draw the samples anew.")
-        kinds = {"sigmas": 1, "activations": 5, "unprompted": 5}
-        storage.check_numbers(path, {name: kinds[name] for name in kinds if name in tensors}, tensors)
-        sigmas, activations, unprompted = tensors["sigmas"], tensors["activations"], tensors.get("unprompted")
-        check_levels(path, sigmas, len(activations))
-        if unprompted is not None and unprompted.shape != activations.shape:
-            raise UserError(f"{path} is damaged: its samples without the prompt are others; draw them anew.")
-        return cls(sigmas, activations, unprompted, *read_origin(path, header))
+        tensors, header = storage.read(path, KIND, VERSION, ("sigmas", "activations"))
+        storage.check_numbers(path, {"sigmas": 1, "activations": 5}, tensors)
+        check_levels(path, tensors["sigmas"], len(tensors["activations"]))
+        return cls(tensors["sigmas"], tensors["activations"], *read_origin(path, header))
 
 
 @dataclass(eq=False)
 class Recorder:
-    """Collects the bottleneck of one batch of pictures while a sampler runs."""
+    """Collects the bottleneck of one batch of pictures while a sampler runs: what it holds for the prompt."""
 
     sigmas: Sequence[float]  # the sampler's levels; what is evaluated between them is not kept
-    kept: dict[tuple[int, bool], Tensor] = field(default_factory=dict)  # (level, prompted) -> (pictures, c, h, w)
+    kept: list[dict[object, Tensor]] = field(init=False)  # of each level: region -> (pictures, c, h, w) float16
 
-    def record(self, sigma: float, h: Tensor, prompted: Sequence[bool]) -> None:
+    def __post_init__(self) -> None:
+        self.kept = [{} for _ in self.sigmas]
+
+    def record(
+        self, sigma: float, h: Tensor, prompted: Sequence[bool], regions: Sequence[object] | None = None
+    ) -> None:
         """One evaluation: h (chunks * pictures, c, height, width), a chunk for each entry of `prompted`.
 
-        Several chunks of the same kind, of regional prompts, count together. A sampler that comes back to a level keeps
-        what was there first. Raises UserError for regions of different sizes.
+        `regions` names the prompt of each chunk: several, of regional prompts, count together, whether a host evaluates
+        them at once or one by one. A sampler that comes back to a level keeps what was there first.
         """
         level = min(range(len(self.sigmas)), key=lambda place: abs(self.sigmas[place] - sigma))
         if abs(self.sigmas[level] - sigma) > 1e-4 * max(self.sigmas[level], 1e-8):
             return
-        for kind in set(prompted):
-            if (level, kind) in self.kept:
-                continue
-            chunks = [chunk for chunk, its in zip(h.chunk(len(prompted)), prompted, strict=True) if its == kind]
-            self.kept[level, kind] = torch.stack(chunks).float().mean(0).to("cpu", torch.float16)
+        names = range(len(prompted)) if regions is None else regions
+        for chunk, its, region in zip(h.chunk(len(prompted)), prompted, names, strict=True):
+            if its and region not in self.kept[level]:
+                self.kept[level][region] = chunk.to("cpu", torch.float16)
 
-    def stacked(self, prompted: bool) -> Tensor | None:
-        """(levels, pictures, c, height, width) float16, or None when nothing of that kind was evaluated."""
-        levels = [self.kept.get((level, prompted)) for level in range(len(self.sigmas))]
-        there = [level for level in levels if level is not None]
-        if not there:
-            return None
-        if len(there) < len(levels):
+    def stacked(self) -> Tensor:
+        """(levels, pictures, c, height, width) float16: the mean over regions.
+
+        Raises UserError for levels without the prompt, and for regions of different sizes.
+        """
+        there = [list(regions.values()) for regions in self.kept if regions]
+        if len(there) < len(self.sigmas):
             raise UserError(
-                f"The sampler evaluated the model at {len(there)} of its {len(levels)} noise levels only; use another."
+                f"The prompt was evaluated at {len(there)} of the {len(self.sigmas)} noise levels only; use another "
+                "sampler, and a prompt that counts from the beginning to the end."
             )
-        return torch.stack(there)
+        if len({region.shape for regions in there for region in regions}) > 1:
+            raise UserError(
+                "The prompt has regions of different sizes; use masks, or one prompt for all of the picture."
+            )
+        return torch.stack([torch.stack(regions).float().mean(0).half() for regions in there])
 
 
 def joined(parts: Sequence[HSpaceSamples]) -> HSpaceSamples:
@@ -102,9 +100,7 @@ def joined(parts: Sequence[HSpaceSamples]) -> HSpaceSamples:
     for part in parts:
         check_alike(first, part)
     activations = torch.cat([part.activations for part in parts], 1)
-    unprompted = [part.unprompted for part in parts if part.unprompted is not None]
-    together = torch.cat(unprompted, 1) if len(unprompted) == len(parts) else None
-    return HSpaceSamples(first.sigmas, activations, together, first.family, first.position, first.made_by)
+    return replace(first, activations=activations)
 
 
 def check_alike(one: HSpaceSamples, other: HSpaceSamples) -> None:

@@ -105,15 +105,15 @@ def guided_decoders(
     `torch.inference_mode(False)`.
     """
     HostBottleneck(model)  # refuses other models
-    found: dict[float, dict[bool, Evaluation]] = {}
+    found: dict[float, dict[bool, dict[Any, Evaluation]]] = {}  # of each level: prompted -> the prompt -> evaluation
 
     def look(state: dict[str, Any]) -> dict[str, Any]:
         options = state["transformer_options"]
-        sigma, chunks = float(options["sigmas"][0]), options["cond_or_uncond"]
-        for row, kind in enumerate(chunks):
+        level = found.setdefault(float(options["sigmas"][0]), {True: {}, False: {}})
+        for row, (kind, which) in enumerate(zip(options["cond_or_uncond"], options["uuids"], strict=True)):
             parts = (state[name] for name in ("x", "timesteps", "context", "y"))
             kept: list[Any] = [None if part is None else part[row : row + 1].float().cpu().clone() for part in parts]
-            found.setdefault(sigma, {}).setdefault(kind == 0, Evaluation(*kept))
+            level[kind == 0].setdefault(which, Evaluation(*kept))
         return state
 
     watched = model.clone()
@@ -130,12 +130,17 @@ def guided_decoders(
         levels = nearest_levels(levels, [float(schedule.percent_to_sigma(percent)) for percent in percents])
     diffusion = HostDiffusion(model, exact=True)
     for sigma in levels:
-        h, prompted = diffusion.halves(found[sigma][True], position)
-        if False not in found[sigma]:
+        positives, negatives = (list(found[sigma][kind].values()) for kind in (True, False))
+        if len(positives) != 1 or len(negatives) > 1:
+            raise UserError(
+                f"At noise level {sigma:.3g} {len(positives)} positive and {len(negatives)} negative prompts count; "
+                "the Jacobian is that of one each: connect prompts without regions that count from beginning to end."
+            )
+        h, prompted = diffusion.halves(positives[0], position)
+        if not negatives:
             yield sigma, h, prompted
             continue
-        other = diffusion.halves(found[sigma][False], position)
-        yield sigma, h, guided_decoder(sampling.cfg, h, prompted, *other)
+        yield sigma, h, guided_decoder(sampling.cfg, h, prompted, *diffusion.halves(negatives[0], position))
 
 
 def sample_bottleneck(
@@ -163,8 +168,8 @@ def sample_bottleneck(
         def look(h: Tensor, options: dict[str, Any], recorder: list[Recorder] = recorder) -> Tensor:
             if not recorder:
                 recorder.append(Recorder([float(sigma) for sigma in options["sample_sigmas"] if sigma > 0]))
-            kinds = options["cond_or_uncond"]
-            recorder[0].record(float(options["sigmas"][0]), h, [kind == 0 for kind in kinds])
+            prompted = [kind == 0 for kind in options["cond_or_uncond"]]
+            recorder[0].record(float(options["sigmas"][0]), h, prompted, options["uuids"])
             return h
 
         def step(number: int, *_: Any, first: int = first, count: int = len(some)) -> None:
@@ -172,11 +177,7 @@ def sample_bottleneck(
 
         watched = bottleneck.visited(position, look)
         latents = sampled(watched, positive, negative, some, sampling, step)
-        prompted = recorder[0].stacked(True)
-        if prompted is None:
-            raise UserError("The sampler never evaluated the prompt; use another one.")
-        sigmas = torch.tensor(recorder[0].sigmas)
-        unprompted = recorder[0].stacked(False)
-        parts.append(HSpaceSamples(sigmas, prompted, unprompted, bottleneck.family, position, made_by))
+        sigmas, held = torch.tensor(recorder[0].sigmas), recorder[0].stacked()
+        parts.append(HSpaceSamples(sigmas, held, bottleneck.family, position, made_by))
         pictures.append(vae.decode(latents).float().cpu())
     return joined(parts), torch.cat(pictures)

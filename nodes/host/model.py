@@ -97,10 +97,6 @@ class HostDenoiser:
             )
         return weight
 
-    def noise_levels(self) -> Tensor:
-        model_sampling: Any = self._model.get_model_object("model_sampling")
-        return model_sampling.sigmas.float().cpu()
-
     def patched(self, factors: Mapping[str, LoraFactors]) -> ModelPatcher:
         """A clone of the MODEL to which the host adds the factors on loading; the shared weights stay as they are."""
         clone = self._model.clone()
@@ -132,6 +128,21 @@ def plain_attention(
 DIFFERENTIABLE = {"optimized_attention_override": plain_attention}  # as transformer options
 
 
+def prediction_of(model: ModelPatcher) -> Prediction:
+    """What the model's UNet predicts. Raises UserError for other samplings than training's."""
+    sampling: Any = model.get_model_object("model_sampling")
+    kinds: dict[type, Prediction] = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "epsilon"}
+    # Not by isinstance: EDM, X0 and LCM are subclasses, and count their timesteps or their target in other ways.
+    kind: Prediction | None = next((name for cls, name in kinds.items() if cls in type(sampling).__bases__), None)
+    if kind is None or comfy.model_sampling.ModelSamplingDiscrete not in type(sampling).__bases__:
+        names = ", ".join(base.__name__ for base in type(sampling).__bases__)
+        raise UserError(
+            f"The model samples as {names}; ConceptLens reads epsilon and v-prediction at training's timesteps: "
+            "connect the model before nodes that change its sampling."
+        )
+    return kind
+
+
 class HostDiffusion:
     """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs and edits applied.
 
@@ -144,21 +155,12 @@ class HostDiffusion:
         HostDenoiser(model)  # refuses other models
         config = model.model.model_config
         sampling: Any = model.get_model_object("model_sampling")
-        kinds: dict[type, Prediction] = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "epsilon"}
-        # Not by isinstance: EDM, X0 and LCM are subclasses, and count their timesteps or their target in other ways.
-        kind: Prediction | None = next((name for cls, name in kinds.items() if cls in type(sampling).__bases__), None)
-        if kind is None or comfy.model_sampling.ModelSamplingDiscrete not in type(sampling).__bases__:
-            names = ", ".join(base.__name__ for base in type(sampling).__bases__)
-            raise UserError(
-                f"The model samples as {names}; ConceptLens reads epsilon and v-prediction at training's timesteps: "
-                "connect the model before nodes that change its sampling."
-            )
         management: Any = comfy.model_management
         device = management.get_torch_device()
         half = not exact and management.should_use_bf16(device)
         self._dtype = torch.bfloat16 if half else torch.float32
         self._model: Any = model.model
-        self.prediction: Prediction = kind
+        self.prediction: Prediction = prediction_of(model)
         self.alphas_cumprod: Tensor = 1 / (1 + sampling.sigmas.float().cpu() ** 2)
         settings = {**config.unet_config, "dtype": self._dtype}
         unet: Any = type(self._model.diffusion_model)(

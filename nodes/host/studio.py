@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...core.backend import Family, Progress, unseen
-from .model import HostDenoiser, HostDiffusion
+from ...core.diffusion import check_channels
+from .model import HostDenoiser, HostDiffusion, prediction_of
 from .sampling import Sampling, sampled
 from .text import SLOT, HostTextEncoder, encoded
 
@@ -56,6 +57,10 @@ class HostStudio:
 
     def diffusion(self) -> HostDiffusion:
         return HostDiffusion(self._model)
+
+    def check_diffusion(self) -> None:
+        prediction_of(self._model)
+        check_channels(self._model.model.model_config.unet_config["in_channels"])
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         return self._sample(encoded(self._clip, prompt), seeds, progress)

@@ -63,6 +63,21 @@ def test_a_group_of_coefficients_0_is_filled_evenly() -> None:
     assert dict(zip(found.ids, found.coefficients, strict=True)) == {1: 0.5, 2: 0.25, 3: 0.25}
 
 
+def test_no_strength_changes_nothing() -> None:
+    """Negative coefficients neither, which count as 0 as soon as there is a balance."""
+    mix = TokenMix.of([1, 2, 3], ["man", "he", "woman"], [1.0, -0.5, 0.5])
+    pairs = pairs_in(mix, word_groups("man, he", "woman"))
+    assert balanced(mix, pairs, 0.5, 0.0) == mix
+    assert min(balanced(mix, pairs, 0.5, 0.1).coefficients) >= 0
+
+
+def test_a_word_and_a_beginning_of_the_same_letters_belong_to_the_same_group() -> None:
+    mix = TokenMix.of([1, 2, 3], ["man", "man", "woman"], [0.9, 0.1, 1.0])
+    (pair,) = pairs_in(mix, word_groups("man", "woman"))
+    assert pair.ids == ({1, 2}, {3})
+    assert balance(mix, pair) == pytest.approx(0.5)
+
+
 def test_groups_are_widened_by_near_tokens_but_not_by_those_near_to_both() -> None:
     encoder = ToyEncoder(3)
     man, woman, guy, lady, person = (encoder.tokenize(word)[1] for word in ("man", "woman", "guy", "lady", "person"))
@@ -158,6 +173,8 @@ def test_each_edit_is_looked_at_while_the_others_rest() -> None:
 def test_a_word_is_compared_where_the_edit_puts_its_own() -> None:
     assert slot_of(EditPair("a photo of a doctor", "a photo of a female doctor")) == "a photo of a {} doctor"
     assert slot_of(EditPair("a doctor", "a doctor at work")) == "a doctor {}"
+    assert slot_of(EditPair("an engineer", "a female engineer")) == "a {} engineer"
+    assert slot_of(EditPair("A photo of a cook", "a photo of an old cook")) == "a photo of an {} cook"
 
 
 def test_one_pair_of_groups_is_asked_for() -> None:

@@ -35,7 +35,7 @@ def save_directions(file: Path) -> None:
 
 def save_samples(file: Path) -> None:
     activations = torch.randn(3, 2, 4, 2, 2).half()
-    HSpaceSamples(SIGMAS, activations, activations + 1, *ORIGIN).save(file)
+    HSpaceSamples(SIGMAS, activations, *ORIGIN).save(file)
 
 
 def save_edit(file: Path) -> None:

@@ -138,7 +138,7 @@ def test_what_can_not_be_differentiated_is_refused() -> None:
 
 def samples(count: int = 12, seed: int = 0, sigmas: Tensor = SIGMAS) -> HSpaceSamples:
     drawn = random(len(sigmas), count, 5, 2, 2, seed=seed) + 3
-    return HSpaceSamples(sigmas, drawn, None, "SD 1.x", "after", {"prompt": "x"})
+    return HSpaceSamples(sigmas, drawn, "SD 1.x", "after", {"prompt": "x"})
 
 
 def test_principal_components_are_those_of_the_singular_value_decomposition() -> None:
@@ -303,13 +303,11 @@ def test_numbers_are_read_as_users_write_them() -> None:
 
 
 def test_a_file_brings_samples_back(tmp_path: Path) -> None:
-    for given in (samples(), replace(samples(), unprompted=samples(seed=1).activations.half())):
-        given = replace(given, activations=given.activations.half())
-        given.save(tmp_path / "a.safetensors")
-        loaded = HSpaceSamples.load(tmp_path / "a.safetensors")
-        assert torch.equal(loaded.activations, given.activations)
-        assert (loaded.unprompted is None) == (given.unprompted is None)
-        assert (loaded.family, loaded.position, loaded.made_by) == (given.family, given.position, given.made_by)
+    given = replace(samples(), activations=samples().activations.half())
+    given.save(tmp_path / "a.safetensors")
+    loaded = HSpaceSamples.load(tmp_path / "a.safetensors")
+    assert torch.equal(loaded.activations, given.activations)
+    assert (loaded.family, loaded.position, loaded.made_by) == (given.family, given.position, given.made_by)
     directions().save(tmp_path / "b.safetensors")
     with pytest.raises(UserError, match="holds a h-space directions"):
         HSpaceSamples.load(tmp_path / "b.safetensors")
@@ -337,18 +335,28 @@ def test_a_recorder_keeps_the_samplers_own_levels() -> None:
         recorder.record(sigma, h * sigma, [False, True, True])
         recorder.record(sigma * 0.8, h * 0, [False, True, True])
         recorder.record(sigma, h * 0, [False, True, True])
-    prompted, unprompted = recorder.stacked(True), recorder.stacked(False)
-    assert prompted is not None
-    assert unprompted is not None
+    prompted = recorder.stacked()
     assert prompted.dtype == torch.float16
     for level, sigma in enumerate(SIGMAS.tolist()):
         torch.testing.assert_close(prompted[level].double(), (h[2:4] + h[4:]) / 2 * sigma, atol=2e-2, rtol=2e-3)
-        torch.testing.assert_close(unprompted[level].double(), h[:2] * sigma, atol=2e-2, rtol=2e-3)
     half = Recorder(SIGMAS.tolist())
     half.record(3.0, h, [True])
-    assert half.stacked(False) is None
-    with pytest.raises(UserError, match="1 of its 4 noise levels"):
-        half.stacked(True)
+    with pytest.raises(UserError, match="1 of the 4 noise levels"):
+        half.stacked()
+
+
+def test_regions_count_together_however_they_are_evaluated() -> None:
+    """A host that is short of memory evaluates them one by one."""
+    h = random(4, 5, 2, 2)
+    together, apart = Recorder([2.0]), Recorder([2.0])
+    together.record(2.0, h, [True, True], ["left", "right"])
+    apart.record(2.0, h[:2], [True], ["left"])
+    apart.record(2.0, h[2:], [True], ["right"])
+    apart.record(2.0, 0 * h[2:], [True], ["right"])
+    assert torch.equal(together.stacked(), apart.stacked())
+    apart.record(2.0, h[:2, :, :1], [True], ["above"])
+    with pytest.raises(UserError, match="regions of different sizes"):
+        apart.stacked()
 
 
 def test_batches_of_samples_are_one_set() -> None:

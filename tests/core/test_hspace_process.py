@@ -33,6 +33,13 @@ def source(seed: int = 0) -> Callable[[], Tensor]:
     return lambda: torch.randn(5, 4, 2, 2, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("sigmas", [SIGMAS.flip(0), SIGMAS[:-1].flip(0), SIGMAS[[0, 1, 1, 4]]])
+def test_noise_levels_that_do_not_fall_are_refused(sigmas: Tensor) -> None:
+    """As those of the usual way to make noise of a picture: from them come numbers that are not real."""
+    with pytest.raises(UserError, match="must fall"):
+        asyrp(gaussian, None, random(5, 4, 2, 2), sigmas, 0.5, source())
+
+
 def test_a_step_is_ddims() -> None:
     """As the paper writes it, in variance-preserving coordinates."""
     x, predicted, plain = (random(2, 4, 3, 3, seed=seed) for seed in range(3))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conceptlens.core.charts import font_for
 from conceptlens.core.errors import UserError
-from conceptlens.core.plots import label_each, labelled_grid
+from conceptlens.core.plots import label_each, labelled_grid, wrapped
 from torch import Tensor
 
 
@@ -39,6 +40,16 @@ def test_a_word_that_is_too_long_stays_in_its_cell() -> None:
     assert grid[:, :60].min() == 1.0
     assert grid[:, -60:].min() == 1.0
     assert grid.min() < 0.5
+
+
+def test_a_word_of_thousands_of_letters_is_broken_where_it_has_to_be() -> None:
+    """Each line as long as it can be. (Letter by letter this took hours.)"""
+    font, word = font_for("a", 16), "ab" * 2000
+    lines = wrapped(word, font, 100).splitlines()
+    assert "".join(lines) == word
+    assert all(font.getlength(line) <= 100 for line in lines)
+    assert font.getlength(word[: len(lines[0]) + 1]) > 100
+    assert wrapped("abc", font, 1).splitlines() == ["a", "b", "c"]
 
 
 def test_pictures_of_different_sizes_are_not_scaled() -> None:

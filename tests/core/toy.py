@@ -61,6 +61,3 @@ class ToyDenoiser:
 
     def cross_attention_weight(self, name: str) -> Tensor:
         return self.weights[name].clone()
-
-    def noise_levels(self) -> Tensor:
-        return torch.linspace(0.03, 14.6, 1000)

@@ -252,6 +252,14 @@ def test_a_concepts_own_words_do_not_explain_it(
     assert "castle" in decompose(concept, replace(settings, exclude_concept=False)).mix.texts
 
 
+def test_a_vocabulary_of_nothing_but_the_concept_is_refused(
+    planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family
+) -> None:
+    concept = concept_of(planted, encoder, some_words.only(["castle"]), family, "castles")
+    with pytest.raises(UserError, match='no word but "castles" itself'):
+        decompose(concept, Settings(num_tokens=6, steps=1))
+
+
 def test_the_gradient_ranks_what_helps_near_the_mean_of_all_words(
     planted: Planted, slot: Slot, vocabulary: Vocabulary
 ) -> None:

@@ -11,7 +11,13 @@ from conceptlens.core.backend import Family
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import lora_state_dict, save_lora
 from conceptlens.core.model_edit import EditPair, edit_model
-from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersTextEncoder, load_loras, load_pipeline
+from conceptlens.harness.diffusers_backend import (
+    DiffusersDenoiser,
+    DiffusersDiffusion,
+    DiffusersTextEncoder,
+    load_loras,
+    load_pipeline,
+)
 from conceptlens.harness.pictures import Sampling, sample
 from conceptlens.tests.tiny import FAMILIES, WIDTHS, tiny_pipeline
 from torch import Tensor
@@ -61,8 +67,7 @@ def test_tokens_are_clips_without_padding_or_limit(pipe: Any) -> None:
 def test_noise_levels_are_the_published_schedule(pipe: Any) -> None:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas = (1 - betas).cumprod(0)
-    expected = ((1 - alphas) / alphas).sqrt()
-    torch.testing.assert_close(DiffusersDenoiser(pipe).noise_levels().double(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(DiffusersDiffusion(pipe).alphas_cumprod.double(), alphas, rtol=1e-4, atol=1e-6)
 
 
 def test_saved_edit_loads_in_diffusers_and_is_the_live_one(pipe: Any, family: Family, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_a_slot_is_the_prompt_with_a_token_in_it(encoder: DiffusersTextEncoder) 
     for prompt in ("a photo", "a {} and a {}"):
         with pytest.raises(UserError, match="must have one"):
             Slot.of(encoder, slot.towers, prompt)
+    with pytest.raises(UserError, match="has 103 tokens with start and end"):
+        Slot.of(encoder, slot.towers, "rose " * 100 + "{}")
 
 
 def test_one_backward_pass_scores_all_tokens(
@@ -153,9 +155,14 @@ def test_a_fit_lowers_the_loss(
 def test_a_fit_that_no_longer_gets_better_ends(
     diffusion: DiffusersDiffusion, slot: Slot, dictionary: Dictionary, latents: Tensor
 ) -> None:
-    steps = fit(diffusion, slot, dictionary, latents, steps=50, validate_every=1, learning_rate=0.0)
+    """But for the published one, which takes all of its steps and keeps the best."""
+    still: dict[str, Any] = {"steps": PATIENCE + 3, "validate_every": 1, "learning_rate": 0.0}
+    steps = fit(diffusion, slot, dictionary, latents, own=True, **still)
     assert steps[-1].step == PATIENCE
     assert [step.best for step in steps] == [True, *[False] * PATIENCE]
+    steps = fit(diffusion, slot, dictionary, latents, **still)
+    assert steps[-1].step == PATIENCE + 3
+    assert not any(step.best for step in steps[1:])
 
 
 def test_numbers_that_are_not_finite_stop_a_fit(

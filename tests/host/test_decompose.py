@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conceptlens.core.backend import Family
+from conceptlens.core.errors import UserError
 from conceptlens.core.explanation import explain
 from conceptlens.core.fit import Settings
 from conceptlens.core.mixture import TokenMix
@@ -116,6 +118,39 @@ def test_what_is_seen_of_a_fit(pipe: Any, family: Family, words: Vocabulary) -> 
     assert explained.chart().shape == (360, 640, 3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "rose " * 90 + "{}"}, "tokens with start and end"),
+        ({"name": "a (big:1.3) castle"}, "contains a weight"),
+        ({"name": "embedding:castle"}, "names an embedding"),
+        ({"prompt": "a (photo:1.2) of a {}"}, "contains a weight"),
+        ({"name": ""}, "The concept is empty"),
+        ({"validation": "pictures"}, "connect clip_vision"),
+        ({"vocabulary": "narrow"}, "made with another text encoder"),
+        ({"vocabulary": "other"}, "made with another text encoder"),
+        ({"channels": 9}, "reads 9 channels"),
+    ],
+    ids=["long", "weight", "embedding", "weight around", "empty", "no encoder", "narrow", "other", "inpainting"],
+)
+def test_what_can_not_be_explained_is_said_before_pictures_are_made(
+    pipe: Any, family: Family, words: Vocabulary, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = host_studio(pipe, family, inference=True)
+    monkeypatch.setattr(studio, "latents_of_prompt", lambda *_: pytest.fail("pictures were made"))
+    others = {
+        "narrow": replace(words, embeddings=[table[:, :-1] for table in words.embeddings]),
+        "other": replace(words, embeddings=[table + 0.5 for table in words.embeddings]),
+    }
+    words = others.get(changes.get("vocabulary", ""), words)
+    if "channels" in changes:
+        config = {**studio._model.model.model_config.unet_config, "in_channels": changes["channels"]}
+        monkeypatch.setattr(studio._model.model.model_config, "unet_config", config)
+    what = (changes.get("name", "castle"), changes.get("prompt", "a photo of a {}"), SETTINGS, Unwatched())
+    with torch.inference_mode(False), pytest.raises(UserError, match=message):
+        explain(studio, words, *what, validation=changes.get("validation", "loss"))
+
+
 DECOMPOSE: dict[str, Any] = {
     "concept": "rose",
     "prompt": "a photo of a {}",
@@ -203,9 +238,23 @@ def test_concepts_of_any_length_and_script(server: HostServer, concept: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"prompt": "a photo"}, "must have one"), ({"concept": " "}, "The concept is empty")]
+    ("changes", "message"),
+    [
+        ({"prompt": "a photo"}, "must have one"),
+        ({"concept": " "}, "The concept is empty"),
+        ({"validation": "pictures"}, "connect clip_vision"),
+    ],
 )
 def test_what_can_not_be_explained_is_refused(server: HostServer, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(GraphError) as refused:
-        server.run(decompose_graph(**changes))
+    """Before anything runs."""
+    graph = decompose_graph(**changes)
+    del graph["found"]["inputs"]["clip_vision"]
+    with pytest.raises(GraphError, match="refused") as refused:
+        server.queue(graph)
     assert message in str(refused.value.details)
+
+
+def test_pictures_need_no_name(server: HostServer) -> None:
+    graph = decompose_graph(concept="", images=["own", 0], method="conceptor")
+    graph["own"] = node("EmptyImage", width=128, height=128, batch_size=3, color=200)
+    assert len(mix_of(server, graph)) > 0
