@@ -264,6 +264,13 @@ def bench(arguments: argparse.Namespace) -> int:
     return python("-m", "conceptlens.benchmarks", *options, host=host)
 
 
+def port(text: str) -> int:
+    """A port that a server can have."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give 1 to 65535")
+    return int(text)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     common = argparse.ArgumentParser(add_help=False)
@@ -282,7 +289,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     sub.set_defaults(run=test)
 
     sub = commands.add_parser("comfyui", parents=[common], help="start ComfyUI with the pack")
-    sub.add_argument("--port", type=int, default=8188)
+    sub.add_argument("--port", type=port, default=8188)
     sub.add_argument("--base-directory", type=Path, metavar="DIR", help="models, inputs and outputs live here")
     sub.add_argument("host_options", nargs="*", metavar="-- HOST OPTIONS", help="for example: -- --lowvram")
     sub.set_defaults(run=comfyui)

@@ -100,7 +100,11 @@ def seeds_from(seed: int, count: int) -> list[int]:
 
 
 def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tuple[list[int], list[int]]:
-    """Of the pictures for training and, after them, of those for validation."""
+    """Of the pictures for training and, after them, of those for validation. Raises UserError when either has none."""
+    if num_images < 1 or validation_images < 1:
+        raise UserError(
+            f"{num_images} pictures for training and {validation_images} for validation were asked for; give 1 or more."
+        )
     seeds = seeds_from(settings.seed, num_images + validation_images)
     return seeds[:num_images], seeds[num_images:]
 

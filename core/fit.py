@@ -47,6 +47,15 @@ class Settings:
     exclude_concept: bool = True
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises UserError for numbers with which nothing can be found."""
+        for name in ("num_tokens", "dictionary_size", "steps", "batch_size", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        for name in ("learning_rate", "sparsity"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it has to be a finite number, 0 or above.")
+
 
 @dataclass(frozen=True, eq=False)
 class FitStep:

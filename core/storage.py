@@ -71,7 +71,8 @@ def read(
             header = json.loads((file.metadata() or {}).get(FORMAT_KEY, "null"))
             found = header.get("kind") if isinstance(header, dict) else None
             if found != kind:
-                raise UserError(f"{path} holds {f'a {found}' if found else 'no ConceptLens data'}; {expected}.")
+                held = f"ConceptLens data of another kind ({found})" if found else "no ConceptLens data"
+                raise UserError(f"{path} holds {held}; {expected}.")
             if not isinstance(header.get("version"), int) or header["version"] > version:
                 raise UserError(f"{path} has version {header.get('version')}; {expected}, a newer pack may read it.")
             there = file.keys()

@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     pending = [concept for concept, file in files.items() if _counted(file, marks[concept]) is None]
     processes = Processes()
     console.bars = processes.first
-    studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
     processes.check_shared(arguments.out)
+    studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
     for concept in processes.share(pending):
         with console.progress(concept) as progress:
             latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)

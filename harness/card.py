@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     }
     marks = {card: card.with_suffix(".json") for card in mixes}
     pending = [card for card in mixes if not (kept_result(marks[card], made_by[card]) and card.exists())]
+    processes.check_shared(arguments.out)
     if pending:
         studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
-        processes.check_shared(arguments.out)
         tables = [tower.table for tower in studio.towers]
         seeds = range(sampling.seeds[0], sampling.seeds[0] + SHOWN)
         for card in processes.share(pending):

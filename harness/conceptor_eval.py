@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     pending = [concept for concept in concepts if kept_result(files[concept], work[concept], *MEASURES) is None]
     processes = Processes()
     console.bars = processes.first
-    pipe = open_model(arguments, processes.device)
     processes.check_shared(arguments.out)
+    pipe = open_model(arguments, processes.device)
     studio = DiffusersStudio(pipe, sampling)
     judge = judge_of(arguments, studio)
     for concept in processes.share(pending):

@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     pending = [concept for concept, file in files.items() if not finished(file, concept, *subject, **made_by)]
     processes = Processes()
     console.bars = processes.first
-    pipe = open_model(arguments, processes.device)
     processes.check_shared(arguments.out)
+    pipe = open_model(arguments, processes.device)
     if processes.first:
         for concept, file in files.items():
             if concept not in pending:

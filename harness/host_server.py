@@ -25,11 +25,14 @@ Graph = dict[str, dict[str, Any]]  # node id -> {"class_type": â€¦, "inputs": â€
 def comfyui_folder() -> Path:
     """ComfyUI's folder: the one that run.py names in the environment, or the one that it has fetched."""
     if named := os.environ.get("CONCEPTLENS_COMFYUI"):
+        if not Path(named, "main.py").is_file():
+            raise UserError(f"CONCEPTLENS_COMFYUI names {named}, which is not a ComfyUI folder: it has no main.py.")
         return Path(named)
     fetched = sorted((ROOT / ".comfyui").glob("ComfyUI-*/main.py"))
     if not fetched:
         raise UserError(
-            "There is no ComfyUI yet; python run.py comfyui fetches it, --comfyui PATH names an existing one."
+            "There is no ComfyUI yet, whose tokenizer EmojiWorld has too; python run.py comfyui fetches it, or the "
+            "environment variable CONCEPTLENS_COMFYUI names the folder of an existing one."
         )
     return fetched[-1].parent
 

@@ -6,6 +6,7 @@ Under `accelerate launch` or `torchrun` the processes draw samples, and look at 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -105,12 +106,13 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     from .processes import Processes
     from .studio import portions
 
+    _at_least_1(arguments, "samples")
     first = arguments.seed[0] if arguments.seed else 0
     sampling = sampling_of(arguments, range(first, first + arguments.samples))
     processes = Processes()
     console.bars = processes.first
-    bottleneck = _bottleneck(arguments, processes.device)
     processes.check_shared(arguments.out)
+    bottleneck = _bottleneck(arguments, processes.device)
     how = {"prompt": arguments.prompt, "steps": sampling.steps, "cfg": sampling.guidance_scale, "size": sampling.size}
     made_by = {**asked(arguments), **how, "seed": first}
     mine = processes.share(portions(range(arguments.samples)))
@@ -137,6 +139,7 @@ def pca(arguments: argparse.Namespace, console: Console) -> None:
     from ..core.hspace.charts import variance_chart
     from .pictures import save_picture
 
+    _at_least_1(arguments, "components")
     files = _files(arguments.samples)
     parts = map(HSpaceSamples.load, files)
     if sum(file.stat().st_size for file in files) <= IN_MEMORY:
@@ -156,11 +159,13 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     from .pictures import save_picture
     from .processes import Processes
 
+    _at_least_1(arguments, "components", "iterations")
+    _finite(arguments, "tolerance")
     sampling, wanted = sampling_of(arguments, arguments.seed or (0,)), percents(arguments.at)
     processes = Processes()
     console.bars = processes.first
-    bottleneck = _bottleneck(arguments, processes.device)
     processes.check_shared(arguments.out)
+    bottleneck = _bottleneck(arguments, processes.device)
     levels = every = bottleneck.sigmas(sampling.steps)[:-1].tolist()
     if wanted is not None:
         levels = nearest_levels(every, [bottleneck.sigma_at(part) for part in wanted])
@@ -218,6 +223,9 @@ def apply(arguments: argparse.Namespace, console: Console) -> None:
     from .pictures import save_picture
     from .studio import portions
 
+    _finite(arguments, "scale", "start", "end", "eta")
+    if not 0 <= arguments.eta <= 1:
+        raise UserError(f"--eta is {arguments.eta}; it is a share of DDPM's noise: give 0 to 1.")
     if arguments.start >= arguments.end:
         raise UserError(f"The direction starts at {arguments.start} and ends at {arguments.end}; let it end later.")
     sampling, scales = sampling_of(arguments, arguments.seed or (0,)), arguments.scale or SCALES
@@ -248,6 +256,19 @@ def _bottleneck(arguments: argparse.Namespace, device: str | None = None) -> Dif
     if arguments.lora and isinstance(pipe, Pipeline):
         load_loras(pipe, arguments.lora)
     return DiffusersBottleneck(pipe, arguments.prompt, arguments.guidance_scale, arguments.size)
+
+
+def _at_least_1(arguments: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}; it has to be at least 1.")
+
+
+def _finite(arguments: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if not all(map(math.isfinite, value if isinstance(value, list) else [value])):
+            raise UserError(f"--{name} is {value}; give a finite number.")
 
 
 def _files(folder: Path) -> list[Path]:

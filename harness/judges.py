@@ -64,6 +64,8 @@ class ClipJudge:
     """A CLIP model in a transformers folder."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
+        if not path.is_dir():
+            raise UserError(f"{path} is not a folder; give a folder that transformers' CLIPModel has saved.")
         try:
             model: Any = CLIPModel.from_pretrained(path, local_files_only=True)
             self._model = model.to(device).eval()

@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         mix_from_text(encoder, text, family) if text.strip() else None for text in (arguments.set, arguments.without)
     )
     added = dict(zip(changed.ids, changed.coefficients, strict=True)) if changed else {}
+    if left_out and (unknown := left_out.without([*mix.ids, *added])):
+        raise UserError(f'"{unknown.texts[0]}" of --without is not in the mix; it has {", ".join(mix.top(10).texts)}.')
     edits = MixEdits(added=added, off=frozenset(left_out.ids if left_out else ()), top=arguments.top)
     mix = edits.apply(mix, encoder)
     console.line(mix.to_text())

@@ -98,7 +98,10 @@ def add_concept_options(parser: argparse.ArgumentParser) -> None:
 
 def concepts_of(arguments: argparse.Namespace) -> list[str]:
     """What `add_concept_options` were given. Raises UserError when that is nothing, or two have one file name."""
-    concepts = list(dict.fromkeys([*arguments.concept, *_lines(arguments.concepts)]))
+    given = [concept.strip() for concept in [*arguments.concept, *_lines(arguments.concepts)]]
+    concepts = list(dict.fromkeys(given))
+    if not all(concepts):
+        raise UserError("A --concept is empty; write a word.")
     if not concepts:
         raise UserError("There is no concept; name a --concept, or a file of --concepts.")
     if len({file_name(concept).casefold() for concept in concepts}) < len(concepts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MOST_STEPS:
             raise UserError(f"{self.steps} sampling steps make no picture; give 1 to {MOST_STEPS}.")
+        if not math.isfinite(self.guidance_scale):
+            raise UserError(f"The guidance scale is {self.guidance_scale}; give a finite number.")
         if self.size is not None and (self.size < 64 or self.size % 64):
             raise UserError(f"A size of {self.size} pixels does not suit the model; give a multiple of 64.")
         if strange := [seed for seed in self.seeds if not 0 <= seed < 2**63]:

@@ -42,6 +42,8 @@ class Processes:
 
     def check_shared(self, folder: Path) -> None:
         """Raises UserError unless all processes see the same folder: what one makes the others read there."""
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; --out is a folder: choose another name.")
         if self.count == 1:
             return
         name = [f".{uuid.uuid4().hex}"]

@@ -8,6 +8,7 @@ Under `accelerate launch` or `torchrun` the processes share the edits.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
     if arguments.num_seeds < 1:
         raise UserError(f"--num-seeds is {arguments.num_seeds}; a share needs at least 1 picture.")
+    if not 0 <= arguments.margin < math.inf:
+        raise UserError(f"--margin is {arguments.margin}; it is a difference of cosines: give 0 or above.")
     if is_professions(arguments.dataset) and arguments.method != "time":
         raise UserError("Professions are looked at before and after their edits in any case; leave --method out.")
     sampling = sampling_of(arguments, ())
@@ -100,8 +103,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     pending = [(entry, file, by) for entry, file, by in work if kept_result(file, by, *kind.results) is None]
     processes = Processes()
     console.bars = processes.first
-    pipe = open_model(arguments, processes.device)
     processes.check_shared(arguments.out)
+    pipe = open_model(arguments, processes.device)
     studio = DiffusersStudio(pipe, sampling)
     evaluation = kind(Workshop(pipe, studio, judge_of(arguments, studio), arguments))
     for number, (entry, file, by) in enumerate(mine := processes.share(pending), start=1):

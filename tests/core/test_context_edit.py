@@ -128,7 +128,7 @@ def spoil(path: Path, how: str) -> None:
         ("empty", "is damaged or no safetensors file"),
         ("not ours", "holds no ConceptLens data"),
         ("metadata not JSON", "is damaged"),
-        ("another kind", "holds a token mix"),
+        ("another kind", "another kind (token mix)"),
         ("newer version", "has version 2"),
         ("tensor missing", "has no tensor right"),
         ("wrong shape", "expected those of a context edit of width 4"),

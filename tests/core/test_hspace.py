@@ -309,7 +309,7 @@ def test_a_file_brings_samples_back(tmp_path: Path) -> None:
     assert torch.equal(loaded.activations, given.activations)
     assert (loaded.family, loaded.position, loaded.made_by) == (given.family, given.position, given.made_by)
     directions().save(tmp_path / "b.safetensors")
-    with pytest.raises(UserError, match="holds a h-space directions"):
+    with pytest.raises(UserError, match=r"another kind \(h-space directions\)"):
         HSpaceSamples.load(tmp_path / "b.safetensors")
 
 
@@ -343,6 +343,11 @@ def test_a_recorder_keeps_the_samplers_own_levels() -> None:
     half.record(3.0, h, [True])
     with pytest.raises(UserError, match="1 of the 4 noise levels"):
         half.stacked()
+
+
+def test_a_set_has_no_contrast_with_itself() -> None:
+    with pytest.raises(UserError, match="Both sets are the same"):
+        contrast(samples(), samples())
 
 
 def test_regions_count_together_however_they_are_evaluated() -> None:

@@ -271,6 +271,19 @@ def test_what_can_not_be_mixed_is_one_line(
         (("decompose", "--concept", "cat", "--seed", "-3"), "The seed 18446744073709551613 is not between"),
         (("hspace", "sample", "--prompt", "a cat", "--seed", str(2**63 - 5)), f"The seed {2**63} is not between"),
         (("mix", "--words", "dog: 1"), "must end in .png"),
+        (("decompose", "--concept", " "), "A --concept is empty"),
+        (("decompose", "--concept", "cat", "--num-images", "0"), "0 pictures for training"),
+        (("decompose", "--concept", "cat", "--batch-size", "-1"), "batch_size is -1"),
+        (("decompose", "--concept", "cat", "--learning-rate", "nan"), "learning_rate is nan"),
+        (("decompose", "--concept", "cat", "--out", str(ROOT / "README.md")), "README.md is a file"),
+        (("bias", "--concept", "cat", "--guidance-scale", "nan"), "guidance scale is nan"),
+        (("hspace", "sample", "--prompt", "a cat", "--samples", "0"), "--samples is 0"),
+        (("hspace", "jacobian", "--prompt", "a cat", "--components", "0"), "--components is 0"),
+        (
+            ("hspace", "apply", "--prompt", "a", "--directions", "d", "--scale", "nan", "--out", "a.png"),
+            "scale is [nan]",
+        ),
+        (("hspace", "apply", "--prompt", "a", "--directions", "d", "--eta", "-3", "--out", "a.png"), "--eta is -3.0"),
         (("mix", "--words", "dog: 1", "--out", "a.png", "--embedding", "dog"), "must end in .safetensors"),
         (("hspace", "apply", "--prompt", "a cat", "--directions", "d"), "must end in .png"),
     ],
@@ -279,15 +292,12 @@ def test_what_can_not_be_drawn_or_written_is_said_first(
     command: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before a model is loaded: there is none at that place."""
-    assert main([*command[:-1], command[-1], "--model", str(tmp_path / "none"), *_out(command, tmp_path)]) == 1
+    out = [] if "--out" in command else ["--out", str(tmp_path / "out")]
+    assert main([*command, "--model", str(tmp_path / "none"), *out]) == 1
     told = capsys.readouterr().err
     assert says in told
     assert len(told.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def _out(command: tuple[str, ...], folder: Path) -> list[str]:
-    return [] if "--out" in command else ["--out", str(folder / "out")]
 
 
 def test_a_chart_does_not_overwrite_its_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
