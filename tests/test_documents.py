@@ -52,6 +52,18 @@ FIGURES = {
         "ten largest words of two seeds in common | # %": "stability: top 10 of two seeds in common",
         "left at a coefficient of 0 | # %": "manipulation: share of an exemplar whose coefficient is 0",
     },
+    ("docs/methods.md", "bias"): {
+        "as they were planted: rank correlation **#** (wanted": "mix of both words: rank correlation with planted shares",
+        "What is drawn does so with #:": "pictures: rank correlation of drawn with planted shares",
+        "points of a half (# %;": "TIME edits: share near a half",
+    },
+    ("world/README.md", "hspace"): {
+        "in 70 % or more | # |": "attributes moved, class kept",
+        "by a random direction | # |": "attributes that a random direction moves, class kept",
+        "over five scales | # % |": "strength: attributes monotone over five scales",
+        "found with 20 | # % |": "direction of 10 steps in 20, of the effect of one of 20",
+        "(median of 5) | # % |": "disentangled: side effect, of that before",
+    },
     ("docs/methods.md", "pictures"): {
         "draws what the picture shows | # %": "single pictures: a remaining word draws the exemplar shown",
         "largest remaining word draws it | # %": "single pictures: the largest remaining word draws it",

@@ -1,1 +1,1 @@
-"""EmojiWorld: a small text-to-image model whose truth is known. So far: its pictures, captions and ground truth."""
+"""EmojiWorld: a small text-to-image model whose truth is known: its data, recipe, weights, judges and evaluation."""
