@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from .errors import UserError
 from .text_tower import mean_length
 
 KIND, VERSION = "token mix", 1
+BARE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,17 @@ class TokenMix:
 def mix_from_text(encoder: TextEncoder, text: str, family: Family) -> TokenMix:
     """The mix of `dog: 0.6, snow: 0.2`: entries in lines or between commas; a word without a number counts 1.
 
-    `#1929` names a token by its id. Raises UserError for what is not one token of the model, and for what is no number.
+    `#1929` names a token by its id. Raises UserError for what is not one token of the model, for what is no number, and
+    for a number alone: it is what a decimal comma leaves, and would be drawn as a word.
     """
     ids, texts, values = [], [], []
     for entry in (part.strip() for line in text.splitlines() for part in line.split(",")):
         if not entry:
             continue
+        if BARE_NUMBER.fullmatch(entry):
+            raise UserError(
+                f'"{entry}" is a number alone; write decimals with a point (dog: 0.6), or {entry}: 1 for the word.'
+            )
         word, number = (part.strip() for part in entry.rsplit(":", 1)) if ":" in entry else (entry, "1")
         try:
             value = float(number)
@@ -215,7 +222,8 @@ class MixEdits:
     def apply(self, mix: TokenMix, encoder: TextEncoder) -> TokenMix:
         """The mix as edited. Changes of tokens that the mix no longer has are left out; they wait for its return."""
         values = dict(zip(mix.ids, mix.coefficients, strict=True))
-        values |= {token: value for token, value in self.changed.items() if token in values} | self.added
+        values |= {token: value for token, value in self.changed.items() if token in values}
+        values |= sorted(self.added.items())  # as the editor has them: of equal ones `top` takes the first
         kept = {token: value for token, value in values.items() if token not in self.off}
         texts = dict(zip(mix.ids, mix.texts, strict=True))
         names = [texts.get(token) or encoder.decode([token]).strip() for token in kept]

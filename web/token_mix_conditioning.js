@@ -9,8 +9,10 @@ const NODE = "TokenMixConditioning";
 const KEPT = "conceptlens"; // the node's property with what the editor shows and the node does not need
 const LEAST = [420, 560];
 let count = 0; // of editors: after an undo Nodes 2.0 shows the new node's widget only if its name is new
-const learned = new Map(); // place of a node -> what its last run found: an undone graph does not know it
-const editors = new Map(); // node -> its editor, and the last pictures made with it
+const learned = new WeakMap(); // workflow -> place of a node -> what its last run found: an undone graph does not know it
+const editors = new Map(); // node -> its editor, and the last pictures made with it by each node that shows some
+const prompts = new WeakMap(); // workflow, or what an editor shows -> ids of the prompts that were queued while it was there
+let queueing; // until the host has told the ids of all that was queued
 
 function chain(object, name, then) {
   const before = object[name];
@@ -22,6 +24,7 @@ function chain(object, name, then) {
 }
 
 const placeOf = (node) => `${node.graph?.rootGraph?.id ?? ""} ${node.graph?.id ?? ""} ${node.id}`;
+const openWorkflow = () => app.extensionManager?.workflow?.activeWorkflow ?? app;
 const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
 
 async function find(query, limit) {
@@ -39,11 +42,11 @@ function mount(node) {
   const container = document.createElement("div");
   const href = new URL("./token_mix/style.css", import.meta.url).href;
   container.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href })); // not into the page, which is everybody's
-  const shown = { pictures: [] };
+  const shown = { pictures: new Map() };
   const editor = mountEditor(container, {
     language: app.extensionManager?.setting?.get("Comfy.Locale"),
     find,
-    pictures: () => shown.pictures,
+    pictures: () => [...shown.pictures.values()].findLast((made) => made.length === 2) ?? [],
     changed(changes, aside) {
       text.value = changes;
       if (!aside) return;
@@ -61,20 +64,17 @@ function mount(node) {
   const read = () => {
     editor.load(text.value ?? "", node.properties[KEPT]);
     editor.setLimit(limit.value);
-    const found = learned.get(placeOf(node));
-    if (found) editor.learn(found);
   };
   chain(node, "onConfigure", read);
   chain(text, "callback", (value) => value === editor.text || read());
   chain(limit, "callback", (value) => editor.setLimit(value));
-  chain(node, "onExecuted", (output) => {
-    const found = output?.token_mix?.[0];
-    if (!found) return;
-    learned.set(placeOf(node), found);
+  shown.learn = (found) => {
+    if (shown.found === found) return;
+    shown.found = found;
     if (!editor.learn(found)) return;
     node.properties[KEPT] = editor.aside;
-    text.value = editor.text; // a solo is off for new words too
-  });
+    text.value = editor.text; // a solo is off for new words too, and a locked coefficient stays
+  };
   chain(node, "onRemoved", () => {
     editors.delete(node);
     editor.destroy();
@@ -84,9 +84,9 @@ function mount(node) {
   node.setSize(node.size.map((length, i) => Math.max(length, LEAST[i])));
 }
 
-/** Whether pictures of a node depend on another one. */
+/** Whether pictures of a node depend on another one, which may be in a subgraph. */
 function follows(node, source, seen = new Set()) {
-  if (node === source) return true;
+  if (node === source || node?.subgraph === source.graph) return true;
   if (!node || seen.has(node)) return false;
   seen.add(node);
   return (node.inputs ?? []).some((_, slot) => follows(node.getInputNode?.(slot), source, seen));
@@ -94,22 +94,69 @@ function follows(node, source, seen = new Set()) {
 
 const urlOf = ({ filename, subfolder, type }) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 
-function remember({ detail }) {
-  const { images, tokens } = detail?.output ?? {};
-  if (!images?.[0]) return;
-  for (const [node, shown] of editors) {
-    if (tokens) shown.editor.illustrate(tokens.map((token, i) => [token, urlOf(images[i])]));
-    const maker = node.graph?.getNodeById?.(String(detail.display_node ?? detail.node).split(":").pop());
-    if (!maker || !follows(maker, node)) continue;
+/** The node of the open graph that a run names, "12:7" is node 7 in the subgraph of node 12. */
+function nodeOf(id) {
+  const path = String(id).split(":");
+  const last = path.pop();
+  const graph = path.reduce((outer, step) => outer?.getNodeById(step)?.subgraph, app.rootGraph);
+  return graph?.getNodeById(last);
+}
+
+/** Takes down the ids of prompts: node ids of several workflows coincide, and the host's events name nothing else. */
+function watchQueue() {
+  const { queuePrompt } = api;
+  api.queuePrompt = function (...given) {
+    const there = [openWorkflow(), ...editors.values()];
+    const before = queueing;
+    const answer = queuePrompt.apply(this, given);
+    const note = ({ prompt_id }) => {
+      for (const one of there) prompts.set(one, (prompts.get(one) ?? new Set()).add(prompt_id));
+    };
+    queueing = answer.then(note, () => {}).then(() => before);
+    return answer;
+  };
+}
+
+async function remember({ detail }) {
+  await queueing; // what the host has cached comes before its answer
+  const queued = (where) => prompts.get(where)?.has(detail.prompt_id);
+  const there = [...editors].filter(([, shown]) => queued(shown)); // not those of a graph that was loaded since
+  const { images, tokens, token_mix: [found] = [] } = detail.output ?? {};
+  const maker = nodeOf(detail.display_node ?? detail.node);
+  if (found && maker) {
+    const workflow = openWorkflow();
+    const places = learned.get(workflow) ?? new Map();
+    if (queued(workflow)) learned.set(workflow, places.set(placeOf(maker), found));
+    for (const [node, shown] of there) if (node === maker) shown.learn(found);
+  } else if (tokens) {
+    const pictures = tokens.map((token, i) => [token, urlOf(images[i])]);
+    for (const [, { editor }] of there) editor.illustrate(pictures);
+  } else if (images?.[0]) {
     const url = urlOf(images[0]);
-    if (shown.pictures.at(-1) !== url) shown.pictures = [...shown.pictures, url].slice(-2);
+    for (const [node, { pictures }] of there) {
+      const made = pictures.get(maker) ?? [];
+      if (!follows(maker, node) || made.at(-1) === url) continue;
+      pictures.delete(maker); // so that the last of several stands last
+      pictures.set(maker, [...made, url].slice(-2));
+    }
+  }
+}
+
+/** Gives the open graph's editors what was found for their places. */
+function recall() {
+  const places = learned.get(openWorkflow());
+  for (const [node, shown] of editors) {
+    const found = places?.get(placeOf(node));
+    if (found) shown.learn(found);
   }
 }
 
 app.registerExtension({
   name: "conceptlens.TokenMixEditor",
   setup() {
+    watchQueue();
     api.addEventListener("executed", remember);
+    api.addEventListener("graphChanged", recall); // by an undo too, when it has loaded the graph
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) mount(node);

@@ -200,6 +200,66 @@ def test_the_largest_only(page: Page) -> None:
     assert told(page) == {}
 
 
+def test_of_equal_words_the_first_are_the_largest(page: Page) -> None:
+    learn(page, [[11, 12, 13, 14], ["rose", "tulip", "daisy", "grass"], [0.5, 0.5, 0.5, 0.5]])
+    page.get_by_role("textbox", name="Largest").fill("2")
+    page.get_by_role("textbox", name="Largest").press("Enter")
+    assert page.locator(".conceptlens-share").all_inner_texts() == ["50.0%", "50.0%", "", ""]
+    expect(page.get_by_text("2 of 4 words")).to_be_visible()
+    assert page.evaluate("editor.asText") == "rose: 0.5, tulip: 0.5"
+
+
+def test_what_a_raised_word_displaces_is_marked_while_it_moves(page: Page) -> None:
+    learn(page)
+    page.evaluate("editor.setLimit(2)")
+    box = bar(page, "grass").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 9)
+    assert page.locator(".conceptlens-share").all_inner_texts() == ["61.5%", "", "", "38.5%"]
+    page.mouse.up()
+
+
+def test_the_nodes_own_number_cuts_too(page: Page) -> None:
+    """The line stands where fewer are left, below the words that are off."""
+    learn(page)
+    cut = page.get_by_role("slider", name="Largest")
+
+    def line() -> tuple[str | None, float]:
+        edge, list_top = (one.bounding_box() for one in (cut, page.locator(".conceptlens-content")))
+        assert edge
+        assert list_top
+        return cut.get_attribute("data-label"), round((edge["y"] + edge["height"] / 2 - list_top["y"]) / 28)
+
+    assert line() == ("all", 4)
+    page.evaluate("editor.setLimit(2)")
+    assert line() == ("Largest 2", 2)
+    row(page, "rose").locator(".conceptlens-switch").click()
+    assert line() == ("Largest 2", 3)
+    assert page.locator(".conceptlens-share").all_inner_texts() == ["", "66.7%", "33.3%", ""]
+    page.evaluate("editor.state.cut(1), editor.setLimit(2)")
+    assert line() == ("Largest 1", 2)
+    box = page.locator(".conceptlens-content").bounding_box()
+    edge = cut.bounding_box()
+    assert box
+    assert edge
+    page.mouse.move(edge["x"] + 20, edge["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(edge["x"] + 20, box["y"] + 3 * 28)
+    page.mouse.up()
+    assert told(page)["top"] == 2
+    assert line() == ("Largest 2", 3)
+
+
+def test_largest_can_be_said_before_the_first_run(page: Page) -> None:
+    page.get_by_role("textbox", name="Largest").fill("2")
+    page.get_by_role("textbox", name="Largest").press("Enter")
+    learn(page)
+    assert told(page)["top"] == 2
+    expect(page.get_by_text("2 of 4 words")).to_be_visible()
+
+
 def test_a_word_is_added_from_the_vocabulary(page: Page) -> None:
     learn(page)
     page.get_by_label("Add a word").click()

@@ -192,6 +192,91 @@ def test_it_works_inside_a_subgraph(graph: Page, host: HostServer) -> None:
     assert not differ(first, again)
     drag(graph, "car", 0.4, 0.95)
     assert differ(first, run(graph, host))
+    assert len(compared(graph)) == 2  # the node that shows them is outside
+
+
+def compared(page: Page) -> list[str]:
+    """The files of the pictures before and after; none where there are not two."""
+    page.get_by_label("Before and after").first.dispatch_event("click")
+    pictures = page.locator(".conceptlens-pair img")
+    files = pictures.evaluate_all("all => all.map((one) => new URL(one.src).searchParams.get('filename'))")
+    if files:
+        page.keyboard.press("Escape")
+    else:
+        expect(page.get_by_text("Run the graph twice")).to_be_visible()
+        page.locator(".conceptlens-pop").get_by_label("Close").dispatch_event("click")
+    return files
+
+
+def files_of(history: dict[str, Any], name: str) -> list[str]:
+    return [image["filename"] for image in history["outputs"][name]["images"]]
+
+
+def start(page: Page, then: str) -> None:
+    """Queues the graph and does something while it runs; returns when the page knows all of the run."""
+    page.evaluate(
+        f"""async () => {{
+          const ended = new Promise((resolve) => app.api.addEventListener("execution_success", resolve));
+          await app.queuePrompt(0, 1);
+          await {then};
+          await ended;
+        }}"""
+    )
+    page.wait_for_timeout(500)
+
+
+def test_a_run_of_another_workflow_is_not_shown(graph: Page, host: HostServer) -> None:
+    """Of one with the same nodes and the same ids, such as the same template opened twice."""
+    start(graph, "app.loadGraphData(app.graph.serialize(), true, true, null)")
+    expect(graph.get_by_text("Run the graph once")).to_be_visible()
+    first = queue(graph, host)  # from the host's cache, whose events may come before it has answered
+    expect(bar(graph, "rose")).to_have_attribute("aria-valuenow", "0.6")
+    assert compared(graph) == []
+    drag(graph, "car", 0.4, 0.95)
+    second = queue(graph, host)
+    graph.wait_for_timeout(500)
+    (viewer,) = (name for name, node in first["prompt"][2].items() if node["class_type"] == "PreviewImage")
+    assert compared(graph) == [*files_of(first, viewer), *files_of(second, viewer)]
+
+
+def test_a_picture_of_an_older_graph_is_not_before(graph: Page, host: HostServer) -> None:
+    """One that was undone while it ran; what the run found out about the mix counts."""
+    run(graph, host)
+    drag(graph, "car", 0.4, 0.95)
+    start(graph, "app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+    assert coefficients(graph) == {}
+    assert value(graph, "rose") == 0.6
+    run(graph, host)
+    assert compared(graph) == []
+    drag(graph, "car", 0.4, 0.95)
+    run(graph, host)
+    assert len(set(compared(graph))) == 2
+
+
+def test_before_and_after_are_of_one_viewer(graph: Page, host: HostServer) -> None:
+    graph.evaluate(
+        """() => {
+          const find = (type) => app.graph.nodes.find((node) => node.comfyClass === type);
+          const show = (kind, source, slot) => {
+            const made = LiteGraph.createNode(kind);
+            const shown = LiteGraph.createNode("PreviewImage");
+            for (const node of [made, shown]) app.graph.add(node);
+            find(source).connect(slot, made, 0);
+            made.connect(0, shown, 0);
+          };
+          show("TokenMixPlot", "TokenMixConditioning", 1);
+          show("ImageInvert", "VAEDecode", 0);
+        }"""
+    )
+    first = queue(graph, host)
+    graph.wait_for_timeout(500)
+    assert compared(graph) == []
+    drag(graph, "car", 0.4, 0.95)
+    second = queue(graph, host)
+    graph.wait_for_timeout(500)
+    viewers = [name for name, output in first["outputs"].items() if "images" in output]
+    assert len(viewers) == 3
+    assert compared(graph) in [files_of(first, name) + files_of(second, name) for name in viewers]
 
 
 def test_a_collapsed_node_opens_as_it_was(graph: Page, host: HostServer) -> None:
@@ -336,10 +421,13 @@ def test_every_state_can_be_read(graph: Page, host: HostServer, theme: str, requ
     look("narrow")
     words = [[place, f"word {place}", 1 / (1 + place)] for place in range(5000)]
     graph.evaluate(
-        "(rows) => app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning')"
-        ".onExecuted({ token_mix: [{ rows, near: {} }] })",
-        [list(column) for column in zip(*words, strict=True)],
+        """([rows, prompt_id]) => {
+          const node = app.graph.nodes.find((node) => node.comfyClass === "TokenMixConditioning").id;
+          app.api.dispatchCustomEvent("executed", { node, prompt_id, output: { token_mix: [{ rows, near: {} }] } });
+        }""",
+        [[list(column) for column in zip(*words, strict=True)], list(host.get("/history"))[-1]],
     )
+    expect(row(graph, "word 1")).to_be_visible()
     resize(graph, 480, 700)
     look("5000 words")
 

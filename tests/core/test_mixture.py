@@ -37,6 +37,7 @@ def test_text_form_comes_back(mix: TokenMix, encoder: ToyEncoder) -> None:
     assert mix_from_text(encoder, mix.to_text(), "SD 1.x") == mix
     assert mix_from_text(encoder, f"#{mix.ids[0]}: 2", "SD 1.x").texts == ("wolf",)
     assert mix_from_text(encoder, "dog", "SD 1.x").coefficients == (1.0,)
+    assert mix_from_text(encoder, "6: 1, nan: 0.5", "SD 1.x").texts == ("6", "nan")  # words too
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,9 @@ def test_text_form_comes_back(mix: TokenMix, encoder: ToyEncoder) -> None:
         ("dog snow: 1", 'is 2 tokens of this model ("dog", "snow")'),
         ("dog: nan", 'coefficient of "dog" is nan'),
         ("dog: 1, dog: 2", '"dog" stands more than once'),
+        ("dog: 0,6, snow: 0,2", '"6" is a number alone; write decimals with a point (dog: 0.6)'),
+        ("dog\n.5", "write decimals with a point"),
+        ("-2e-1", "write decimals with a point"),
     ],
 )
 def test_unusable_text_is_one_sentence(encoder: ToyEncoder, text: str, says: str) -> None:
@@ -104,6 +108,14 @@ def test_edits_are_applied_by_token_id(mix: TokenMix, encoder: ToyEncoder) -> No
     assert edited.coefficients == (2.0, 1.0)
     assert MixEdits.parse("", 400).apply(mix, encoder) == mix
     assert edits.apply(TokenMix.of([snow], ["snow"], [1.0]), encoder).texts == ("snow", "cat")
+
+
+def test_of_equal_coefficients_the_first_stay(mix: TokenMix, encoder: ToyEncoder) -> None:
+    """Those of the mix in its order, then added ones by their ids, as the editor shows them."""
+    cat, bird = encoder.tokenize("cat bird")[1:-1]
+    added = f'{{"v": 1, "set": {{"{mix.ids[0]}": 0.2, "{mix.ids[1]}": 0.2}}, "add": {{"{bird}": 0.2, "{cat}": 0.2}}'
+    edited = MixEdits.parse(added + ', "top": 4}', 400).apply(mix, encoder)
+    assert edited.texts == ("wolf", "dog", "snow", "cat")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ export const NOTHING = Object.freeze({
   solo: null, // the token id that alone takes part
   contrast: null, // {a, b: token ids; start: token id -> coefficient; t: -1..1}
 });
-const DIGITS = 6;
 
 /** The text that the node reads; "" when nothing is changed. `ids`: of all rows, for a solo. */
 export function encode(changes, ids) {
@@ -19,9 +18,9 @@ export function encode(changes, ids) {
   if (!off.length && !Object.keys(set).length && !Object.keys(add).length && top === null) return "";
   return JSON.stringify({
     v: 1,
-    set: rounded(set),
+    set,
     off: [...new Set(off)].sort((a, b) => a - b),
-    add: rounded(add),
+    add,
     ...(top === null ? {} : { top }),
   });
 }
@@ -72,7 +71,3 @@ export function readAside(aside) {
 }
 
 const areTokens = (ids) => Array.isArray(ids) && ids.every((id) => Number.isInteger(id) && id >= 0);
-
-function rounded(values) {
-  return Object.fromEntries(Object.entries(values).map(([id, value]) => [id, Number(value.toPrecision(DIGITS))]));
-}

@@ -17,9 +17,10 @@ export class Cut {
     cut.addEventListener("pointermove", (event) => {
       if (!cut.hasPointerCapture(event.pointerId)) return;
       const box = over.getBoundingClientRect();
-      put(Math.round(((event.clientY - box.top) / box.height) * this._rows));
+      const above = Math.round(((event.clientY - box.top) / box.height) * this._on.length);
+      put(this._on.slice(0, above).filter(Boolean).length);
     });
-    cut.addEventListener("pointerup", done);
+    for (const name of ["pointerup", "pointercancel"]) cut.addEventListener(name, done);
     cut.addEventListener("keydown", (event) => {
       const now = this._now;
       const to = { ArrowUp: now - 1, ArrowDown: now + 1, PageUp: now - 10, PageDown: now + 10, Home: 1, End: null }[event.key];
@@ -30,14 +31,17 @@ export class Cut {
     cut.addEventListener("keyup", done);
   }
 
-  /** `top`: the words that take part of `rows`, null for all; `hidden` where the order of rows is another one. */
-  show(top, rows, hidden) {
+  /** `top`: how many words take part at most; `on`: whether each row could; `hidden` where their order is another one. */
+  show(top, on, hidden) {
     const { _t: t, element } = this;
-    this._rows = rows;
-    this._now = Math.min(top ?? Infinity, rows);
-    element.hidden = hidden || rows < 2;
-    element.style.transform = `translateY(${this._now * ROW_HEIGHT}px)`;
-    element.dataset.label = top === null ? t.all : `${t.top} ${top}`;
-    setAttributes(element, { "aria-valuenow": this._now, "aria-valuemin": 1, "aria-valuemax": Math.max(1, rows) });
+    const places = on.flatMap((could, place) => (could ? [place + 1] : []));
+    const most = Math.max(1, places.length);
+    this._on = on;
+    this._now = Math.min(top, most);
+    const all = top >= most;
+    element.hidden = hidden || on.length < 2;
+    element.style.transform = `translateY(${(all ? on.length : places[top - 1]) * ROW_HEIGHT}px)`;
+    element.dataset.label = all ? t.all : `${t.top} ${top}`;
+    setAttributes(element, { "aria-valuenow": this._now, "aria-valuemin": 1, "aria-valuemax": most });
   }
 }

@@ -1,9 +1,10 @@
 // The coefficient editor: a mix's words as bars. It knows no host: an adapter gives it a place and listens.
 
 import { Cut } from "./cut.js";
-import { h, iconButton, setText, textButton } from "./dom.js";
+import { h, iconButton, setText } from "./dom.js";
 import { Groups } from "./groups.js";
 import { mixText, readMix } from "./mix_text.js";
+import { Notice } from "./notice.js";
 import { Row, written } from "./row.js";
 import { EditorState } from "./state.js";
 import { filled, textsIn } from "./texts.js";
@@ -194,11 +195,11 @@ class Editor {
       "div",
       { className: "conceptlens-tools" },
       ...[this._filter, this._sort, this._undo, this._redo],
-      action("normalise", () => this._do(() => this.state.normalise())),
+      action("normalise", () => this._normalise()),
       action("reset", () => this._do(() => this.state.resetAll(), true)),
       action("add", () => this._windows.askWord((...query) => this._outside.find(...query), (word) => this._addWord(word))),
     );
-    this._notice = h("div", { className: "conceptlens-notice", role: "status", hidden: true });
+    this._notice = new Notice(t, (change) => this._do(change, true));
     const make = () => {
       const row = new Row(this, t);
       row.element.row = row;
@@ -227,7 +228,7 @@ class Editor {
     this.root = h(
       "div",
       { className: "conceptlens-editor", role: "group", "aria-label": t.title, onkeydown: (event) => this._key(event) },
-      ...[tools, this._notice, this._list.element, this._groups.element, foot],
+      ...[tools, this._notice.element, this._list.element, this._groups.element, foot],
     );
     this._windows = new Windows(this.root, t);
     // The graph below must not be dragged, zoomed or have its nodes deleted by what is meant for the editor.
@@ -307,33 +308,19 @@ class Editor {
       this._list.show(this._shown);
     } else this._list.render(true);
     const ordered = this._sort.value !== "name" && !this._filter.value.trim();
-    this._cut.show(state.now.top ?? null, this._shown.length, !ordered);
+    this._cut.show(state.top, this._shown.map((row) => state.isOn(row)), !ordered);
     if (document.activeElement !== this._top) this._top.value = state.now.top ?? "";
     setText(this._counted, state.rows.length ? filled(t.used, state.count, state.rows.length) : "");
     this._undo.disabled = !state.canUndo;
     this._redo.disabled = !state.canRedo;
-    this._showNotice();
+    this._notice.show(state);
     this._groups.show(state.now.contrast, [...this.selected], state.names);
   }
 
-  _showNotice() {
-    const { state, _t: t } = this;
-    const vanished = state.rows.filter((row) => row.kind === "vanished");
-    let [text, buttons] = ["", []];
-    if (state.broken !== null) {
-      [text, buttons] = [t.broken, [textButton(t.reset, () => this._do(() => state.resetAll(), true))]];
-    } else if (state.fresh) {
-      [text, buttons] = [t.fresh, [textButton(t.adopt, () => this._do(() => state.adopt(), true)), textButton(t.dismiss, () => ((state.fresh = false), this._render()))]];
-    } else if (vanished.length) {
-      const ids = vanished.map((row) => row.id);
-      text = filled(t.vanished, vanished.map((row) => row.text).join(", "));
-      buttons = [textButton(t.dismiss, () => this._do(() => state.remove(ids), true))];
-    }
-    if (this._notice.dataset.says !== text) {
-      this._notice.dataset.says = text;
-      this._notice.replaceChildren(h("span", { textContent: text, title: text }), ...buttons);
-    }
-    this._notice.hidden = !text;
+  _normalise() {
+    let done = false;
+    this._do(() => (done = this.state.normalise()));
+    if (!done) this._windows.tell(this._t.noRoom, this._t.normalise);
   }
 
   _moveCut(count) {
@@ -393,8 +380,11 @@ class Editor {
   async putText(text) {
     const byText = new Map(this.state.rows.map((row) => [row.text, row]));
     const find = async (word) => byText.get(word) ?? (await this._outside.find(word, SUGGESTIONS)).find((found) => found.text === word);
-    const { words, unknown } = await readMix(text, find);
+    const { words, numbers, unknown } = await readMix(text, find);
+    if (numbers.length) return filled(this._t.decimals, numbers.join(", "));
     if (unknown.length || !words.length) return filled(this._t.unknown, unknown.join(", "));
+    const held = words.filter(([id, , value]) => this.row(id)?.locked && written(this.row(id).value) !== written(value));
+    if (held.length) return filled(this._t.held, held.map(([, word]) => word).join(", "));
     this._windows.close();
     this._do(() => this.state.become(words), true);
     return "";

@@ -70,6 +70,7 @@ export class Row {
     setAttributes(this._text, { "aria-pressed": selected.has(item.id) });
     setAttributes(this._switch, { "aria-pressed": item.on });
     setAttributes(this._lock, { "aria-pressed": item.locked });
+    this._remove.disabled = item.locked && item.kind !== "vanished";
     setAttributes(this._solo, { "aria-pressed": state.now.solo === item.id });
     this._near.hidden = !this._editor.nearOf(item.id).length;
     const reachable = current === item.id ? 0 : -1; // one row's controls are in the order of Tab

@@ -3,12 +3,14 @@
 import { decode, encode, NOTHING, readAside } from "./changes.js";
 
 const UNDO_STEPS = 200;
+const DIGITS = 6; // of a changed coefficient: what is shown is computed with the same numbers as the picture
 
 function without(values, ids) {
   const gone = new Set(ids.map(String));
   return Object.fromEntries(Object.entries(values).filter(([id]) => !gone.has(id)));
 }
 
+const rounded = (value) => Number(value.toPrecision(DIGITS));
 const toggled = (list, ids, on) => (on ? [...new Set([...list, ...ids])] : list.filter((id) => !ids.includes(id)));
 
 export class EditorState {
@@ -40,9 +42,14 @@ export class EditorState {
     return this._byId.get(id);
   }
 
-  /** Whether a word is in the picture: on, and among the largest. */
+  /** Whether a word could be in the picture, were it large enough. */
+  isOn(row) {
+    return row.on && row.kind !== "vanished";
+  }
+
+  /** Whether it is. */
   used(row) {
-    return row.on && row.kind !== "vanished" && row.value >= this._least;
+    return this._used.has(row.id);
   }
 
   share(row) {
@@ -55,7 +62,7 @@ export class EditorState {
   }
 
   get count() {
-    return this._count;
+    return this._used.size;
   }
 
   get top() {
@@ -96,12 +103,14 @@ export class EditorState {
     this._index();
   }
 
-  /** New learned words, [ids, texts, values]; changes stay. */
+  /** New learned words, [ids, texts, values]; changes and locked coefficients stay. */
   learn(rows) {
-    const before = this.learned.map(({ id, value }) => [id, value]).toString();
+    const before = this.learned;
+    const listed = (words) => words.map(({ id, value }) => [id, value]).toString();
     this._keep(rows);
-    const differ = before !== this.learned.map(({ id, value }) => [id, value]).toString();
-    this.fresh ||= differ && before !== "" && Object.keys(this.now.set).length > 0;
+    const differ = listed(before) !== listed(this.learned);
+    if (differ) this._hold(before);
+    this.fresh ||= differ && before.length > 0 && Object.keys(this.now.set).length > 0;
     if (differ) this._most = 0;
     this._index();
     return differ;
@@ -121,9 +130,9 @@ export class EditorState {
     for (const [key, value] of Object.entries(values)) {
       const row = this.row(Number(key));
       if (!row || row.locked || !Number.isFinite(value)) continue;
-      if (key in add) add[key] = value; // it may have been learned since
+      if (key in add) add[key] = rounded(value); // it may have been learned since
       else if (value === row.learned) delete set[key];
-      else set[key] = value;
+      else set[key] = rounded(value);
     }
     this._change({ set, add }, false);
   }
@@ -148,9 +157,9 @@ export class EditorState {
     this._change({ locked: toggled(this.now.locked, ids, on) });
   }
 
-  /** Added words go, learned ones are off and out of sight, vanished ones are forgotten. */
+  /** Added words go, learned ones are off and out of sight, vanished ones are forgotten; what is locked stays. */
   remove(ids) {
-    const rows = ids.map((id) => this.row(id)).filter(Boolean);
+    const rows = ids.map((id) => this.row(id)).filter((row) => row && (!row.locked || row.kind === "vanished"));
     const gone = (kind) => rows.filter((row) => row.kind === kind).map((row) => row.id);
     const forgotten = [...gone("added"), ...gone("vanished")];
     this._change({
@@ -158,58 +167,65 @@ export class EditorState {
       set: without(this.now.set, forgotten),
       off: this.now.off.filter((id) => !forgotten.includes(id)),
       removed: toggled(this.now.removed, gone("learned"), true),
-      solo: ids.includes(this.now.solo) ? null : this.now.solo,
+      locked: toggled(this.now.locked, forgotten, false),
+      solo: rows.some((row) => row.id === this.now.solo) ? null : this.now.solo,
     });
   }
 
   /** A word that was not learned; one that is here already is switched on. */
   add(id, text, value) {
     this.names.set(id, text);
-    const { add, off, removed } = this.now;
+    const { set, add, off, removed } = this.now;
     const known = this.learned.some((row) => row.id === id) || String(id) in add;
     this._change({
-      add: known ? add : { ...add, [id]: value },
+      add: known ? add : { ...add, [id]: set[id] ?? rounded(value) },
       off: toggled(off, [id], false),
       removed: toggled(removed, [id], false),
     });
   }
 
   backToLearned(ids) {
-    const known = ids.filter((id) => this.row(id)?.kind === "learned");
-    this._change({ set: without(this.now.set, ids), add: without(this.now.add, known) });
+    const free = this._free(ids);
+    const known = free.filter((id) => this.row(id)?.kind === "learned");
+    this._change({ set: without(this.now.set, free), add: without(this.now.add, known) });
   }
 
-  /** Exactly these words with these coefficients, [id, text, value]; all others are off. */
+  /** Exactly these words with these coefficients, [id, text, value]; all others are off. Locked ones keep theirs. */
   become(words) {
-    this._change({ solo: null, top: null, locked: [] });
+    this._change({ solo: null, top: null });
     this.switch(this.rows.map((row) => row.id), false);
     for (const [id, text, value] of words) this.add(id, text, value);
     this.put(Object.fromEntries(words.map(([id, , value]) => [id, value])));
   }
 
-  /** Makes the coefficients of all words that are on sum to 1 without moving locked ones. */
+  /** Makes the coefficients of all words that are on sum to 1 without moving locked ones. Gives whether it could. */
   normalise() {
-    const on = this.rows.filter((row) => row.on && row.kind !== "vanished");
+    const on = this.rows.filter((row) => this.isOn(row));
     const sum = (rows) => rows.reduce((total, row) => total + Math.abs(row.value), 0);
     const free = on.filter((row) => !row.locked);
     const rest = 1 - (sum(on) - sum(free));
-    if (rest > 0 && sum(free) > 0) this.put(Object.fromEntries(free.map((row) => [row.id, (row.value * rest) / sum(free)])));
+    if (!(rest > 0 && sum(free) > 0)) return false;
+    this.put(Object.fromEntries(free.map((row) => [row.id, (row.value * rest) / sum(free)])));
+    return true;
   }
 
   cut(count) {
-    this._change({ top: count === null || count >= this._candidates ? null : Math.max(1, Math.round(count)) });
+    const all = count === null || (this.learned.length > 0 && count >= this._candidates); // before a run nobody knows
+    this._change({ top: all ? null : Math.max(1, Math.round(count)) });
   }
 
   resetAll() {
+    this.fresh = false;
     this._change(NOTHING);
   }
 
-  /** Takes over what was learned anew: no changed coefficients, no vanished rows. */
+  /** Takes over what was learned anew: no changed coefficients, no vanished rows, but for locked ones. */
   adopt() {
-    const gone = this.rows.filter((row) => row.kind === "vanished").map((row) => row.id);
+    const { set, add, off } = this.now;
+    const gone = this._free(this.rows.filter((row) => row.kind === "vanished").map((row) => row.id));
+    const known = this._free(this.learned.map((row) => row.id));
     this.fresh = false;
-    const known = this.learned.map((row) => row.id);
-    this._change({ set: {}, add: without(this.now.add, known), off: this.now.off.filter((id) => !gone.includes(id)) });
+    this._change({ set: without(set, this._free(Object.keys(set).map(Number))), add: without(add, known), off: toggled(off, gone, false) });
   }
 
   /** Two groups to be weighed against each other, from where they are now. */
@@ -276,6 +292,24 @@ export class EditorState {
     for (const { id, text } of this.learned) this.names.set(id, text);
   }
 
+  _free(ids) {
+    return ids.filter((id) => !this.now.locked.includes(id));
+  }
+
+  /** Locked words keep the coefficients that they had `before` others were learned, after an undo too. */
+  _hold(before) {
+    const now = new Map(this.learned.map(({ id, value }) => [id, value]));
+    const moved = before.filter(({ id, value }) => now.get(id) !== value);
+    const held = (changes) => {
+      const values = moved.filter(({ id }) => changes.locked.includes(id)).map(({ id, value }) => [id, value]);
+      return values.length ? { ...changes, set: { ...Object.fromEntries(values), ...changes.set } } : changes;
+    };
+    this.now = held(this.now);
+    this._anchor &&= held(this._anchor);
+    this._past = this._past.map(held);
+    this._future = this._future.map(held);
+  }
+
   /** Part of a change; `other` rows may be there after it. */
   _change(part, other = true) {
     this._anchor ??= this.now;
@@ -311,11 +345,6 @@ export class EditorState {
     if (largest > this._most) this._most = 1.25 * largest; // else bars keep their lengths
     const most = this._most || 1;
     this._range = [this._rows.some((row) => row.value < 0) ? -most : 0, most];
-    const on = this._rows.filter((row) => row.on && row.kind !== "vanished");
-    this._candidates = on.length;
-    const order = on.map((row) => row.value).sort((a, b) => b - a);
-    this._least = this.top < order.length ? order[this.top - 1] : -Infinity;
-    this._sum();
   }
 
   _refresh() {
@@ -327,16 +356,15 @@ export class EditorState {
       row.on = solo === null ? !off.has(row.id) : row.id === solo;
       row.locked = locked.has(row.id);
     }
-    this._sum();
+    this._choose();
   }
 
-  _sum() {
-    this._total = 0;
-    this._count = 0;
-    for (const row of this._rows) {
-      if (!this.used(row)) continue;
-      this._total += Math.abs(row.value);
-      this._count += 1;
-    }
+  /** The words that the node takes: the largest, and of equal ones those that come first in the mix. */
+  _choose() {
+    const on = this._rows.filter((row) => this.isOn(row));
+    this._candidates = on.length;
+    const taken = on.sort((a, b) => b.value - a.value).slice(0, this.top);
+    this._used = new Set(taken.map((row) => row.id));
+    this._total = taken.reduce((total, row) => total + Math.abs(row.value), 0);
   }
 }

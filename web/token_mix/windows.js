@@ -32,6 +32,10 @@ export class Windows {
     if (back && popped && this._root.contains(popped.before)) popped.before.focus();
   }
 
+  tell(sentence, title) {
+    this.pop([h("p", { textContent: sentence })], title);
+  }
+
   chooseWord(words, title, choose) {
     const option = (word) => h("li", { role: "option", tabIndex: 0, textContent: word.text, onclick: () => choose(word), onkeydown: (event) => event.key === "Enter" && choose(word) });
     this.pop([h("ul", { role: "listbox", "aria-label": this._t.near }, ...words.map(option))], title);
@@ -87,7 +91,7 @@ export class Windows {
   /** Bars or a cloud of words with these values; a sentence where there is none. */
   showChart(words, values, text) {
     const t = this._t;
-    if (!words.length) return this.pop([h("p", { textContent: t.empty })], t.chart);
+    if (!words.length) return this.tell(t.empty, t.chart);
     const canvas = h("canvas", { role: "img", "aria-label": text });
     const draw = (kind) => drawChart(canvas, kind, words, values);
     const save = () => canvas.toBlob((blob) => {
@@ -102,7 +106,7 @@ export class Windows {
   /** Two pictures over each other with a slider between them; a sentence where there is none. */
   compare([before, after]) {
     const t = this._t;
-    if (!after) return this.pop([h("p", { textContent: t.noPictures })], t.compare);
+    if (!after) return this.tell(t.noPictures, t.compare);
     const pair = h("div", { className: "conceptlens-pair" }, h("img", { src: before, alt: t.before }), h("img", { src: after, alt: t.after }));
     const slider = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": t.compare, oninput: () => pair.style.setProperty("--cut", `${slider.value}%`) });
     return this._dialog(t.compare, [], [pair, slider]);

@@ -51,4 +51,7 @@ export default {
   apply: "Anwenden",
   close: "Schließen",
   unknown: "Kein einzelnes Wort dieses Modells: {0}",
+  decimals: "Eine Zahl allein ist kein Wort ({0}); schreiben Sie Dezimalzahlen mit Punkt: 0.6",
+  held: "Gesperrt, erst entsperren: {0}",
+  noRoom: "Gesperrte Wörter lassen den anderen nichts übrig, oder alle anderen sind 0.",
 };

@@ -51,4 +51,7 @@ export default {
   apply: "Apply",
   close: "Close",
   unknown: "Not one word of this model: {0}",
+  decimals: "A number alone is no word ({0}); write decimals with a point: 0.6",
+  held: "Locked, unlock first: {0}",
+  noRoom: "Locked words leave nothing for the others, or all others are 0.",
 };

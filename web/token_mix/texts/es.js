@@ -51,4 +51,7 @@ export default {
   apply: "Aplicar",
   close: "Cerrar",
   unknown: "No es una sola palabra de este modelo: {0}",
+  decimals: "Un número solo no es una palabra ({0}); escriba los decimales con punto: 0.6",
+  held: "Bloqueadas, desbloquéelas antes: {0}",
+  noRoom: "Las palabras bloqueadas no dejan nada a las demás, o todas las demás son 0.",
 };

@@ -51,4 +51,7 @@ export default {
   apply: "Appliquer",
   close: "Fermer",
   unknown: "Pas un seul mot de ce modèle : {0}",
+  decimals: "Un nombre seul n'est pas un mot ({0}) ; écrivez les décimales avec un point : 0.6",
+  held: "Verrouillés, à déverrouiller d'abord : {0}",
+  noRoom: "Les mots verrouillés ne laissent rien aux autres, ou tous les autres sont à 0.",
 };
