@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile, zip_longest
 
 import torch
@@ -181,7 +181,7 @@ def balanced(mix: TokenMix, pairs: Sequence[Pair], target: float, strength: floa
             for token in side:
                 part = max(0.0, values[token]) / old if old else 1 / len(side)  # of its group
                 values[token] = share * total * part
-    return TokenMix.of(list(values), mix.texts, list(values.values()), **mix.made_by)
+    return replace(TokenMix.of(list(values), mix.texts, list(values.values())), made_by=mix.made_by)
 
 
 def _sums(mix: TokenMix, pair: Pair) -> tuple[float, float]:

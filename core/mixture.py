@@ -47,9 +47,6 @@ class TokenMix:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def scaled(self, factor: float) -> TokenMix:
-        return self._with(self.ids, self.texts, [factor * value for value in self.coefficients])
-
     def top(self, count: int) -> TokenMix:
         """The `count` largest coefficients."""
         return self._with(self.ids[:count], self.texts[:count], self.coefficients[:count])
@@ -59,14 +56,6 @@ class TokenMix:
         return self._with(
             [self.ids[row] for row in kept], [self.texts[row] for row in kept], [self.coefficients[row] for row in kept]
         )
-
-    def plus(self, other: TokenMix) -> TokenMix:
-        """Both mixes: coefficients of tokens in both are added."""
-        total = dict(zip(self.ids, self.coefficients, strict=True))
-        texts = {**dict(zip(other.ids, other.texts, strict=True)), **dict(zip(self.ids, self.texts, strict=True))}
-        for token, value in zip(other.ids, other.coefficients, strict=True):
-            total[token] = total.get(token, 0.0) + value
-        return self._with(list(total), [texts[token] for token in total], list(total.values()))
 
     def singles(self) -> list[TokenMix]:
         """Each word alone."""
@@ -93,6 +82,7 @@ class TokenMix:
         if strange := [token for token in self.ids if not 0 <= token <= last]:
             raise UserError(f"The mix has a token {strange[0]}, but the model's go from 0 to {last}; remove it.")
         weights = torch.tensor(self.coefficients, dtype=torch.float64)
+        weights /= weights.abs().max() if weights.any() else 1  # only ratios count: no sum is too large or too small
         vectors = []
         for table in tables:
             norm = mean_length(table)
@@ -163,7 +153,7 @@ def mix_from_text(encoder: TextEncoder, text: str, family: Family) -> TokenMix:
             value = float(number)
         except ValueError:
             raise UserError(f'"{entry}" has no number after its colon; write a word and a number: dog: 0.6') from None
-        token = int(word[1:]) if word.startswith("#") and word[1:].isdigit() else _only_token(encoder, word)
+        token = int(word[1:]) if word.startswith("#") and word[1:].isdecimal() else _only_token(encoder, word)
         ids.append(token)
         texts.append(encoder.decode([token]).strip())
         values.append(value)
@@ -206,13 +196,13 @@ class MixEdits:
             changed, added = (
                 {int(token): _number(value) for token, value in found.get(key, {}).items()} for key in ("set", "add")
             )
-            off = frozenset(int(token) for token in found.get("off", []))
+            off = frozenset(map(_token, _listed(found.get("off", []))))
             top = found.get("top")
-            if top is not None and not (isinstance(top, int) and top > 0):
+            if top is not None and not (type(top) is int and top > 0):
                 raise ValueError(f'its "top" is {top}')
             if outside := [token for token in (*changed, *added, *off) if not 0 <= token < vocabulary]:
                 raise ValueError(f"the model has no token {outside[0]}")
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f'The coefficients can\'t be read ({error}); expected JSON such as {{"v": 1, "set": {{"1929": 0.5}}, '
                 '"off": [], "add": {}, "top": 20}, or nothing.'
@@ -227,8 +217,20 @@ class MixEdits:
         kept = {token: value for token, value in values.items() if token not in self.off}
         texts = dict(zip(mix.ids, mix.texts, strict=True))
         names = [texts.get(token) or encoder.decode([token]).strip() for token in kept]
-        edited = TokenMix.of(list(kept), names, list(kept.values()), **mix.made_by)
+        edited = replace(TokenMix.of(list(kept), names, list(kept.values())), made_by=mix.made_by)
         return edited.top(self.top) if self.top else edited
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value} is no list")
+    return value
+
+
+def _token(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value} is no token")
+    return value
 
 
 def _number(value: Any) -> float:

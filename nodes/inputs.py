@@ -10,6 +10,8 @@ from comfy_api.v0_0_2 import io
 from ..core.errors import UserError
 from . import host
 
+MEN, WOMEN = "man, male, he", "woman, female, she"  # the groups that are weighed unless others are named
+
 
 def checked(check: Callable[..., object], *values: Any) -> bool | str:
     """What `validate_inputs` says: the sentence of a UserError, or True. A value of None comes from another node."""
@@ -80,14 +82,14 @@ def group_inputs(optional: bool = False, several: bool = True) -> list[Any]:
     return [
         io.String.Input(
             "group_a",
-            default="man, male, he",
+            default=MEN,
             multiline=True,
             optional=optional,
             tooltip=f"The words of the first group, {said}",
         ),
         io.String.Input(
             "group_b",
-            default="woman, female, she",
+            default=WOMEN,
             multiline=True,
             optional=optional,
             tooltip=f"The words of the second group, {said}",

@@ -15,7 +15,7 @@ from ..core.explanation import seeds_from
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model, parse_edits
 from . import host
-from .inputs import checked, filename_input, group_inputs, picture_inputs
+from .inputs import MEN, WOMEN, checked, filename_input, group_inputs, picture_inputs
 
 CATEGORY = "ConceptLens/Model editing"
 LoraModel = io.Custom("LORA_MODEL")
@@ -214,8 +214,8 @@ class TIMEEditBatch(io.ComfyNode):
         clip_vision: Any = None,
         negative: Any = None,
         target: float = 0.5,
-        group_a: str = "",
-        group_b: str = "",
+        group_a: str = MEN,
+        group_b: str = WOMEN,
         num_images: int = 32,
         image_size: int = 512,
         sampling_steps: int = 25,

@@ -53,7 +53,7 @@ FIGURES = {
         "left at a coefficient of 0 | # %": "manipulation: share of an exemplar whose coefficient is 0",
     },
     ("docs/methods.md", "bias"): {
-        "as they were planted: rank correlation **#** (wanted": "mix of both words: rank correlation with planted shares",
+        "they were planted: rank correlation **#** (wanted": "mix of both words: rank correlation with planted shares",
         "What is drawn does so with #:": "pictures: rank correlation of drawn with planted shares",
         "points of a half (# %;": "TIME edits: share near a half",
     },

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from comfy.cli_args import args
 
 from ...core.errors import UserError
 
+LONGEST = (
+    180  # bytes of a name, which systems end at 255: a number, an ending and a mark of what is half written are added
+)
 FOLDERS = ("loras", "output")  # where a TIME edit can be saved
 EMBEDDINGS, MIXES, DIRECTIONS = "embeddings", "token_mixes", "hspace_directions"
 for own in (MIXES, DIRECTIONS):
@@ -45,9 +50,13 @@ def check_inside(prefix: str, folder: str) -> str:
     """The path of the host's `folder`; UserError when a file named `prefix` would lie outside of it."""
     if folder not in (*FOLDERS, EMBEDDINGS, MIXES, DIRECTIONS):
         raise UserError(f'The folder "{folder}" is none of {" and ".join(FOLDERS)}; choose one of them.')
+    if folder == EMBEDDINGS and re.search(r"[\s()<>\[\],]", prefix):
+        raise UserError(f'No prompt can use the name "{prefix}"; choose one without spaces, commas and brackets.')
     output = folder == "output"
     root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]
     usable = prefix.isprintable() and Path(prefix).name.strip(". ")
+    if max(len(os.fsencode(part)) for part in [*Path(prefix).parts, ""]) > LONGEST:
+        raise UserError(f'The file name "{prefix[:40]}..." is too long; choose one of {LONGEST} letters at most.')
     # Resolved, so that a link in the folder does not lead out of it either.
     if not usable or not Path(root, prefix).parent.resolve().is_relative_to(Path(root).resolve()):
         raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')

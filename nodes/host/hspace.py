@@ -31,13 +31,19 @@ class HostBottleneck:
         self.family: Family = HostDenoiser(model).family
         settings = model.model.model_config.unet_config
         self.channels: int = settings["model_channels"] * settings["channel_mult"][-1]
-        self._last_input: int = len(model.model.diffusion_model.input_blocks) - 1
+        unet: Any = model.model.diffusion_model
+        if not unet.middle_block:
+            raise UserError("The model's UNet has no middle block, as some distilled ones; directions need one of it.")
+        self._deep: bool = len(unet.middle_block) > 1
+        self._last_input: int = len(unet.input_blocks) - 1
         self._model = model
 
     def visited(self, position: Position, visit: Visit) -> ModelPatcher:
         """A clone of the MODEL whose bottleneck passes through `visit`; the model itself stays as it is."""
         clone = self._model.clone()
         if position == "inside":
+            if not self._deep:
+                raise UserError('The middle block of this UNet is one layer, which has no inside; choose "after" it.')
             forward = self._model.get_model_object(ATTENTION)
 
             def inside(h: Tensor, context: Any = None, transformer_options: Any = None) -> Tensor:

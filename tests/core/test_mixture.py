@@ -1,7 +1,8 @@
-"""Mixes: their order, algebra, text, files and an artist's changes."""
+"""Mixes: their order, parts, text, files and an artist's changes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,13 @@ def test_unusable_text_is_one_sentence(encoder: ToyEncoder, text: str, says: str
     assert says in str(error.value)
 
 
-def test_algebra(mix: TokenMix) -> None:
-    assert mix.scaled(2).coefficients == (1.8, 1.2, 0.4)
+def scaled(mix: TokenMix, factor: float) -> TokenMix:
+    return replace(mix, coefficients=tuple(factor * value for value in mix.coefficients))
+
+
+def test_parts_of_a_mix(mix: TokenMix) -> None:
     assert mix.top(2).texts == ("wolf", "dog")
     assert mix.without([mix.ids[0]]).texts == ("dog", "snow")
-    both = mix.plus(mix.top(1).scaled(-1))
-    assert dict(zip(both.texts, both.coefficients, strict=True)) == {"dog": 0.6, "snow": 0.2, "wolf": 0.0}
 
 
 @given(st.dictionaries(st.integers(0, 49407), NUMBERS, max_size=20))
@@ -91,8 +93,9 @@ def test_pseudo_token_is_the_normed_sum(mix: TokenMix) -> None:
     for vector, table in zip(mix.pseudo_token(tables), tables, strict=True):
         total = torch.tensor(mix.coefficients) @ table[list(mix.ids)]
         torch.testing.assert_close(vector[0], total / total.norm() * table.norm(dim=1).mean())
-        torch.testing.assert_close(mix.scaled(7).pseudo_token([table])[0], vector)
-    for nothing in (mix.scaled(0), mix.top(0)):
+        for factor in (7.0, 1e39, 1e-39):  # beyond float32 too: only ratios count
+            torch.testing.assert_close(scaled(mix, factor).pseudo_token([table])[0], vector)
+    for nothing in (scaled(mix, 0.0), mix.top(0)):
         with pytest.raises(UserError, match="empty or its coefficients cancel"):
             nothing.pseudo_token(tables)
 
@@ -131,6 +134,12 @@ def test_of_equal_coefficients_the_first_stay(mix: TokenMix, encoder: ToyEncoder
         ('{"v": 1, "add": {"400": 1}}', "no token 400"),
         ('{"v": 1, "off": [-1]}', "no token -1"),
         ('{"v": 1, "top": 0}', 'its "top" is 0'),
+        ('{"v": 1, "top": true}', 'its "top" is True'),
+        ('{"v": 1, "off": "12"}', "12 is no list"),
+        ('{"v": 1, "off": [1.7]}', "1.7 is no token"),
+        ('{"v": 1, "off": [Infinity]}', "inf is no token"),
+        (f'{{"v": 1, "set": {{"5": {10**400}}}}}', "can't be read"),
+        ('{"v": ' + "[" * 100_000, "can't be read"),
     ],
 )
 def test_unreadable_edits_are_refused(text: str, says: str) -> None:

@@ -120,6 +120,20 @@ def test_gradients_go_through_towers_and_unet(model: Any, encoder: HostTextEncod
     torch.testing.assert_close(predicted, output, rtol=1e-3, atol=1e-3)
 
 
+def test_a_middle_block_of_one_layer_has_no_inside(model: Any) -> None:
+    """As distilled UNets have it, or none at all."""
+    from conceptlens.nodes.host import HostBottleneck
+
+    unet = model.model.diffusion_model
+    unet.middle_block = unet.middle_block[:1]
+    HostBottleneck(model).visited("after", lambda h, _: h)
+    with pytest.raises(UserError, match="has no inside"):
+        HostBottleneck(model).visited("inside", lambda h, _: h)
+    unet.middle_block = None
+    with pytest.raises(UserError, match="has no middle block"):
+        HostBottleneck(model)
+
+
 @pytest.mark.parametrize("position", ["after", "before", "inside"])
 def test_the_decoder_goes_on_from_the_bottleneck(model: Any, family: Family, position: Any) -> None:
     """The two halves of the private UNet are the whole, for each row by itself; and the decoder has derivatives."""

@@ -171,6 +171,24 @@ def test_unusable_mixes_are_one_sentence(server: HostServer, changes: dict[str, 
         server.run(graph(**changes))
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("my concept", "No prompt can use"),
+        ("a(b)", "No prompt can use"),
+        ("<x>", "No prompt can use"),
+        ("\u00e9" * 130, "too long"),
+        ("../x", "leaves the folder"),
+    ],
+)
+def test_names_that_no_prompt_or_disk_has_are_refused(name: str, says: str) -> None:
+    from conceptlens.nodes import host
+
+    assert says in str(host.usable_name(name, host.EMBEDDINGS))
+    assert host.usable_name("my_concept-2", host.EMBEDDINGS) is True
+    assert host.usable_name("my concept (2)", host.MIXES) is True
+
+
 @pytest.mark.parametrize("changes", [{"mix": " "}, {"coefficients": "{"}, {"prompt": "a photo"}])
 def test_what_the_widgets_show_is_refused_before_anything_runs(server: HostServer, changes: dict[str, Any]) -> None:
     with pytest.raises(GraphError, match="refused"):
