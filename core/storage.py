@@ -36,10 +36,10 @@ def write(
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file: afterwards `path` holds the new one or, on failure, the old. Raises UserError as `write` does."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not an ordinary file; choose another name.")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not an ordinary file; choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(data)

@@ -32,7 +32,7 @@ def main() -> None:
     graphs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / "workflows").glob("*.json")}
     order = sorted(graphs, key=lambda name: (name not in RUN, name))
     (DOCS / "pictures").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as base, HostServer(Path(base), "--cpu") as host, chromium() as browser:
+    with tempfile.TemporaryDirectory() as base, chromium() as browser, HostServer(with_files(base), "--cpu") as host:
         assert browser, "pictures take Chromium"
         with host_page(browser, host, SETTINGS, 1400, 1400) as page:
             for name in order:
@@ -61,11 +61,21 @@ def main() -> None:
                 save(page, number, DOCS / f"pictures/{kind}.jpg")
 
 
+def with_files(base: str) -> Path:
+    """A folder for the host with something to load."""
+    for folder, name in (("token_mixes", "carnival"), ("hspace_directions", "a_mechanic")):
+        file = Path(base, "models", folder, f"{name}.safetensors")
+        file.parent.mkdir(parents=True)
+        file.touch()
+    return Path(base)
+
+
 def save(page: Page, number: Any, file: Path) -> None:
     """The node in the middle of the page, cut out."""
     width, height = page.evaluate(
         """([number, margin, title]) => {
           const node = app.graph.getNodeById(number);
+          node.title = node.constructor.title; // graphs give some their own
           const [x, y] = node.pos;
           Object.assign(app.canvas.ds, { scale: 1, offset: [300 + margin - x, 200 + margin + title - y] });
           app.canvas.setDirty(true, true);

@@ -64,6 +64,12 @@ def test_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     assert ours.stat().st_mode == plain.stat().st_mode
 
 
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="too long"):
+        storage.write_bytes(tmp_path / ("x" * 300), b"x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_metadata_travels(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     storage.write(path, {"x": torch.arange(3)}, {**HEADER, "word": "Röschen"}, {"other": "text"})
