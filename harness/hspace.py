@@ -212,6 +212,8 @@ def contrast(arguments: argparse.Namespace, console: Console) -> None:
             raise UserError(f"There is no picture {max(numbers)} in {folder}; it has {len(samples)}, counted from 0.")
         sides.append(samples.chosen(numbers))
     found = contrast(*sides)
+    if not found.shifts.any():
+        raise UserError("Both sets are the same, so that nothing leads from one to the other; choose other pictures.")
     for file in arguments.without:
         found = disentangled(found, HSpaceDirections.load(file))
     _keep(found, arguments.out, console, {})

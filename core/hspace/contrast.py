@@ -14,15 +14,13 @@ from .samples import HSpaceSamples, check_alike
 def contrast(positive: HSpaceSamples, negative: HSpaceSamples) -> HSpaceDirections:
     """The direction from the mean of some samples to that of others, at each noise level.
 
-    Raises UserError when they were not drawn alike, when one set is empty, and when both are the same.
+    Raises UserError when they were not drawn alike, or when one set is empty.
     """
     check_alike(positive, negative)
     if not len(positive) or not len(negative):
         raise UserError("A contrast needs pictures on both sides; one set is empty.")
     ends = [samples.activations.float().mean(1) for samples in (positive, negative)]
     shift = (ends[0] - ends[1])[None]
-    if not shift.any():
-        raise UserError("Both sets are the same, so that nothing leads from one to the other; choose other pictures.")
     made_by = {"method": "contrast", "positive": positive.made_by, "negative": negative.made_by}
     return HSpaceDirections(
         positive.sigmas, shift, shift.flatten(2).norm(dim=2), positive.family, positive.position, made_by

@@ -345,11 +345,6 @@ def test_a_recorder_keeps_the_samplers_own_levels() -> None:
         half.stacked()
 
 
-def test_a_set_has_no_contrast_with_itself() -> None:
-    with pytest.raises(UserError, match="Both sets are the same"):
-        contrast(samples(), samples())
-
-
 def test_regions_count_together_however_they_are_evaluated() -> None:
     """A host that is short of memory evaluates them one by one."""
     h = random(4, 5, 2, 2)

@@ -175,10 +175,11 @@ def test_processes_draw_what_one_draws(folder: Path, tmp_path: Path) -> None:
         (("pca", "none", "--out", "x.safetensors"), "holds no samples"),
         (("pca", "roses", "--components", "18", "--out", "x.safetensors"), "at most 17 principal components"),
         (("contrast", "roses", "cats", "--negative-pictures", "18", "--out", "x.safetensors"), "no picture 18 in"),
+        (("contrast", "roses", "roses", "--out", "x.safetensors"), "Both sets are the same"),
         (("sample", "--model", "plain", "--prompt", "a cat", "--out", "x"), "leave --prompt away"),
         (("sample", "--model", "text", "--out", "x"), "give one with --prompt"),
     ],
-    ids=["none", "components", "pictures", "prompt", "no prompt"],
+    ids=["none", "components", "pictures", "same", "prompt", "no prompt"],
 )
 def test_bad_input_is_one_sentence(
     folder: Path, arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
