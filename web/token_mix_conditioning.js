@@ -11,8 +11,7 @@ const LEAST = [420, 560];
 let count = 0; // of editors: after an undo Nodes 2.0 shows the new node's widget only if its name is new
 const learned = new WeakMap(); // workflow -> place of a node -> what its last run found: an undone graph does not know it
 const editors = new Map(); // node -> its editor, and the last pictures made with it by each node that shows some
-const prompts = new WeakMap(); // workflow, or what an editor shows -> ids of the prompts that were queued while it was there
-let queueing; // until the host has told the ids of all that was queued
+const prompts = new WeakMap(); // workflow, or what an editor shows -> ids of the runs that were queued while it was there
 
 function chain(object, name, then) {
   const before = object[name];
@@ -102,23 +101,16 @@ function nodeOf(id) {
   return graph?.getNodeById(last);
 }
 
-/** Takes down the ids of prompts: node ids of several workflows coincide, and the host's events name nothing else. */
+/** Takes down the ids of runs: node ids of several workflows coincide, and the host's events name nothing else. */
 function watchQueue() {
-  const { queuePrompt } = api;
-  api.queuePrompt = function (...given) {
-    const there = [openWorkflow(), ...editors.values()];
-    const before = queueing;
-    const answer = queuePrompt.apply(this, given);
-    const note = ({ prompt_id }) => {
-      for (const one of there) prompts.set(one, (prompts.get(one) ?? new Set()).add(prompt_id));
-    };
-    queueing = answer.then(note, () => {}).then(() => before);
-    return answer;
-  };
+  let queued = null; // what was there when the page queued last, which is what starts next
+  api.addEventListener("promptQueueing", () => (queued = [openWorkflow(), ...editors.values()]));
+  api.addEventListener("execution_start", ({ detail }) => {
+    for (const one of queued ?? [openWorkflow(), ...editors.values()]) prompts.set(one, (prompts.get(one) ?? new Set()).add(detail.prompt_id));
+  });
 }
 
-async function remember({ detail }) {
-  await queueing; // what the host has cached comes before its answer
+function remember({ detail }) {
   const queued = (where) => prompts.get(where)?.has(detail.prompt_id);
   const there = [...editors].filter(([, shown]) => queued(shown)); // not those of a graph that was loaded since
   const { images, tokens, token_mix: [found] = [] } = detail.output ?? {};

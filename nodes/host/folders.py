@@ -56,7 +56,7 @@ def check_inside(prefix: str, folder: str) -> str:
     root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]
     usable = prefix.isprintable() and Path(prefix).name.strip(". ")
     if max(len(os.fsencode(part)) for part in [*Path(prefix).parts, ""]) > LONGEST:
-        raise UserError(f'The file name "{prefix[:40]}..." is too long; choose one of {LONGEST} letters at most.')
+        raise UserError(f'File name too long: "{prefix[:40]}..."; choose one of {LONGEST} letters at most.')
     # Resolved, so that a link in the folder does not lead out of it either.
     if not usable or not Path(root, prefix).parent.resolve().is_relative_to(Path(root).resolve()):
         raise UserError(f'The file name "{prefix}" is empty or leaves the folder {root}; choose one inside of it.')

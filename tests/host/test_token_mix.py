@@ -177,7 +177,7 @@ def test_unusable_mixes_are_one_sentence(server: HostServer, changes: dict[str, 
         ("my concept", "No prompt can use"),
         ("a(b)", "No prompt can use"),
         ("<x>", "No prompt can use"),
-        ("\u00e9" * 130, "too long"),
+        ("\u00e9" * 130, "File name too long"),
         ("../x", "leaves the folder"),
     ],
 )
