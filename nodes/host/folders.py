@@ -13,9 +13,8 @@ from comfy.cli_args import args
 
 from ...core.errors import UserError
 
-LONGEST = (
-    180  # bytes of a name, which systems end at 255: a number, an ending and a mark of what is half written are added
-)
+# Bytes of a name. Systems end it at 255: a number, an ending and a mark of what is half written are added.
+LONGEST = 180
 FOLDERS = ("loras", "output")  # where a TIME edit can be saved
 EMBEDDINGS, MIXES, DIRECTIONS = "embeddings", "token_mixes", "hspace_directions"
 for own in (MIXES, DIRECTIONS):
