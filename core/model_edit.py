@@ -199,11 +199,12 @@ def edit_model(
     factors = edit_denoiser(edit, denoiser, keys=edit_keys, progress=progress) if edit.rank else {}
     lines = [str(pair) for pair in pairs]
     if factors:
+        scaled = "" if strength == 1 else f", strength {strength:g}"
         kept = next(iter(factors.values())).down.shape[0]
         lines.append(
             f"{len(factors)} projections of {denoiser.family} edited at rank {kept} of {edit.width}, "
             f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
-            f"lambda {regularization:g}, strength {strength:g}"
+            f"lambda {regularization:g}{scaled}"
         )
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")

@@ -262,6 +262,9 @@ def test_strength_and_rank_reach_the_factors() -> None:
         assert few.factors[name].down.shape[0] == 3
     assert "rank 3 of 192" in few.report
     assert "100.00% of the edit's energy" in whole.report
+    assert "strength -0.5" in half.report
+    own = edit_model(encoder, denoiser, [ROSES._replace(strength=0.4)])
+    assert own.report.count("strength") == 1  # the pair's own, and not a 1 beside it
     states, _ = book_columns(encoder, [ROSES], [])
     moved = [float((edit(states) - states).square().sum()) for edit in (few.edit, whole.edit)]
     assert few.edit.made_by["energy_kept"] == pytest.approx(moved[0] / moved[1])
