@@ -70,6 +70,7 @@ FIGURES = {
         "(50 at most) | # |": "single pictures: words that remain",
         "published search (30 pictures) | # |": "single pictures: pictures made, of those of the published search",
     },
+    ("docs/compatibility.md", "robustness"): {"200 right graphs | # % ran": "robustness: right graphs that ran"},
     ("docs/scale.md", "bench"): {
         ": # times faster; kept on disk": "vocabulary, EmojiWorld: published / ours, time",
         "not once a draw: # times faster": "fit step, EmojiWorld: published / ours, time",
