@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image, ImageDraw
@@ -15,11 +15,12 @@ from torch.nn.functional import interpolate
 from .charts import AXIS, INK, PAPER, bar_chart, font_for
 from .errors import UserError
 from .mixture import TokenMix
-from .plots import from_pil, labelled_grid, to_pil, wrapped
+from .plots import from_pil, to_pil, wrapped
 
-WIDTH, GAP = 1240, 24
-SHOWN = 8  # pictures of a kind
+WIDTH, GAP, NARROW = 1240, 24, 6
+SHOWN, ACROSS = 8, 4  # pictures of a kind, and in a row
 BARS = 12  # words
+NAMED = 3  # words that name a mix without a concept
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem;color:#1f2430;"
     "background:#fff}img{max-width:100%;height:auto}section{margin:3rem 0}table{border-collapse:collapse}"
@@ -38,26 +39,32 @@ def concept_card(
     """A picture (height, 1240, 3): what a model draws for a concept, the words that it is made of, what those draw.
 
     samples, reconstructions: pictures (n, height, width, 3) of the concept's own word and of the mix. words: of the
-    mix's largest words, one each, in their order. lines: what else is to be said, below.
+    mix's largest words, one each, in their order. lines: what else is to be said, below. Raises UserError for an empty
+    mix and for more pictures of words than it has words.
     """
     if not len(mix):
         raise UserError("The mix is empty; there is nothing to show.")
-    concept, family = mix.made_by.get("concept") or "a mix of words", mix.made_by.get("family", "")
+    concept, family = _title(mix), mix.made_by.get("family", "")
+    if words is not None and len(words) > len(mix):
+        raise UserError(
+            f"There are {len(words)} pictures of words, and the mix has {len(mix)}; connect the images of Token Mix "
+            "Gallery for the same mix."
+        )
     half = (WIDTH - 3 * GAP) // 2
-    left = []
+    side = (half - NARROW * (ACROSS - 1)) // ACROSS
+    drawn, alone = [], []
     heads = (f'What the model draws for "{concept}"', "What these words draw")
     for said, pictures in zip(heads, (samples, reconstructions), strict=True):
         if pictures is not None:
-            left += [_text(said, half, 22), _row(pictures[:SHOWN], half, SHOWN // 2)]
+            drawn += [_text(said, half, 22), _grid(_scaled(pictures[:SHOWN], side))]
     largest = mix.top(BARS)
-    chart = bar_chart(largest.texts, largest.coefficients, half)
-    bars = _under([_text("The words that it is made of", half, 22), chart])
-    body = _beside([_under(left), bars]) if left else bars
-    parts = [_text(concept, WIDTH - 2 * GAP, 44), body]
+    bars = [_text("The words that it is made of", half, 22), bar_chart(largest.texts, largest.coefficients, half)]
     if words is not None:
-        shown = [_scaled(picture[None], 136)[0] for picture in words[:SHOWN]]
-        grid = labelled_grid(shown, mix.texts[: len(shown)], columns=SHOWN)
-        parts += [_text("What each of them draws alone", WIDTH - 2 * GAP, 22), grid]
+        labelled = zip(_scaled(words[:SHOWN], side), mix.texts, strict=False)
+        cells = [_under([picture, _text(text, side, 15)], NARROW) for picture, text in labelled]
+        alone = [_text("What each of them draws alone", half, 22), _grid(cells)]
+    columns = [drawn, bars + alone] if drawn else [bars, alone]
+    parts = [_text(concept, WIDTH - 2 * GAP, 44), _beside([_under(column) for column in columns if column])]
     made_by = mix.made_by
     told = f"{len(mix)} words of {family}" if family else f"{len(mix)} words"
     if "pictures" in made_by:
@@ -69,7 +76,7 @@ def report_page(title: str, cards: Sequence[tuple[TokenMix, Tensor]]) -> str:
     """A page that holds the cards of many concepts and their words as tables: one file that needs no other."""
     sections = []
     for mix, card in cards:
-        concept = html.escape(mix.made_by.get("concept") or "a mix of words")
+        concept = html.escape(_title(mix))
         rows = "".join(
             f"<tr><td>{html.escape(text)}</td><td>{value:.4g}</td><td>{share:.1%}</td></tr>"
             for text, value, share in zip(mix.texts, mix.coefficients, mix.shares(), strict=True)
@@ -82,6 +89,11 @@ def report_page(title: str, cards: Sequence[tuple[TokenMix, Tensor]]) -> str:
     head = f'<meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
     body = f"<h1>{name}</h1>{''.join(sections)}"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def _title(mix: TokenMix) -> str:
+    """The concept's name, or of a mix without one its largest words."""
+    return mix.made_by.get("concept") or ", ".join(mix.texts[:NAMED]) + " ..." * (len(mix) > NAMED)
 
 
 def _png(picture: Tensor) -> str:
@@ -108,11 +120,10 @@ def _scaled(pictures: Tensor, side: int) -> Tensor:
     return interpolate(upright, size, mode="bicubic", antialias=True).clamp(0, 1).permute(0, 2, 3, 1)
 
 
-def _row(pictures: Tensor, width: int, columns: int) -> Tensor:
-    gap = 6
-    small = _scaled(pictures, (width - gap * (columns - 1)) // columns)
-    rows = [_beside(list(small[first : first + columns]), gap) for first in range(0, len(small), columns)]
-    return _under(rows, gap)
+def _grid(cells: Iterable[Tensor]) -> Tensor:
+    cells = list(cells)
+    rows = [_beside(cells[first : first + ACROSS], NARROW) for first in range(0, len(cells), ACROSS)]
+    return _under(rows, NARROW)
 
 
 def _beside(parts: Sequence[Tensor], gap: int = GAP) -> Tensor:

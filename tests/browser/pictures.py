@@ -1,7 +1,7 @@
 """`python -m conceptlens.tests.browser.pictures`: the pictures of example graphs and of nodes, from the real host.
 
 Every graph is run as it stands, half an hour for all on two cores; its picture shows it with what it found. A node's
-help page shows it in the first graph that has it, or alone where none has: `pictures/<node id>.jpg`.
+help page shows it in one of FIRST or the first other graph that has it, or alone: `pictures/<node id>.jpg`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page
 
 DOCS, WORKFLOWS = ROOT / "web/docs", ROOT / "workflows"
+FIRST = ("change_words", "explain_picture", "edit_several")  # there nodes stand in their full width
 PAGE = (3000, 1900)
 CORNER = (300, 200)  # where a picture begins on the page, clear of the host's bars
 MARGIN, TITLE = 24, 40  # around nodes, and their titles above
@@ -39,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base, chromium() as browser, HostServer(with_files(base), "--cpu") as host:
         assert browser, "pictures take Chromium"
         with host_page(browser, host, SETTINGS, *PAGE) as page:
-            for name in names:
+            for name in sorted(names, key=lambda name: (name not in FIRST, name)):
                 graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
                 active = (node for node in graph["nodes"] if not node["mode"])
                 here = {node["type"]: node["id"] for node in active if node["type"] in wanted}

@@ -34,6 +34,13 @@ def test_learned_words_are_shown_with_their_shares(page: Page) -> None:
     expect(page.get_by_text("4 of 4 words")).to_be_visible()
 
 
+def test_a_small_coefficient_is_shown_whole(page: Page) -> None:
+    learn(page, [[11, 12], ["rose", "tulip"], [0.3447, 0.0086654]])
+    number = row(page, "tulip").locator("input")
+    assert number.input_value() == "0.008665"
+    assert number.evaluate("field => field.scrollWidth <= field.clientWidth")
+
+
 def test_a_drag_sets_the_coefficient_under_the_pointer(page: Page) -> None:
     learn(page)
     drag(page, "tulip", 0.4, 0.75)

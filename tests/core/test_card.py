@@ -37,6 +37,11 @@ def test_a_card_of_an_empty_mix_is_refused() -> None:
         concept_card(TokenMix((), (), ()))
 
 
+def test_pictures_of_another_mix_are_refused() -> None:
+    with pytest.raises(UserError, match="4 pictures of words, and the mix has 3"):
+        concept_card(MIX, words=torch.zeros(4, 8, 8, 3))
+
+
 def test_a_page_holds_its_pictures_and_no_script() -> None:
     card = concept_card(MIX)
     page = report_page("My <concepts>", [(MIX, card), (TokenMix.of([4], ["dog"], [1.0]), card)])
@@ -45,6 +50,7 @@ def test_a_page_holds_its_pictures_and_no_script() -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "My &lt;concepts&gt;" in page
     assert "jazz &amp; blues" in page
+    assert "<h2>dog</h2>" in page  # a mix without a concept is named by its words
     assert "&lt;night&gt;" in page
     (first, _) = re.findall(r"base64,([^\"]+)", page)
     kept = from_pil(Image.open(io.BytesIO(base64.b64decode(first))))
