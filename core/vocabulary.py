@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -219,24 +219,26 @@ def nearest_tokens(table: Tensor, candidates: Sequence[int], ids: Sequence[int],
 def embed_vocabulary(
     encoder: OpenTextEncoder,
     templates: str = "conceptor27",
-    tokens: Tokens = "words",
+    tokens: Tokens | Collection[int] = "words",
     cache: Path | None = None,
     progress: Progress = unseen,
     spread: Spread = alone,
 ) -> Vocabulary:
     """The vocabulary of a text encoder; its features are kept in the folder `cache` and found there again.
 
-    `templates` names one of TEMPLATES, `tokens` one of those of `token_texts`.
+    `templates` names one of TEMPLATES, `tokens` one of those of `token_texts`; or they are the ids of some tokens.
     """
     towers = encoder.towers()
     entries = encoder.vocabulary()
-    texts = token_texts(entries, encoder.decode, tokens)
+    texts = token_texts(entries, encoder.decode, tokens if isinstance(tokens, str) else "all")
+    if not isinstance(tokens, str):
+        texts = {token: text for token, text in texts.items() if token in tokens}
     ids = torch.tensor(list(texts))
     tower = towers[-1]  # SDXL's second one is the one with a projection
     made_by: dict[str, Any] = {
         "encoder": fingerprint(towers),
         "templates": list(TEMPLATES[templates]),
-        "tokens": tokens,
+        "tokens": tokens if isinstance(tokens, str) else list(texts),
         "projected": PROJECTION in tower.weights,
     }
     file = cache / f"{_digest(made_by)}.safetensors" if cache else None

@@ -45,10 +45,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     sampling, mix = sampling_of(arguments, arguments.seed or (0,)), TokenMix.load(arguments.mix)
     studio = DiffusersStudio(open_model(arguments), sampling)
     mix.check_family(studio.family)
-    with console.progress("embedding words") as progress:
-        cache = arguments.out / "cache"
-        vocabulary = embed_vocabulary(studio.encoder, arguments.templates, "words", cache, progress)
-    bundles = bundles_in(vocabulary, mix, arguments.similar)
+    own = studio.encoder.tokenize(mix.made_by.get("concept", ""))[1:-1]
+    words = embed_vocabulary(studio.encoder, arguments.templates, [*mix.ids, *(own if len(own) == 1 else [])])
+    bundles = bundles_in(words, mix, arguments.similar)
     found = {}
     for seed in sampling.seeds:
         draw, features = picture_tools(studio, arguments.prompt.replace("<>", "{}"), seed)

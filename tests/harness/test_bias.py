@@ -33,7 +33,7 @@ def test_a_picture_is_explained_by_few_of_the_words(
 ) -> None:
     file, out = tmp_path / "mix.safetensors", tmp_path / "explained"
     mix.without([token for token, text in zip(mix.ids, mix.texts, strict=True) if "male" in text]).save(file)
-    options = ("--seed", "3", "--threshold", "0.8", "--templates", "none", *SAMPLING)
+    options = ("--seed", "3", "--threshold", "0.8", *SAMPLING)
     assert main(["explain", "--model", "emoji-world", "--mix", str(file), *options, "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["3"]
     assert found["words"][0] == "rose"

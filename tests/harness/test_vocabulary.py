@@ -134,6 +134,10 @@ def test_words_are_what_a_reader_would_write(encoder: DiffusersTextEncoder) -> N
     everything = embed_vocabulary(encoder, "none", tokens="all")
     assert len(everything) == 49406
     assert not all(everything.whole_words)
+    few = embed_vocabulary(encoder, "none", [40000, 1929])
+    rows = everything.rows([1929, 40000])
+    assert (few.ids.tolist(), few.texts) == ([1929, 40000], [everything.texts[row] for row in rows])
+    torch.testing.assert_close(few.features, everything.features[rows], rtol=0, atol=1e-3)  # kept in half precision
     tower = encoder.towers()[-1]
     feature = text_feature(encoder, tower, "dog", TEMPLATES["none"])
     (best, score), *_ = vocabulary.nearest(feature, 3)
