@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,27 +69,6 @@ class Vocabulary:
         """Where the tokens `ids` stand; KeyError with the first one that is not here."""
         places = {token: row for row, token in enumerate(self.ids.tolist())}
         return [places[token] for token in ids]
-
-    def only(self, words: Sequence[str]) -> Vocabulary:
-        """The token of each of these words. Raises UserError for words that are no token of the vocabulary."""
-        # In the order of the ids, a whole word rather than a beginning of the same letters.
-        order = sorted(range(len(self)), key=lambda row: self.whole_words[row])
-        places = {self.texts[row].casefold(): row for row in order}
-        wanted = {word.casefold() for word in words}
-        if absent := sorted(wanted - places.keys()):
-            raise UserError(
-                f"The vocabulary of {len(self)} tokens has no {', '.join(absent)}; write words of one token each, as "
-                "Vocabulary Search shows them."
-            )
-        rows = sorted(places[word] for word in wanted)
-        return replace(
-            self,
-            ids=self.ids[rows],
-            texts=[self.texts[row] for row in rows],
-            whole_words=[self.whole_words[row] for row in rows],
-            embeddings=[rows_of[rows] for rows_of in self.embeddings],
-            features=self.features[rows],
-        )
 
     def check_encoder(self, towers: Sequence[TextTower]) -> None:
         """Raises UserError unless these are the text encoders whose words it has."""
@@ -187,6 +166,24 @@ def token_texts(entries: Sequence[str], decode: Callable[[Sequence[int]], str], 
         for token, text in texts.items()
         if entries[token].endswith(WORD_END) and text.replace("'", "").isalpha()
     }
+
+
+def named_tokens(encoder: OpenTextEncoder, words: Collection[str], tokens: Tokens = "words") -> list[int]:
+    """The token of each of these words, in the order of their ids: a whole word rather than a beginning of its letters.
+
+    `tokens` is one of those of `token_texts`. Raises UserError for words that are no token of these.
+    """
+    entries = encoder.vocabulary()
+    texts = token_texts(entries, encoder.decode, tokens)
+    order = sorted(texts, key=lambda token: entries[token].endswith(WORD_END))
+    places = {texts[token].casefold(): token for token in order}
+    wanted = {word.casefold() for word in words}
+    if absent := sorted(wanted - places.keys()):
+        raise UserError(
+            f"The vocabulary of {len(texts)} tokens has no {', '.join(absent)}; write words of one token each, as "
+            "Vocabulary Search shows them."
+        )
+    return sorted(places[word] for word in wanted)
 
 
 def completions(texts: Mapping[int, str], query: str, limit: int) -> list[tuple[int, str]]:

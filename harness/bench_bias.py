@@ -158,7 +158,10 @@ def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, flo
 
 def beside(bench: Bench, professions: Professions, name: str, latents: Tensor) -> TokenMix:
     """A mix of the groups' words before the profession's own: how its pictures are shared between them."""
-    words = bench.vocabulary.only([word for group in GROUPS for word in group])
+    from ..core.vocabulary import embed_vocabulary, named_tokens
+
+    encoder = bench.studio.encoder
+    words = embed_vocabulary(encoder, tokens=named_tokens(encoder, [word for group in GROUPS for word in group]))
     settings = replace(SETTINGS, num_tokens=len(words), steps=1, exclude_concept=False)  # shares alone, not fitted on
     pictures = professions.studio.pictures(latents)
     return bench.explained(f"beside {name}", "", slot_before(name), settings, pictures, words)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
-from ..core.vocabulary import TEMPLATES, Vocabulary, embed_vocabulary, text_feature
+from ..core.vocabulary import TEMPLATES, Vocabulary, embed_vocabulary, named_tokens, text_feature
 from . import host
 from .token_mix import CATEGORY, TokenMixType
 
@@ -70,9 +70,9 @@ class VocabEmbed(io.ComfyNode):
         with torch.inference_mode(False):  # what is made here, a fit differentiates
             encoder = host.HostTextEncoder(clip)
             folder = host.cache_folder() if cache else None
-            vocabulary = embed_vocabulary(encoder, templates, tokens, folder, host.progress())
             if chosen := [word.strip() for word in words.split(",") if word.strip()]:
-                vocabulary = vocabulary.only(chosen)
+                tokens, folder = named_tokens(encoder, chosen, tokens), None  # a few are embedded at once
+            vocabulary = embed_vocabulary(encoder, templates, tokens, folder, host.progress())
         whole = sum(vocabulary.whole_words)
         report = f"{len(vocabulary)} tokens of {encoder.family}, {whole} of them whole words, over "
         report += f"{len(TEMPLATES[templates])} templates; features {vocabulary.features.shape[1]} wide"

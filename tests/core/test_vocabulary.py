@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.core.vocabulary import Vocabulary, completions, nearest_tokens, token_texts
+from conceptlens.core.vocabulary import completions, named_tokens, nearest_tokens, token_texts
 from torch.nn.functional import cosine_similarity
 
 ENTRIES = ["<|startoftext|>", "dog</w>", "dog", "Hund</w>", "3</w>", "don't</w>", "\u72ac</w>", "<|endoftext|>"]
@@ -36,16 +39,20 @@ def test_nearest_tokens_are_those_of_largest_cosine() -> None:
         assert near == sorted(scores, key=lambda other: -scores[other])[:3]
 
 
-def test_only_some_words_stay_whole_ones_first() -> None:
-    """With all that belongs to them, in the order of their ids."""
-    numbers = torch.arange(5.0)[:, None]
-    whole = [True, False, True, True, False]
-    words = Vocabulary(
-        torch.tensor([3, 4, 6, 8, 9]), ["cat", "dog", "dog", "Snow", "sn"], whole, [numbers], [1], numbers
-    )
-    some = words.only(["snow", "DOG", "dog"])
-    assert (some.ids.tolist(), some.texts, some.whole_words) == ([6, 8], ["dog", "Snow"], [True, True])
-    assert some.embeddings[0].tolist() == some.features.tolist() == [[2.0], [3.0]]
-    assert words.only(["sn"]).ids.tolist() == [9]
-    with pytest.raises(UserError, match="of 5 tokens has no ice cream, mouse; write words of one token each"):
-        words.only(["mouse", "cat", "ice cream"])
+class Entries:
+    """What is asked of a text encoder about its words."""
+
+    def vocabulary(self) -> list[str]:
+        return ENTRIES
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return ENTRIES[tokens[0]].removesuffix("</w>")
+
+
+def test_words_are_found_whole_ones_first() -> None:
+    """In the order of their ids, whatever their case."""
+    encoder: Any = Entries()
+    assert named_tokens(encoder, ["hund", "DOG", "dog"]) == [1, 3]
+    assert named_tokens(encoder, ["dog", "3"], "all") == [1, 4]
+    with pytest.raises(UserError, match="of 4 tokens has no 3, ice cream; write words of one token each"):
+        named_tokens(encoder, ["3", "dog", "ice cream"])

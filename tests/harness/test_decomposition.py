@@ -16,7 +16,7 @@ from conceptlens.core.diffusion import Prediction, draw
 from conceptlens.core.errors import UserError
 from conceptlens.core.fit import FitStep, Settings
 from conceptlens.core.text_tower import Encoded
-from conceptlens.core.vocabulary import Vocabulary
+from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary, named_tokens
 from conceptlens.harness.diffusers_backend import DiffusersTextEncoder
 from torch import Tensor
 
@@ -253,9 +253,10 @@ def test_a_concepts_own_words_do_not_explain_it(
 
 
 def test_a_vocabulary_of_nothing_but_the_concept_is_refused(
-    planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family
+    planted: Planted, encoder: DiffusersTextEncoder, family: Family
 ) -> None:
-    concept = concept_of(planted, encoder, some_words.only(["castle"]), family, "castles")
+    castle = embed_vocabulary(encoder, "none", named_tokens(encoder, ["castle"]))
+    concept = concept_of(planted, encoder, castle, family, "castles")
     with pytest.raises(UserError, match='no word but "castles" itself'):
         decompose(concept, Settings(num_tokens=6, steps=1))
 
