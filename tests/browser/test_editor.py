@@ -330,6 +330,18 @@ def test_thousands_of_words_are_a_few_rows_on_the_page(page: Page) -> None:
     assert len(page.evaluate("editor.text")) < 20_000
 
 
+@pytest.mark.parametrize(("ink", "surface", "faint"), [("#ddd", "#222", "#333"), ("#222", "#fff", "#eee")])
+def test_what_stands_in_small_letters_can_be_read(page: Page, ink: str, surface: str, faint: str) -> None:
+    """Also on hosts whose own colour for it can't be, as those of ComfyUI 0.24."""
+    colours = {"foreground": ink, "widget-background": surface, "foreground-secondary": faint}
+    said = "".join(f"--component-node-{name}: {colour};" for name, colour in colours.items())
+    page.add_style_tag(content=f":root {{ {said} }} body {{ background: {surface}; }}")
+    learn(page)
+    found = Axe().run(page, context=".conceptlens-editor", options={"runOnly": ["color-contrast"]}).response
+    assert [node["html"] for rule in found["violations"] for node in rule["nodes"]] == []
+    assert [rule["id"] for rule in found["passes"]] == ["color-contrast"]
+
+
 def test_it_can_be_used_without_seeing_it(page: Page) -> None:
     """axe-core finds nothing in the editor, whatever it shows."""
 
