@@ -153,13 +153,16 @@ def alone(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return function(rows)
 
 
-def token_texts(entries: Sequence[str], decode: Callable[[Sequence[int]], str], tokens: Tokens) -> dict[int, str]:
+def token_texts(
+    entries: Sequence[str], decode: Callable[[Sequence[int]], str], tokens: Tokens | Collection[int]
+) -> dict[int, str]:
     """Each token's text as a reader would write it, by its id; `entries` are those of the tokenizer's vocabulary.
 
-    "words" are whole words made of letters, "all" is every entry but CLIP's two marks.
+    "words" are whole words made of letters, "all" is every entry but CLIP's two marks, ids are those of them alone.
     """
-    texts = {token: decode([token]).strip() for token, entry in enumerate(entries) if entry not in MARKS}
-    if tokens == "all":
+    ids = range(len(entries)) if isinstance(tokens, str) else sorted(set(tokens).intersection(range(len(entries))))
+    texts = {token: decode([token]).strip() for token in ids if entries[token] not in MARKS}
+    if tokens != "words":
         return texts
     return {
         token: text
@@ -171,7 +174,7 @@ def token_texts(entries: Sequence[str], decode: Callable[[Sequence[int]], str], 
 def named_tokens(encoder: OpenTextEncoder, words: Collection[str], tokens: Tokens = "words") -> list[int]:
     """The token of each of these words, in the order of their ids: a whole word rather than a beginning of its letters.
 
-    `tokens` is one of those of `token_texts`. Raises UserError for words that are no token of these.
+    `tokens` are those of `token_texts`. Raises UserError for words that are no token of these.
     """
     entries = encoder.vocabulary()
     texts = token_texts(entries, encoder.decode, tokens)
@@ -223,13 +226,11 @@ def embed_vocabulary(
 ) -> Vocabulary:
     """The vocabulary of a text encoder; its features are kept in the folder `cache` and found there again.
 
-    `templates` names one of TEMPLATES, `tokens` one of those of `token_texts`; or they are the ids of some tokens.
+    `templates` names one of TEMPLATES, `tokens` those of `token_texts`.
     """
     towers = encoder.towers()
     entries = encoder.vocabulary()
-    texts = token_texts(entries, encoder.decode, tokens if isinstance(tokens, str) else "all")
-    if not isinstance(tokens, str):
-        texts = {token: text for token, text in texts.items() if token in tokens}
+    texts = token_texts(entries, encoder.decode, tokens)
     ids = torch.tensor(list(texts))
     tower = towers[-1]  # SDXL's second one is the one with a projection
     made_by: dict[str, Any] = {

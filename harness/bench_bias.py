@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..benchmarks.measures import Measure, report
 from ..core.bias import Groups, Share, balanced, edits_for_share, pairs_in, shares_of_pictures
 from ..core.model_edit import EditPair, fit_time_edit
+from ..core.vocabulary import Vocabulary, embed_vocabulary, named_tokens
 from ..world.architecture import GUIDANCE
 from ..world.captions import with_article
 from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders, ranks
@@ -102,7 +103,9 @@ def measured(bench: Bench, chart: Path | None = None) -> Iterator[Measure]:
     yield near("pictures: classifier's share near the planted one", drawn, planted)
     yield near("pictures: image encoder's share near the planted one", seen, planted)
     yield near("pictures: image encoder's share near the classifier's", seen, drawn)
-    mixes = {name: beside(bench, professions, name, latents) for name, latents in plain.items()}
+    encoder = bench.studio.encoder
+    words = embed_vocabulary(encoder, tokens=named_tokens(encoder, [word for group in GROUPS for word in group]))
+    mixes = {name: beside(bench, professions, words, name, latents) for name, latents in plain.items()}
     in_mix = {name: share_in(mix) for name, mix in mixes.items()}
     yield correlation("mix of both words: rank correlation with planted shares", in_mix, planted)
     yield correlation("mix of both words: rank correlation with drawn shares", in_mix, drawn)
@@ -156,12 +159,8 @@ def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, flo
     return Measure.mean(name, [statistics.correlation(*orders)] if len(shares) > 2 else [], "")
 
 
-def beside(bench: Bench, professions: Professions, name: str, latents: Tensor) -> TokenMix:
+def beside(bench: Bench, professions: Professions, words: Vocabulary, name: str, latents: Tensor) -> TokenMix:
     """A mix of the groups' words before the profession's own: how its pictures are shared between them."""
-    from ..core.vocabulary import embed_vocabulary, named_tokens
-
-    encoder = bench.studio.encoder
-    words = embed_vocabulary(encoder, tokens=named_tokens(encoder, [word for group in GROUPS for word in group]))
     settings = replace(SETTINGS, num_tokens=len(words), steps=1, exclude_concept=False)  # shares alone, not fitted on
     pictures = professions.studio.pictures(latents)
     return bench.explained(f"beside {name}", "", slot_before(name), settings, pictures, words)

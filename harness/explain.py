@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     studio = DiffusersStudio(open_model(arguments), sampling)
     mix.check_family(studio.family)
     own = studio.encoder.tokenize(mix.made_by.get("concept", ""))[1:-1]
-    words = embed_vocabulary(studio.encoder, arguments.templates, [*mix.ids, *(own if len(own) == 1 else [])])
+    words = embed_vocabulary(studio.encoder, arguments.templates, [*mix.ids, *own])
     bundles = bundles_in(words, mix, arguments.similar)
     found = {}
     for seed in sampling.seeds:
