@@ -79,7 +79,7 @@ def read(
             if missing := set(names or ()) - set(there):
                 raise UserError(f"{path} has no tensor {min(missing)}; {expected}.")
             return {name: file.get_tensor(name) for name in names or there}, header
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:  # the last of JSON that is nested too deep
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged or no safetensors file ({error}); {expected}.") from error

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..core.errors import UserError
+from ..core.errors import UserError, out_of_memory
 from . import (
     bench_bias,
     bench_concepts,
@@ -65,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.run(parsed, Console(parsed.json is True))
     except UserError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        what = next(iter(str(error).splitlines()), "nothing was left")
+        sys.stderr.write(f"Memory ran out ({what}); choose smaller or fewer pictures, or close other programs.\n")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.backend import Family
 from ..core.diffusion import Prediction
-from ..core.errors import UserError
+from ..core.errors import UserError, out_of_memory
 from ..core.text_tower import Encoded, TextTower
 from ..world.language import clip_tokenizer
 from ..world.pipeline import emoji_world_pipeline
@@ -181,6 +181,8 @@ def load_any_pipeline(path: Path, device: str | None = None) -> DiffusionPipelin
         dtype = torch.float16 if torch.cuda.is_available() else torch.float32
         pipe = DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        if out_of_memory(error):
+            raise
         reason = f"{path} could not be loaded as a diffusers model ({str(error).splitlines()[0]})"
         raise UserError(f"{reason}; check that it is complete.") from error
     pipe.set_progress_bar_config(disable=True)  # the harness shows its own
@@ -197,5 +199,7 @@ def load_loras(pipe: Pipeline, files: Sequence[Path]) -> None:
             pipe.load_lora_weights(load_file(file), adapter_name=name)
             pipe.set_adapters(names[: names.index(name) + 1])  # loading one would leave only that one active
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             reason = f"{file} could not be loaded as a LoRA of this model ({str(error).splitlines()[0]})"
             raise UserError(f"{reason}; give a safetensors file made for it.") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
-from ..core.errors import UserError
+from ..core.errors import UserError, out_of_memory
 from ..core.text_tower import PROJECTION
 from ..core.vocabulary import check_space, text_feature
 from .studio import DiffusersStudio, clip_inputs
@@ -71,6 +71,8 @@ class ClipJudge:
             self._model = model.to(device).eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             reason = f"{path} could not be loaded as a CLIP model ({str(error).splitlines()[0]})"
             raise UserError(f"{reason}; give a folder that transformers' CLIPModel has saved.") from error
 

@@ -13,6 +13,7 @@ from ..core.errors import UserError
 from ..core.explanation import seeds_from
 from ..core.mixture import TokenMix
 from . import host
+from .connected import Node
 from .inputs import checked, group_inputs, picture_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
@@ -43,7 +44,7 @@ def _pairs(mix: TokenMix, group_a: str, group_b: str, clip: Any, widen: int) -> 
     return pairs_in(mix, word_groups(group_a, group_b), near, list(host.words()), widen)
 
 
-class ConceptBias(io.ComfyNode):
+class ConceptBias(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -154,7 +155,7 @@ def _told(mix: TokenMix, pair: Pair, share: float) -> str:
     return f"in the mix: {share:.0%} to {1 - share:.0%} ({sides[0]} / {sides[1]})"
 
 
-class TokenMixBalance(io.ComfyNode):
+class TokenMixBalance(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..core.card import concept_card
 from ..core.mixture import TokenMix
+from .connected import Node
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
 
-class ConceptCard(io.ComfyNode):
+class ConceptCard(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -13,6 +13,7 @@ from ..core.explanation import Validation, check_concept, check_validation, expl
 from ..core.fit import Method, Settings
 from ..core.vocabulary import Vocabulary
 from . import host
+from .connected import Node, in_range
 from .inputs import checked
 from .token_mix import CATEGORY, TokenMixType
 from .vocabulary import VocabularyType
@@ -21,7 +22,7 @@ MANY = 1_000_000
 UNCONNECTED = object()  # the host leaves such inputs out; connected ones are None until they are made
 
 
-class ConceptDecompose(io.ComfyNode):
+class ConceptDecompose(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -180,6 +181,7 @@ class ConceptDecompose(io.ComfyNode):
     ) -> bool | str:
         with_pictures, with_encoder = images is not UNCONNECTED, clip_vision is not UNCONNECTED
         answers = (
+            in_range(cls, validation=validation),
             checked(check_template, prompt),
             checked(check_concept, None if concept is None else concept.strip(), with_pictures),
             checked(check_validation, validation, with_encoder),

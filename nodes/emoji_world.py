@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from . import host
+from .connected import Node
 
 
-class EmojiWorldLoader(io.ComfyNode):
+class EmojiWorldLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -13,11 +13,12 @@ from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.plots import labelled_grid
 from . import host
+from .connected import Node
 from .inputs import checked, model_inputs, sampler_inputs, seed_input, size_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
 
-class TokenMixGallery(io.ComfyNode):
+class TokenMixGallery(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from ..core.plots import label_each, labelled_grid
 from ..core.sweep import sweep
+from .connected import Node
 
 CATEGORY = "ConceptLens/Helpers"
 
 
-class StrengthSweep(io.ComfyNode):
+class StrengthSweep(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -40,7 +41,7 @@ class StrengthSweep(io.ComfyNode):
         return io.NodeOutput(*sweep(start, stop, count))
 
 
-class LabelledGrid(io.ComfyNode):
+class LabelledGrid(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

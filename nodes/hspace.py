@@ -13,6 +13,7 @@ from ..core.hspace.pca import pca
 from ..core.hspace.samples import HSpaceSamples
 from ..core.hspace.written import counted
 from . import host
+from .connected import Node, in_range
 from .inputs import checked, filename_input, sampler_inputs, seed_input, size_inputs
 
 CATEGORY = "ConceptLens/h-space"
@@ -22,7 +23,7 @@ DIRECTIONS_TOOLTIP = "Directions, from PCA, Contrast or Jacobian, or from a file
 FOUND = DirectionsType.Output("directions", display_name="directions", tooltip="What was found, for HSpaceDirection.")
 
 
-class HSpaceSample(io.ComfyNode):
+class HSpaceSample(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -89,7 +90,7 @@ class HSpaceSample(io.ComfyNode):
         return io.NodeOutput(found, pictures)
 
 
-class HSpacePCA(io.ComfyNode):
+class HSpacePCA(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -119,7 +120,7 @@ class HSpacePCA(io.ComfyNode):
         return io.NodeOutput(directions, variance_chart(directions, shares)[None])
 
 
-class HSpaceDisentangle(io.ComfyNode):
+class HSpaceDisentangle(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -148,7 +149,7 @@ class HSpaceDisentangle(io.ComfyNode):
         return io.NodeOutput(disentangled(directions, remove.chosen(chosen)))
 
 
-class HSpaceDirection(io.ComfyNode):
+class HSpaceDirection(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -190,7 +191,7 @@ class HSpaceDirection(io.ComfyNode):
     def validate_inputs(cls, start_percent: float | None = None, end_percent: float | None = None) -> bool | str:
         if start_percent is not None and end_percent is not None and start_percent >= end_percent:
             return f"The direction starts at {start_percent} and ends at {end_percent}; let it end after it starts."
-        return True
+        return in_range(cls, start_percent=start_percent, end_percent=end_percent)
 
     @classmethod
     def execute(
@@ -208,7 +209,7 @@ class HSpaceDirection(io.ComfyNode):
         return io.NodeOutput(bottleneck.shifted(directions, index, scale, *window, apply_to == "positive"))
 
 
-class SaveHSpaceDirections(io.ComfyNode):
+class SaveHSpaceDirections(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -236,7 +237,7 @@ class SaveHSpaceDirections(io.ComfyNode):
         return io.NodeOutput(ui=ui.PreviewText(str(path)))
 
 
-class LoadHSpaceDirections(io.ComfyNode):
+class LoadHSpaceDirections(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -15,13 +15,14 @@ from ..core.hspace.written import counted
 from ..core.text_tower import PROJECTION
 from ..core.vocabulary import check_space, text_feature
 from . import host
+from .connected import Node
 from .hspace import CATEGORY, FOUND, SamplesType
 from .inputs import checked
 
 PLAIN = ("{}",)  # the template of a text that is compared with pictures as it stands
 
 
-class HSpaceContrast(io.ComfyNode):
+class HSpaceContrast(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -42,7 +43,7 @@ class HSpaceContrast(io.ComfyNode):
         return io.NodeOutput(contrast(positive_samples, negative_samples))
 
 
-class HSpaceContrastByText(io.ComfyNode):
+class HSpaceContrastByText(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -127,7 +128,7 @@ def pair(text: str) -> tuple[str, str] | None:
     return parts[0], parts[1]
 
 
-class HSpaceContrastByChoice(io.ComfyNode):
+class HSpaceContrastByChoice(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

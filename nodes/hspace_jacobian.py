@@ -14,11 +14,12 @@ from ..core.hspace.directions import Position
 from ..core.hspace.jacobian import SingularDirections, along_levels, directions_of_levels
 from ..core.hspace.written import percents
 from . import host
+from .connected import Node
 from .hspace import CATEGORY, FOUND
 from .inputs import checked, sampler_inputs, seed_input, size_inputs
 
 
-class HSpaceJacobian(io.ComfyNode):
+class HSpaceJacobian(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from . import host
+from .connected import Node
 from .hspace import CATEGORY
 from .inputs import cfg_input, seed_input
 
 ETA = "The share of DDPM's noise that each step adds, 0 to 1; 0: none, as DDIM."
 
 
-class SamplerAsyrp(io.ComfyNode):
+class SamplerAsyrp(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,7 +35,7 @@ class SamplerAsyrp(io.ComfyNode):
         return io.NodeOutput(host.asyrp_sampler(eta))
 
 
-class HSpaceInvert(io.ComfyNode):
+class HSpaceInvert(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -16,6 +16,7 @@ from ..core.plots import labelled_grid
 from ..core.pruning import Search, bundles_in, explain_picture
 from ..core.vocabulary import Vocabulary
 from . import host
+from .connected import Node
 from .inputs import cfg_input, checked, model_inputs, sampler_choice, seed_input, size_inputs
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 from .vocabulary import VocabularyType
@@ -23,7 +24,7 @@ from .vocabulary import VocabularyType
 TOGETHER = 4  # candidates that are drawn in one batch
 
 
-class ImageDecompose(io.ComfyNode):
+class ImageDecompose(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -132,6 +133,8 @@ class ImageDecompose(io.ComfyNode):
         tables, negative = encoder.tables(), negative or host.encoded(clip, "")
         sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
         start = None if latent is None else latent["samples"][:1]
+        if start is not None:
+            host.check_noise(model, start)
 
         def pictures_of(mixes: Sequence[TokenMix]) -> Tensor:
             prompts = [encoder.conditioning(prompt, some.pseudo_token(tables)) for some in mixes]

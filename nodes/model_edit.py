@@ -15,6 +15,7 @@ from ..core.explanation import seeds_from
 from ..core.lora import lora_state_dict, save_lora
 from ..core.model_edit import EditPair, edit_model, parse_edits
 from . import host
+from .connected import Node, in_range
 from .inputs import MEN, WOMEN, checked, filename_input, group_inputs, picture_inputs
 
 CATEGORY = "ConceptLens/Model editing"
@@ -98,7 +99,7 @@ def _edited(
     return denoiser.patched(edited.factors), state, edited.report
 
 
-class TIMEEditModel(io.ComfyNode):
+class TIMEEditModel(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -144,7 +145,7 @@ class TIMEEditModel(io.ComfyNode):
         return io.NodeOutput(*_edited(model, clip, [EditPair(source, destination)], preserve, settings))
 
 
-class TIMEEditBatch(io.ComfyNode):
+class TIMEEditBatch(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -250,7 +251,7 @@ class TIMEEditBatch(io.ComfyNode):
         return io.NodeOutput(model, lora, "\n".join([report, *told]))
 
 
-class SaveTIMEEdit(io.ComfyNode):
+class SaveTIMEEdit(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -275,7 +276,8 @@ class SaveTIMEEdit(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None, folder: str | None = None) -> bool | str:
-        return host.usable_name(filename_prefix, folder)
+        said = in_range(cls, folder=folder)
+        return said if said is not True else host.usable_name(filename_prefix, folder)
 
     @classmethod
     def execute(cls, lora: Any, filename_prefix: str, folder: str) -> io.NodeOutput:

@@ -11,6 +11,7 @@ from ..core.charts import bar_chart, word_cloud
 from ..core.mixture import MixEdits, TokenMix, mix_from_text
 from ..core.vocabulary import nearest_tokens
 from . import host
+from .connected import Node
 from .inputs import checked, filename_input
 
 CATEGORY = "ConceptLens/Concepts"
@@ -19,7 +20,7 @@ WITH_NEIGHBOURS, NEIGHBOURS = 50, 8  # rows whose nearest words the editor is to
 MIX_TOOLTIP = "Words with coefficients, from ConceptDecompose, TokenMixFromText or a file."
 
 
-class TokenMixFromText(io.ComfyNode):
+class TokenMixFromText(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -54,7 +55,7 @@ class TokenMixFromText(io.ComfyNode):
         return io.NodeOutput(mix_from_text(encoder, text, encoder.family))
 
 
-class TokenMixConditioning(io.ComfyNode):
+class TokenMixConditioning(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -122,7 +123,7 @@ def _for_editor(mix: TokenMix, table: Tensor) -> dict[str, Any]:
     return {"rows": [mix.ids, mix.texts, mix.coefficients], "near": named}
 
 
-class TokenMixPlot(io.ComfyNode):
+class TokenMixPlot(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -151,7 +152,7 @@ class TokenMixPlot(io.ComfyNode):
         return io.NodeOutput(draw(shown.texts, shown.coefficients)[None])
 
 
-class SaveTokenMix(io.ComfyNode):
+class SaveTokenMix(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -179,7 +180,7 @@ class SaveTokenMix(io.ComfyNode):
         return io.NodeOutput(ui=ui.PreviewText(str(path)))
 
 
-class LoadTokenMix(io.ComfyNode):
+class LoadTokenMix(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -205,7 +206,7 @@ class LoadTokenMix(io.ComfyNode):
         return io.NodeOutput(TokenMix.load(host.file(host.MIXES, file)))
 
 
-class SaveTokenMixEmbedding(io.ComfyNode):
+class SaveTokenMixEmbedding(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -12,12 +12,13 @@ from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.vocabulary import TEMPLATES, Vocabulary, embed_vocabulary, named_tokens, text_feature
 from . import host
+from .connected import Node
 from .token_mix import CATEGORY, TokenMixType
 
 VocabularyType = io.Custom("VOCABULARY")
 
 
-class VocabEmbed(io.ComfyNode):
+class VocabEmbed(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -79,7 +80,7 @@ class VocabEmbed(io.ComfyNode):
         return io.NodeOutput(vocabulary, report)
 
 
-class VocabSearch(io.ComfyNode):
+class VocabSearch(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

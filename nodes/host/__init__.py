@@ -21,6 +21,7 @@ from .folders import (
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
 from .live import LiveView, progress, routes
 from .model import HostDenoiser, HostDiffusion
+from .parts import check_noise, check_parts
 from .sampling import Sampling, drawn, sampled_together, samplers, schedulers
 from .studio import HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, check_slot, encoded, words
@@ -43,6 +44,8 @@ __all__ = [
     "asyrp_sampler",
     "cache_folder",
     "changed_at",
+    "check_noise",
+    "check_parts",
     "check_slot",
     "drawn",
     "emoji_world",

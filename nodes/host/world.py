@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.model_management
 import comfy.supported_models
@@ -13,12 +13,45 @@ import torch
 from comfy.clip_vision import ClipVisionModel
 from comfy.model_patcher import CoreModelPatcher, ModelPatcher
 from comfy.sd import CLIP, VAE
+from comfy.sd1_clip import SD1ClipModel
+from comfy.supported_models_base import ClipTarget
 from torch import Tensor
 
-from ...core.errors import UserError
+from ...core.errors import UserError, out_of_memory
 from ...world import architecture, weights
 
 SUPPORTED_HOSTS = "0.24 to 0.30"
+
+
+class EmojiClipModel(SD1ClipModel):
+    """SD 1.x's text encoder in EmojiWorld's size."""
+
+    def __init__(self, model_options: dict[str, Any] = {}, **how: Any) -> None:
+        super().__init__(model_options={**model_options, "clip_l_model_config": architecture.TEXT}, **how)
+
+
+class EmojiWorld(comfy.supported_models.SD15):
+    """How the host knows EmojiWorld's UNet in a checkpoint, and what it makes of the rest, as of SD 1.x."""
+
+    unet_config: ClassVar = comfy.supported_models.SD15.unet_config | {
+        "context_dim": architecture.WIDTH,
+        "model_channels": architecture.UNET["block_out_channels"][0],
+    }
+    unet_extra_config: ClassVar = {"num_heads": architecture.UNET["attention_head_dim"], "num_head_channels": -1}
+
+    def clip_target(self, state_dict: Any = {}) -> ClipTarget:
+        return ClipTarget(super().clip_target(state_dict).tokenizer, EmojiClipModel)
+
+    def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the projection into the space of pictures, which SD 1.x leaves out."""
+        kept = {name: tensor for name, tensor in state_dict.items() if name.endswith(".text_projection.weight")}
+        renamed = {name.replace("clip_l.", "cond_stage_model."): tensor for name, tensor in kept.items()}
+        return super().process_clip_state_dict_for_saving(state_dict) | renamed
+
+
+# So that Load Checkpoint reads what Save Checkpoint makes of EmojiWorld, a trained or merged one among them.
+if EmojiWorld not in comfy.supported_models.models:
+    comfy.supported_models.models.append(EmojiWorld)
 
 
 def emoji_world() -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
@@ -28,16 +61,23 @@ def emoji_world() -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
     """
     encoders, autoencoder, unet = (weights.load(part) for part in ("encoders", "autoencoder", "unet"))
     try:
-        return (_sd1_model(unet), _sd1_clip(encoders), _tiny_vae(autoencoder), _clip_vision(encoders))
+        model, clip, vae = _sd1_model(unet), _sd1_clip(encoders), _tiny_vae(autoencoder)
+        # How the host makes them anew where it needs a copy of its own: in training, on a second GPU.
+        model.cached_patcher_init = (lambda **how: _sd1_model(weights.load("unet"), **how), ())
+        clip.patcher.cached_patcher_init = (lambda **how: _sd1_clip(weights.load("encoders"), **how).patcher, ())
+        vae.patcher.cached_patcher_init = (lambda **_: _tiny_vae(weights.load("autoencoder")).patcher, ())
+        return model, clip, vae, _clip_vision(encoders)
     except (AttributeError, TypeError, KeyError, RuntimeError) as error:
+        if out_of_memory(error):  # the host says so itself
+            raise
         raise UserError(
             f"This ComfyUI ({comfyui_version.__version__}) builds its models in another way than EmojiWorldLoader "
             f"knows ({str(error).splitlines()[0]}); use ComfyUI {SUPPORTED_HOSTS}, or a newer ConceptLens."
         ) from error
 
 
-def _sd1_model(state: dict[str, Tensor]) -> ModelPatcher:
-    """What the host does with a checkpoint, but for its detection, which knows Stable Diffusion's own sizes only."""
+def _sd1_model(state: dict[str, Tensor], disable_dynamic: bool = False) -> ModelPatcher:
+    """As the host makes it of a checkpoint; its weights are never streamed with `disable_dynamic`."""
     management: Any = comfy.model_management
     channels, blocks = architecture.UNET["block_out_channels"], architecture.UNET["layers_per_block"]
     attends = [int("CrossAttn" in kind) for kind in architecture.UNET["down_block_types"]]
@@ -58,8 +98,7 @@ def _sd1_model(state: dict[str, Tensor]) -> ModelPatcher:
         "legacy": False,
         "adm_in_channels": None,
     }
-    config = comfy.supported_models.SD15(unet_config)
-    config.unet_config |= {"num_heads": architecture.UNET["attention_head_dim"]}
+    config = EmojiWorld(unet_config)
     device = management.get_torch_device()
     parameters = sum(tensor.numel() for tensor in state.values())
     dtype = management.unet_dtype(model_params=parameters, supported_dtypes=config.supported_inference_dtypes)
@@ -67,21 +106,23 @@ def _sd1_model(state: dict[str, Tensor]) -> ModelPatcher:
     config.set_inference_dtype(dtype, cast)
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     model = config.get_model({}, "")
-    patcher = CoreModelPatcher(model, load_device=device, offload_device=management.unet_offload_device())
+    kind = ModelPatcher if disable_dynamic else CoreModelPatcher
+    patcher = kind(model, load_device=device, offload_device=management.unet_offload_device())
     model.diffusion_model.load_state_dict(
         {names[name]: tensor.to(dtype) for name, tensor in state.items()}, assign=patcher.is_dynamic()
     )
     return patcher
 
 
-def _sd1_clip(state: dict[str, Tensor]) -> CLIP:
+def _sd1_clip(state: dict[str, Tensor], **how: Any) -> CLIP:
+    """`how`: what further the host's class is told."""
     texts = {f"clip_l.transformer.{name}": tensor for name, tensor in state.items() if name.startswith("text_")}
     return CLIP(
-        comfy.supported_models.SD15({}).clip_target(),
+        EmojiWorld({}).clip_target(),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=sum(tensor.numel() for tensor in texts.values()),
         state_dict=texts,
-        model_options={"clip_l_model_config": architecture.TEXT},
+        **how,
     )
 
 

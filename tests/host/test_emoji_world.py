@@ -9,7 +9,7 @@ import pytest
 import torch
 from conceptlens.core.errors import UserError
 from conceptlens.harness.host_server import Graph, HostServer
-from conceptlens.tests.host.graphs import node
+from conceptlens.tests.host.graphs import node, run_to_latent, sampling_graph
 from conceptlens.world import encoders, weights
 from conceptlens.world.language import clip_tokenizer
 from conceptlens.world.pipeline import emoji_world_pipeline
@@ -137,6 +137,49 @@ def test_stock_nodes_work_on_it(server: HostServer) -> None:
         assert len(files) == 2
 
 
+def test_what_save_checkpoint_keeps_is_the_same_model(server: HostServer, loaded: tuple) -> None:
+    saved = {"world": node("EmojiWorldLoader")}
+    parts = {part: ["world", place] for place, part in enumerate(("model", "clip", "vae"))}
+    server.run({**saved, "save": node("CheckpointSave", **parts, filename_prefix="checkpoints/kept_world")})
+    drawn = sampling_graph(checkpoint="kept_world_00001_.safetensors")
+    assert torch.equal(run_to_latent(server, drawn), run_to_latent(server, {**drawn, "loader": saved["world"]}))
+
+    import comfy.sd
+
+    file = server.base / "output/checkpoints/kept_world_00001_.safetensors"
+    patchers = [
+        (model, clip.patcher, vae.patcher)
+        for model, clip, vae, _ in (comfy.sd.load_checkpoint_guess_config(str(file)), loaded)
+    ]
+    for read, made in zip(*patchers, strict=True):  # the projection into the space of pictures too
+        assert all(torch.equal(a, b) for a, b in zip(tensors(read), tensors(made), strict=True))
+
+
+def test_the_host_trains_a_lora_on_it(server: HostServer) -> None:
+    drawn = sampling_graph()
+    drawn["loader"] = node("EmojiWorldLoader")
+    training = {
+        "batch_size": 1,
+        "grad_accumulation_steps": 1,
+        "steps": 1,
+        "learning_rate": 0.0005,
+        "rank": 4,
+        "seed": 0,
+    }
+    training |= {"optimizer": "AdamW", "loss_function": "MSE", "training_dtype": "fp32", "lora_dtype": "fp32"}
+    training |= {
+        "quantized_backward": False,
+        "algorithm": "LoRA",
+        "gradient_checkpointing": True,
+        "checkpoint_depth": 1,
+    }
+    training |= {"offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False}
+    links = {"model": ["loader", 0], "latents": ["sampler", 0], "positive": ["positive", 0]}
+    drawn["train"] = node("TrainLoraNode", **links, **training)
+    drawn["losses"] = node("PreviewAny", source=["train", 2])
+    assert server.run(drawn)["outputs"]["losses"]
+
+
 def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from conceptlens.nodes import host
 
@@ -147,9 +190,35 @@ def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_another_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import comfy.supported_models
+    import comfy.utils
     from conceptlens.nodes import host
 
-    monkeypatch.delattr(comfy.supported_models, "SD15")
-    with pytest.raises(UserError, match=r"SD15.*use ComfyUI 0\.24 to 0\.30"):
+    monkeypatch.delattr(comfy.utils, "unet_to_diffusers")
+    with pytest.raises(UserError, match=r"unet_to_diffusers.*use ComfyUI 0\.24 to 0\.30"):
         host.emoji_world()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_memory_that_runs_out_is_no_other_host(monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
+    import comfy.utils
+    from conceptlens.nodes import host
+
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(comfy.utils, "unet_to_diffusers", fails)
+    with pytest.raises(RuntimeError, match="memory") as raised:
+        host.emoji_world()
+    assert raised.value is error
+
+
+def test_copies_that_the_host_makes_for_itself_are_the_same_model(loaded: tuple) -> None:
+    model, clip, vae, _ = loaded
+    for patcher in (model, clip.patcher, vae.patcher):
+        copy = patcher.clone(force_deepcopy=True)
+        assert copy.model is not patcher.model
+        assert all(torch.equal(a, b) for a, b in zip(tensors(copy), tensors(patcher), strict=True))
+
+
+def tensors(patcher: Any) -> list[Tensor]:
+    return list(patcher.model.state_dict().values())

@@ -249,7 +249,12 @@ def test_words_are_completed(server: HostServer) -> None:
     assert server.get("/conceptlens/tokens?query=%E6%97%A5&limit=1") != []  # any script
 
 
-@pytest.mark.parametrize("query", ["", "query=", f"query={'a' * 65}", "query=a&limit=0", "query=a&limit=../etc"])
+REFUSED = ["", "query=", f"query={'a' * 65}"] + [
+    f"query=a&limit={limit}" for limit in ("0", "101", "../etc", "9" * 5000)
+]
+
+
+@pytest.mark.parametrize("query", REFUSED)
 def test_other_questions_are_refused(server: HostServer, query: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         server.get(f"/conceptlens/tokens?{query}")

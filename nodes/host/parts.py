@@ -1,0 +1,60 @@
+"""What of a model comes through several inputs of a node: does it belong together?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+from torch import Tensor
+
+from ...core.errors import UserError
+from .model import HostDenoiser
+from .text import HostTextEncoder
+
+
+def check_parts(
+    model: ModelPatcher | None, clip: CLIP | None, vae: VAE | None, latents: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raises UserError for models that ConceptLens does not read, and for what is of another one.
+
+    latents: LATENTs by the names of their inputs.
+    """
+    encoder = None if clip is None else HostTextEncoder(clip)
+    if model is None:
+        return
+    denoiser, channels = HostDenoiser(model), model.get_model_object("latent_format").latent_channels
+    if encoder and encoder.width != denoiser.context_width:
+        raise UserError(
+            f"The model ({denoiser.family}) reads text contexts of width {denoiser.context_width}, the text encoder "
+            f"gives width {encoder.width}; take both from the same checkpoint."
+        )
+    if vae is not None and vae.latent_channels != channels:
+        raise UserError(
+            f"The model ({denoiser.family}) draws latents of {channels} channels, the VAE reads {vae.latent_channels}; "
+            "take both from the same checkpoint."
+        )
+    for name, latent in latents.items():
+        samples = latent["samples"]
+        shape = tuple(samples.shape) if type(samples) is torch.Tensor and not samples.is_nested else ()
+        if len(shape) != 4 or shape[1] != channels or 0 in shape:
+            held = " x ".join(map(str, shape)) or type(samples).__name__
+            raise UserError(
+                f"The input {name} holds latents of shape {held}; the model ({denoiser.family}) draws pictures of "
+                f"{channels} channels: connect latents of this model."
+            )
+
+
+def check_noise(model: ModelPatcher, samples: Tensor) -> None:
+    """Raises UserError for latents (n, channels, height, width) that are no noise with which the model could begin."""
+    latent_format: Any = model.get_model_object("latent_format")
+    spread = float(latent_format.process_in(samples.detach()).std())
+    sampling: Any = model.get_model_object("model_sampling")
+    largest = float(sampling.sigma_max)
+    if not spread > largest / 2:
+        raise UserError(
+            f"The latent holds no noise but a picture or nothing (its values deviate by {spread:.2g}, noise by about "
+            f"{largest:.2g}); connect the latent of h-space Invert with eta 0."
+        )
