@@ -246,6 +246,8 @@ def edit_model(
             f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
             f"lambda {regularization:g}{scaled}"
         )
+        if denoiser.family == "SDXL":
+            lines.append("SDXL also reads a pooled text, which is not edited and still says the source")
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")
     return ModelEdit(edit, factors, "\n".join(lines))

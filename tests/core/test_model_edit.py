@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conceptlens.core import model_edit
+from conceptlens.core.backend import Family
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import balanced_factors, lora_factors
 from conceptlens.core.model_edit import (
@@ -205,6 +206,12 @@ def test_same_prompts_change_nothing() -> None:
     assert edited.edit.rank == 0
     assert edited.factors == {}
     assert "Nothing is changed" in edited.report
+
+
+@pytest.mark.parametrize("family", ["SD 1.x", "SD 2.x", "SDXL"])
+def test_report_says_what_of_sdxl_is_not_edited(family: Family) -> None:
+    report = edit_model(ToyEncoder(64), ToyDenoiser(64, family=family), [ROSES]).report
+    assert ("pooled text" in report) == (family == "SDXL")
 
 
 @given(st.lists(st.integers(2, 6), max_size=20), st.data())
