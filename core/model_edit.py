@@ -32,7 +32,7 @@ from .lora import LoraFactors, check_match, edit_denoiser
 
 MARKS = ("<|startoftext|>", "<|endoftext|>")  # CLIP's own; as text they would cut a prompt short
 PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
-PROMPTS_AT_ONCE = 64  # preserved prompts whose states are in memory together: 15 MB for SD 1.x, 40 MB for SDXL
+PROMPTS_AT_ONCE = 32  # preserved prompts whose states are in memory together: 8 MB for SD 1.x, 20 MB for SDXL
 
 
 class EditPair(NamedTuple):
