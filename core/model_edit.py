@@ -222,7 +222,7 @@ def edit_model(
     check_match(encoder, denoiser)
     if not math.isfinite(strength):
         raise UserError(f"strength is {strength:g}; it must be a finite number, 1 applies the edit as fitted.")
-    kept, layers = len(set(preserve)), len(denoiser.cross_attention_names(edit_keys))
+    prompts, layers = len(set(preserve)), len(denoiser.cross_attention_names(edit_keys))
     edit = fit_time_edit(
         encoder,
         pairs,
@@ -230,12 +230,12 @@ def edit_model(
         augment=augment,
         preserve=preserve,
         rank=rank,
-        progress=lambda done, _: progress(done, kept + layers),
+        progress=lambda done, _: progress(done, prompts + layers),
     ).scaled(strength)
     factors = {}
     if edit.rank:
         factors = edit_denoiser(
-            edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(kept + done, kept + layers)
+            edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
         )
     lines = [str(pair) for pair in pairs]
     if factors:
