@@ -19,10 +19,27 @@ from .backend import Denoiser, Family, Progress, TextEncoder, unseen
 from .context_edit import ContextEdit
 from .errors import UserError
 
-ARCHITECTURES: dict[Family, str] = {  # as the Stability AI model specification writes them
-    "SD 1.x": "stable-diffusion-v1/lora",
-    "SD 2.x": "stable-diffusion-v2-512/lora",
-    "SDXL": "stable-diffusion-xl-v1-base/lora",
+# By what other programs tell families apart, as kohya's tools write it: A1111 and Forge hide a LoRA of another family
+# than the loaded model's, by `ss_base_model_version` and `ss_v2`; others read Stability AI's model specification.
+FAMILY_METADATA: dict[Family, dict[str, str]] = {
+    "SD 1.x": {
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+    },
+    "SD 2.x": {
+        "ss_base_model_version": "sd_v2",
+        "ss_v2": "True",
+        "modelspec.architecture": "stable-diffusion-v2-512/lora",
+        "modelspec.implementation": "diffusers",
+    },
+    "SDXL": {
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_v2": "False",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",  # whose names the layers have
+    },
 }
 
 
@@ -144,8 +161,8 @@ def save_lora(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, st
     family: Family = "SDXL" if any("_input_blocks_" in n for n in state) else "SD 2.x" if width == 1024 else "SD 1.x"
     header = {"kind": "TIME LoRA", "version": 1, "rank": rank, "width": width}
     recognised = {
+        **FAMILY_METADATA[family],
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": ARCHITECTURES[family],
         "modelspec.title": path.stem,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),

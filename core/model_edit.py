@@ -17,7 +17,8 @@ slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from .lora import LoraFactors, check_match, edit_denoiser
 
 MARKS = ("<|startoftext|>", "<|endoftext|>")  # CLIP's own; as text they would cut a prompt short
 PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
+PROMPTS_AT_ONCE = 32  # preserved prompts whose states are in memory together: 8 MB for SD 1.x, 20 MB for SDXL
 
 
 class EditPair(NamedTuple):
@@ -81,6 +83,20 @@ def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> C
         ) from error
 
 
+def triangular_factor(portions: Iterable[Tensor], width: int) -> Tensor:
+    """R (at most `width` rows, width), float64, with R^T R = sum_i c_i c_i^T over all rows of `portions` (n, width).
+
+    Preserved states (c* = c) enter equation 4 through that sum alone, so R's rows stand for any number of them: those
+    of a QR decomposition that goes on from portion to portion. States that are no more than `width` stay as they are.
+    """
+    rows = torch.zeros(0, width, dtype=torch.float64)
+    for portion in portions:
+        rows = torch.cat([rows, portion.double()])
+        if len(rows) > width:
+            rows = torch.linalg.qr(rows, mode="r").R
+    return rows
+
+
 def align_tokens(source: Sequence[int], destination: Sequence[int], articles: Mapping[int, int] = {}) -> list[int]:
     """For each of the 77 slots of the source prompt the slot of the destination prompt that it shall mean.
 
@@ -115,13 +131,15 @@ def fit_time_edit(
     augment: bool = True,
     preserve: Sequence[str] = (),
     rank: int = 0,
+    progress: Progress = unseen,
 ) -> ContextEdit:
     """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
 
     `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with
-    c* = c, which hold the model in place through the inverse. `rank` = 0 keeps the edit exact, another value its best
-    approximation of that rank on the prompts' states; `made_by["energy_kept"]` says how good that is. Raises UserError
-    for empty prompts, lambda <= 0, prompts beyond 77 tokens, and destinations without the source's words.
+    c* = c, which hold the model in place through the inverse. They may be thousands; `progress` counts them, each text
+    once. `rank` = 0 keeps the edit exact, another value its best approximation of that rank on the prompts' states;
+    `made_by["energy_kept"]` says how good that is. Raises UserError for empty prompts, lambda <= 0, prompts beyond 77
+    tokens, and destinations without the source's words.
     """
     if not pairs:
         raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
@@ -144,15 +162,15 @@ def fit_time_edit(
             strengths.append(pair.strength)
     for prompt in preserve:
         _usable_tokens(encoder, prompt)
-    prompts = list(dict.fromkeys([*sources, *destinations, *preserve]))
+    prompts = list(dict.fromkeys([*sources, *destinations]))
     states = dict(zip(prompts, encoder.encode(prompts), strict=True))
-    kept = [states[prompt] for prompt in preserve]
-    columns = torch.cat([*(states[source] for source in sources), *kept])
+    kept = triangular_factor(_preserved_states(encoder, preserve, progress), encoder.width)
+    columns = torch.cat([*(states[source].double() for source in sources), kept])
     targets = [
         torch.lerp(states[source].double(), states[destination][slots].double(), strength)
         for source, destination, slots, strength in zip(sources, destinations, alignments, strengths, strict=True)
     ]
-    edit = time_edit(columns, torch.cat([*targets, *kept]), regularization)
+    edit = time_edit(columns, torch.cat([*targets, kept]), regularization)
     edit, energy = edit.truncated(rank or edit.rank, columns)
     made_by = {
         "method": "TIME",
@@ -163,6 +181,17 @@ def fit_time_edit(
         "energy_kept": energy,
     }
     return ContextEdit(edit.left, edit.singular_values, edit.right, made_by)
+
+
+def _preserved_states(encoder: TextEncoder, prompts: Sequence[str], progress: Progress) -> Iterator[Tensor]:
+    """The states of some prompts at once; of one that is given k times, once and times the square root of k."""
+    counts = Counter(prompts)
+    texts = list(counts)
+    for first in range(0, len(texts), PROMPTS_AT_ONCE):
+        some = texts[first : first + PROMPTS_AT_ONCE]
+        times = torch.tensor([counts[text] for text in some], dtype=torch.float64)
+        yield (encoder.encode(some) * times.sqrt()[:, None, None]).flatten(0, 1)
+        progress(first + len(some), len(texts))
 
 
 class ModelEdit(NamedTuple):
@@ -193,10 +222,21 @@ def edit_model(
     check_match(encoder, denoiser)
     if not math.isfinite(strength):
         raise UserError(f"strength is {strength:g}; it must be a finite number, 1 applies the edit as fitted.")
+    prompts, layers = len(set(preserve)), len(denoiser.cross_attention_names(edit_keys))
     edit = fit_time_edit(
-        encoder, pairs, regularization=regularization, augment=augment, preserve=preserve, rank=rank
+        encoder,
+        pairs,
+        regularization=regularization,
+        augment=augment,
+        preserve=preserve,
+        rank=rank,
+        progress=lambda done, _: progress(done, prompts + layers),
     ).scaled(strength)
-    factors = edit_denoiser(edit, denoiser, keys=edit_keys, progress=progress) if edit.rank else {}
+    factors = {}
+    if edit.rank:
+        factors = edit_denoiser(
+            edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
+        )
     lines = [str(pair) for pair in pairs]
     if factors:
         scaled = "" if strength == 1 else f", strength {strength:g}"
@@ -206,6 +246,8 @@ def edit_model(
             f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
             f"lambda {regularization:g}{scaled}"
         )
+        if denoiser.family == "SDXL":
+            lines.append("SDXL also reads a pooled text, which is not edited and still says the source")
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")
     return ModelEdit(edit, factors, "\n".join(lines))

@@ -31,7 +31,17 @@ def write(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         {**metadata, FORMAT_KEY: json.dumps(header, ensure_ascii=False)},
     )
-    write_bytes(path, data)
+    write_bytes(path, _in_order(data))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: as saved, their order differs from one process to the next."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
 def write_bytes(path: Path, data: bytes) -> None:

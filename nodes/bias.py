@@ -78,6 +78,7 @@ class ConceptBias(Node):
                     "prompt",
                     default="a photo of a <>",
                     optional=True,
+                    dynamic_prompts=True,
                     tooltip="Of the pictures, with <> for the mix; and of the texts that they are compared with, which "
                     "have a word of a group and the concept there.",
                 ),

@@ -47,7 +47,8 @@ class ConceptDecompose(Node):
                 io.String.Input(
                     "prompt",
                     default="a photo of a {}",
-                    tooltip="The prompt of the training pictures, with {} where the concept stands.",
+                    tooltip="The prompt of the training pictures, with {} where the concept stands: this box has no "
+                    "choices in braces and no comments.",
                 ),
                 io.Int.Input("num_tokens", default=50, min=1, max=1000, tooltip="Words in the mix at most, 1 to 1000."),
                 io.Int.Input(

@@ -33,7 +33,10 @@ class TokenMixGallery(Node):
                 *model_inputs(),
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
                 io.String.Input(
-                    "prompt", default="a photo of a {}", tooltip="The prompt of each picture, with {} for the word."
+                    "prompt",
+                    default="a photo of a {}",
+                    tooltip="The prompt of each picture, with {} for the word: this box has no choices in braces and "
+                    "no comments.",
                 ),
                 io.Int.Input("top", default=8, min=1, max=100, tooltip="How many words are drawn, 1 to 100."),
                 *sampler_inputs(),

@@ -58,8 +58,18 @@ class HSpaceContrastByText(Node):
                 io.Image.Input("images", tooltip="The pictures of the same h-space Sample."),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder that shares a space with clip."),
                 io.Clip.Input("clip", tooltip="The text encoder."),
-                io.String.Input("positive_text", default="a smiling face", tooltip="What the direction shall bring."),
-                io.String.Input("negative_text", default="a sad face", tooltip="What it leads away from."),
+                io.String.Input(
+                    "positive_text",
+                    default="a smiling face",
+                    dynamic_prompts=True,
+                    tooltip="What the direction shall bring.",
+                ),
+                io.String.Input(
+                    "negative_text",
+                    default="a sad face",
+                    dynamic_prompts=True,
+                    tooltip="What it leads away from.",
+                ),
                 io.Int.Input("count", default=10, min=1, max=5000, tooltip="Pictures at each end, 1 to 5000."),
                 io.String.Input(
                     "balance",

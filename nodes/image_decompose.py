@@ -39,7 +39,10 @@ class ImageDecompose(Node):
                 VocabularyType.Input("vocabulary", tooltip="From Vocabulary Embed: it says which words are similar."),
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
                 io.String.Input(
-                    "prompt", default="a photo of a <>", tooltip="The prompt of the picture, with <> for the mix."
+                    "prompt",
+                    default="a photo of a <>",
+                    dynamic_prompts=True,
+                    tooltip="The prompt of the picture, with <> for the mix.",
                 ),
                 seed_input("Of the picture: KSampler's own for this seed."),
                 io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),

@@ -71,6 +71,7 @@ class TokenMixConditioning(Node):
                     "prompt",
                     default="a photo of a <>",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="The prompt, with <> where the mix shall stand; it may stand more than once. Weights, "
                     "embeddings and everything else work as in CLIP Text Encode.",
                 ),
@@ -213,8 +214,8 @@ class SaveTokenMixEmbedding(Node):
             node_id="SaveTokenMixEmbedding",
             display_name="Save Token Mix as Embedding",
             category=CATEGORY,
-            description="Writes the mix as a textual-inversion file: embedding:name in any prompt, here, in diffusers "
-            "and in A1111/Forge.",
+            description="Writes the mix as a textual-inversion file: embedding:name in any prompt here. A1111, Forge "
+            "and diffusers read the file too.",
             search_aliases=["textual inversion", "export concept", "save embedding"],
             is_output_node=True,
             inputs=[

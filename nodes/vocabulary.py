@@ -93,7 +93,10 @@ class VocabSearch(Node):
                 VocabularyType.Input("vocabulary", tooltip="From Vocabulary Embed."),
                 io.Clip.Input("clip", tooltip="The text encoder of the vocabulary."),
                 io.String.Input(
-                    "text", default="", tooltip="What to look for; may be empty when a picture is connected."
+                    "text",
+                    default="",
+                    dynamic_prompts=True,
+                    tooltip="What to look for; may be empty when a picture is connected.",
                 ),
                 io.Int.Input("top", default=20, min=1, max=1000, tooltip="How many words are wanted, 1 to 1000."),
                 io.Image.Input("image", optional=True, tooltip="Pictures to look for instead of, or beside, a text."),

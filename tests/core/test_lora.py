@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conceptlens.core.backend import Family
 from conceptlens.core.context_edit import ContextEdit
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import (
@@ -106,22 +107,41 @@ def test_names_are_kohyas() -> None:
     }
 
 
-@pytest.mark.parametrize(("family", "width", "architecture"), [
-    ("SD 1.x", 768, "stable-diffusion-v1/lora"),
-    ("SD 2.x", 1024, "stable-diffusion-v2-512/lora"),
-    ("SDXL", 2048, "stable-diffusion-xl-v1-base/lora"),
-])  # fmt: skip
-def test_file_says_what_it_is(tmp_path: Path, family: str, width: int, architecture: str) -> None:
-    denoiser = ToyDenoiser(width, family=family)  # pyright: ignore[reportArgumentType]
-    edited = edit_model(ToyEncoder(width), denoiser, ROSES)
-    save_lora(tmp_path / "roses.safetensors", lora_state_dict(edited.edit, edited.factors, denoiser.family), {"a": "b"})
+def family_by_a1111(metadata: dict[str, str]) -> str:
+    """The rule of A1111 and Forge (extensions-builtin/Lora/network.py), which hide LoRAs of other families."""
+    if str(metadata.get("ss_base_model_version", "")).startswith("sdxl_"):
+        return "SDXL"
+    if str(metadata.get("ss_v2", "")) == "True":
+        return "SD 2.x"
+    return "SD 1.x" if metadata else "unknown"
+
+
+def family_by_model_specification(metadata: dict[str, str]) -> str:
+    """The rule of readers of Stability AI's model specification: the architecture's beginning, for a LoRA."""
+    architecture, _, adapter = metadata["modelspec.architecture"].partition("/")
+    assert adapter == "lora"
+    starts = {"stable-diffusion-v1": "SD 1.x", "stable-diffusion-v2": "SD 2.x", "stable-diffusion-xl-v1": "SDXL"}
+    return next(family for start, family in starts.items() if architecture.startswith(start))
+
+
+@pytest.mark.parametrize(("family", "width"), [("SD 1.x", 768), ("SD 2.x", 1024), ("SDXL", 2048)])
+def test_other_programs_see_the_family_of_a_file(tmp_path: Path, family: Family, width: int) -> None:
+    denoiser = ToyDenoiser(width, family=family)
+    edit = edit_with([1.0, 0.1], width)
+    state = lora_state_dict(edit, edit_denoiser(edit, denoiser), family)
+    save_lora(tmp_path / "roses.safetensors", state, {"workflow": "{}"})
     with safe_open(tmp_path / "roses.safetensors", framework="pt") as file:
         metadata = file.metadata()
         assert len(file.keys()) == 3 * len(denoiser.weights)
-    assert metadata["modelspec.architecture"] == architecture
+    assert family_by_a1111(metadata) == family_by_model_specification(metadata) == family
+    # What the specification asks for, and what kohya's tools read when they merge or resize a LoRA.
+    assert {"sai_model_spec", "architecture", "implementation", "title"} <= {
+        name.removeprefix("modelspec.") for name in metadata
+    }
     assert metadata["modelspec.title"] == "roses"
     assert metadata["ss_network_module"] == "networks.lora"
-    assert metadata["a"] == "b"
+    assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "2"
+    assert metadata["workflow"] == "{}"
 
 
 def test_other_loras_are_not_called_empty(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conceptlens.core import model_edit
+from conceptlens.core.backend import Family
 from conceptlens.core.errors import UserError
 from conceptlens.core.lora import balanced_factors, lora_factors
 from conceptlens.core.model_edit import (
@@ -14,6 +16,7 @@ from conceptlens.core.model_edit import (
     fit_time_edit,
     parse_edits,
     time_edit,
+    triangular_factor,
 )
 from conceptlens.tests.core.toy import ToyDenoiser, ToyEncoder
 from hypothesis import given
@@ -28,6 +31,7 @@ EXAMPLES = {
     "preserved prompts": ([ROSES], ["a pack of dogs", "a tulip"]),
     "parts of the way": ([ROSES._replace(strength=0.3), MANY[1]._replace(strength=0.0), MANY[2]], ["a tulip"]),
     "more columns than dimensions": (MANY, [f"prompt number {i}" for i in range(20)]),
+    "prompts preserved several times": ([ROSES], ["a tulip", "a pack of dogs", "a tulip", ROSES.source, "a tulip"]),
 }
 
 
@@ -119,10 +123,44 @@ def test_rank_is_at_most_the_number_of_slots_that_differ() -> None:
     assert edit.rank <= differing < len(states)
 
 
-def test_all_prompts_are_encoded_in_one_batch() -> None:
+def test_prompts_of_the_pairs_are_encoded_in_one_batch() -> None:
+    """States of one beginning are equal to the last bit then, and add nothing to the edit."""
     encoder = ToyEncoder(64)
-    fit_time_edit(encoder, MANY, preserve=["a tulip"])
-    assert encoder.calls == 1
+    fit_time_edit(encoder, MANY)
+    assert len(encoder.batches) == 1
+
+
+@pytest.mark.parametrize("width", [64, 768])
+def test_preserved_prompts_come_in_portions_and_change_no_digit(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(model_edit, "PROMPTS_AT_ONCE", 7)
+    encoder = ToyEncoder(width)
+    preserve = [f"prompt number {number % 27}" for number in range(30)]
+    seen: list[tuple[int, int]] = []
+    edit = fit_time_edit(encoder, [ROSES], preserve=preserve, progress=lambda *at: seen.append(at))
+    pairs, *portions = encoder.batches
+    assert (pairs, portions) == (8, [7, 7, 7, 6])
+    assert seen == [(7, 27), (14, 27), (21, 27), (27, 27)]
+    one = torch.eye(width, dtype=torch.float64)
+    expected = by_the_book(one, *book_columns(encoder, [ROSES], preserve), 0.1) - one
+    assert relative_error(edit.left * edit.singular_values @ edit.right, expected) <= 1e-9
+
+
+@pytest.mark.parametrize("sizes", [[], [3], [2, 3, 4], [20, 1, 20]])
+def test_one_triangle_stands_for_all_states(sizes: list[int]) -> None:
+    portions = [torch.randn(size, 8, generator=torch.Generator().manual_seed(size)) for size in sizes]
+    states = torch.cat([torch.zeros(0, 8), *portions]).double()
+    rows = triangular_factor(iter(portions), 8)
+    torch.testing.assert_close(rows.T @ rows, states.T @ states, rtol=1e-12, atol=1e-12)
+    assert len(rows) <= 8
+    if len(states) <= 8:
+        assert torch.equal(rows, states)
+
+
+def test_progress_counts_preserved_prompts_and_layers() -> None:
+    seen: list[tuple[int, int]] = []
+    progress = lambda *at: seen.append(at)  # noqa: E731
+    edit_model(ToyEncoder(64), ToyDenoiser(64), [ROSES], preserve=["a tulip", "a dog"], progress=progress)
+    assert seen == [(2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
 
 
 def test_regularization_is_the_papers() -> None:
@@ -168,6 +206,12 @@ def test_same_prompts_change_nothing() -> None:
     assert edited.edit.rank == 0
     assert edited.factors == {}
     assert "Nothing is changed" in edited.report
+
+
+@pytest.mark.parametrize("family", ["SD 1.x", "SD 2.x", "SDXL"])
+def test_report_says_what_of_sdxl_is_not_edited(family: Family) -> None:
+    report = edit_model(ToyEncoder(64), ToyDenoiser(64, family=family), [ROSES]).report
+    assert ("pooled text" in report) == (family == "SDXL")
 
 
 @given(st.lists(st.integers(2, 6), max_size=20), st.data())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conceptlens.core import storage
 from conceptlens.core.errors import UserError
+from safetensors import safe_open
 
 resource = pytest.importorskip("resource", reason="the system's limit on file sizes stands in for a full disk")
 HEADER = {"kind": "test", "version": 1}
@@ -41,6 +43,20 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert str(path) in str(error.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_content_is_the_same_file(tmp_path: Path) -> None:
+    """safetensors orders the metadata anew in each process; a file that is made again has the same hash."""
+    said = {f"name {number}": '\u00e9 \\ " \n {}' for number in range(12)}
+    tensors = {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.float16)}
+    storage.write(tmp_path / "a.safetensors", tensors, HEADER, said)
+    storage.write(tmp_path / "b.safetensors", tensors, HEADER, dict(reversed(said.items())))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata() == {**said, storage.FORMAT_KEY: json.dumps(HEADER)}
+    read, header = storage.read(tmp_path / "a.safetensors", "test", 1)
+    assert header == HEADER
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 
 
 def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class ToyEncoder:
         generator = torch.Generator().manual_seed(seed)
         self.width = width
         self.vocabulary = {"<start>": START, "<end>": END}
-        self.calls = 0
+        self.batches: list[int] = []  # of how many prompts each call of `encode` was
         self._tokens, self._positions, self._mixing = (
             torch.randn(shape, generator=generator, dtype=torch.float64)
             for shape in ((400, width), (CONTEXT_LENGTH, width), (width, width))
@@ -33,7 +33,7 @@ class ToyEncoder:
         return " ".join(words[token] for token in tokens)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        self.calls += 1
+        self.batches.append(len(prompts))
         ids = [self.tokenize(prompt) for prompt in prompts]
         padded = torch.tensor([tokens + [END] * (CONTEXT_LENGTH - len(tokens)) for tokens in ids])
         inputs = self._tokens[padded] + 0.1 * self._positions

@@ -219,6 +219,41 @@ def test_node_keeps_its_contract(server: HostServer, kind: str) -> None:
             assert options["default"] == default, name
 
 
+# Boxes for prompts. Where {} marks the concept's place, the host's dynamic prompts would eat it.
+PROMPTS = {
+    ("TIMEEditModel", "source"),
+    ("TIMEEditModel", "destination"),
+    ("TIMEEditModel", "preserve"),
+    ("TIMEEditBatch", "edits"),
+    ("TIMEEditBatch", "preserve"),
+    ("VocabSearch", "text"),
+    ("TokenMixConditioning", "prompt"),
+    ("ImageDecompose", "prompt"),
+    ("ConceptBias", "prompt"),
+    ("HSpaceContrastByText", "positive_text"),
+    ("HSpaceContrastByText", "negative_text"),
+}
+
+
+def test_prompt_boxes_have_the_hosts_choices_and_comments(server: HostServer) -> None:
+    """As CLIP Text Encode's box has them: the page draws a choice and drops comments before it sends the graph."""
+    information = server.get("/object_info")
+    boxes = {
+        (kind, name): options
+        for kind in ("CLIPTextEncode", *CONTRACT)
+        for inputs in information[kind]["input"].values()
+        for name, (type_, options, *_) in ((name, [*given, {}]) for name, given in inputs.items())
+        if type_ == "STRING"
+    }
+    assert {box for box, options in boxes.items() if options.get("dynamicPrompts")} == {
+        ("CLIPTextEncode", "text"),
+        *PROMPTS,
+    }
+    marked = [box for box, options in boxes.items() if "{}" in options.get("default", "")]
+    assert marked == [("ConceptDecompose", "prompt"), ("TokenMixGallery", "prompt")]
+    assert all("no choices in braces and no comments" in boxes[box]["tooltip"] for box in marked)
+
+
 def test_example_graphs_are_offered_with_a_picture(server: HostServer) -> None:
     names = [path.stem for path in (ROOT / "workflows").glob("*.json")]
     assert server.get("/workflow_templates")["conceptlens"] == names

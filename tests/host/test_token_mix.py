@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from conceptlens.core.mixture import TokenMix, mix_from_text
 from conceptlens.core.plots import from_pil
 from conceptlens.core.text_tower import encode
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.host.graphs import CHECKPOINT, executed_nodes, node, saved_latent
-from conceptlens.tests.tiny import FAMILIES
+from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
 from PIL import Image
 from torch import Tensor
 
@@ -46,6 +48,35 @@ def test_the_hosts_conditioning_is_the_fits(encoder: Any, family: Family) -> Non
     torch.testing.assert_close(context.float(), encoded.context, rtol=1e-4, atol=1e-4)
     if family == "SDXL":
         torch.testing.assert_close(extras["pooled_output"].float(), encoded.pooled, rtol=1e-4, atol=1e-4)
+
+
+def test_one_file_is_the_mix_in_the_host_and_in_diffusers(
+    encoder: Any, family: Family, comfyui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`embedding:my_concept` here, the help page's lines there, and the live pseudo-token give one context."""
+    mix, tables, clip = mix_of(encoder), encoder.tables(), encoder._clip
+    ((expected, extras),) = encoder.conditioning("a <> in snow", mix.pseudo_token(tables))
+    mix.save_embedding(tmp_path / "my_concept.safetensors", tables, encoder.names)
+    for name in encoder.names:
+        monkeypatch.setattr(getattr(clip.tokenizer, name), "embedding_directory", str(tmp_path))
+    prompt = clip.tokenize("a embedding:my_concept in snow")
+    ((here, extras_here),) = clip.encode_from_tokens_scheduled(prompt)
+    assert torch.equal(here, expected)
+
+    pipe = tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")  # of its own: it is given a word
+    if family == "SDXL":
+        pipe.text_encoder_2.text_model.eos_token_id = 2  # as in the published checkpoint
+    page = (ROOT / "web/docs/SaveTokenMixEmbedding.md").read_text(encoding="utf-8")
+    for_one_encoder, for_sdxl = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(for_sdxl if family == "SDXL" else for_one_encoder, {"pipe": pipe})  # noqa: S102 # a page of ours
+    options = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    with torch.inference_mode():
+        there: Any = pipe.encode_prompt("a <my_concept> in snow", **options)
+    torch.testing.assert_close(there[0], expected, rtol=1e-4, atol=1e-4)
+    if family == "SDXL":
+        assert torch.equal(extras_here["pooled_output"], extras["pooled_output"])
+        torch.testing.assert_close(there[2], extras["pooled_output"], rtol=1e-4, atol=1e-4)
 
 
 def test_weights_around_a_mix_count(encoder: Any) -> None:
