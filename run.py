@@ -14,8 +14,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -252,10 +254,34 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def test(arguments: argparse.Namespace) -> int:
+    """Lint, types and tests; the last line says what was run, and what was not."""
     host = prepare(arguments.comfyui)
-    checks = [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "basedpyright"]]
-    failed = [check for check in checks if python(*check, host=host)]
-    return python("-m", "pytest", *arguments.pytest_options, host=host) or len(failed)
+    if not arguments.no_browser and python("-m", "conceptlens.benchmarks.browser", host=host):
+        return 1  # it has said what to do
+    checks = {
+        "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
+        "types": [["-m", "basedpyright"]],
+    }
+    failed = {name: sum(python(*check, host=host) != 0 for check in parts) for name, parts in checks.items()}
+    results = VENV / "tests.xml"
+    results.unlink(missing_ok=True)
+    options = [f"--junitxml={results}", *(["--no-browser"] if arguments.no_browser else []), *arguments.pytest_options]
+    code = python("-m", "pytest", *options, host=host)
+    said = [f"{name} {'failed' if failed[name] else 'passed'}" for name in checks]
+    say(f"run.py test: {', '.join(said)}, tests: {account(results)}")
+    return code or sum(failed.values())
+
+
+def account(results: Path) -> str:
+    """How many tests passed and failed, and how many were skipped for which reasons, by pytest's results as XML."""
+    if not results.exists():
+        return "none were run"
+    cases = list(ElementTree.parse(results).iter("testcase"))
+    skipped = Counter(reason.get("message") for case in cases for reason in case.iter("skipped"))
+    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+    counts = {"passed": len(cases) - failed - skipped.total(), "failed": failed}
+    counts |= {f"skipped ({reason})": count for reason, count in skipped.items()}
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -285,6 +311,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     sub.set_defaults(run=demo)
 
     sub = commands.add_parser("test", parents=[common], help="lint, type check and all tests")
+    sub.add_argument("--no-browser", action="store_true", help="leave out what is tested in Chromium or Chrome")
     sub.add_argument("pytest_options", nargs="*", metavar="-- PYTEST OPTIONS", help="for example: -- -k alignment")
     sub.set_defaults(run=test)
 

@@ -130,3 +130,72 @@ def test_package_imports_without_the_host() -> None:
     code = "import conceptlens, sys; assert 'comfy_api' not in sys.modules; print(conceptlens.WEB_DIRECTORY)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "./web", result.stderr
+
+
+RESULTS = """<testsuites><testsuite><testcase name="a"/><testcase name="b"/>
+<testcase name="c"><failure message="x">y</failure></testcase><testcase name="d"><error message="x">y</error></testcase>
+<testcase name="e"><skipped message="left out by --no-browser">y</skipped></testcase></testsuite></testsuites>"""
+
+
+@pytest.mark.parametrize(("failing", "code"), [((), 0), (("ruff",), 2), (("basedpyright",), 1), (("pytest",), 1)])
+def test_the_last_line_says_what_was_run(
+    run: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failing: tuple[str, ...],
+    code: int,
+) -> None:
+    called: list[tuple[str, ...]] = []
+
+    def python(*arguments: str, host: Path) -> int:
+        called.append(arguments)
+        assert host == tmp_path
+        if arguments[1] == "pytest":
+            (tmp_path / "tests.xml").write_text(RESULTS)
+        return int(arguments[1] in failing)
+
+    monkeypatch.setattr(run, "VENV", tmp_path)
+    monkeypatch.setattr(run, "prepare", lambda _: tmp_path)
+    monkeypatch.setattr(run, "python", python)
+    arguments = run.parse(["test", "--no-browser", "--", "-k", "alignment"])
+    assert arguments.run(arguments) == code
+    lint, types = ("failed" if name in failing else "passed" for name in ("ruff", "basedpyright"))
+    last = capsys.readouterr().out.splitlines()[-1]
+    tests = "2 passed, 2 failed, 1 skipped (left out by --no-browser)"
+    assert last == f"run.py test: lint {lint}, types {types}, tests: {tests}"
+    assert "conceptlens.benchmarks.browser" not in {call[1] for call in called}
+    assert called[-1][-3:] == ("--no-browser", "-k", "alignment")
+
+
+def test_without_a_browser_nothing_is_tested(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(run, "prepare", lambda _: tmp_path)
+    monkeypatch.setattr(run, "python", lambda _, module, **__: called.append(module) or 1)
+    arguments = run.parse(["test"])
+    assert arguments.run(arguments) == 1
+    assert called == ["conceptlens.benchmarks.browser"]
+
+
+def test_no_results_are_no_tests(run: ModuleType, tmp_path: Path) -> None:
+    assert run.account(tmp_path / "none.xml") == "none were run"
+
+
+SKIPS = """
+import pytest
+@pytest.mark.parametrize("lacks", ["npm", "this machine has no GPU"])
+def test_a(lacks): pytest.skip(lacks)
+@pytest.mark.skipif(True, reason="npm")
+def test_b(): pass
+@pytest.mark.xfail
+def test_c(): assert False
+"""
+
+
+def test_nothing_is_skipped_silently(tmp_path: Path) -> None:
+    """A skip is a failure, whether of a test or of a module, but for what no installation could spare."""
+    (tmp_path / "test_some.py").write_text(SKIPS)
+    (tmp_path / "test_module.py").write_text("import pytest; pytest.importorskip('nobody_has_this')")
+    command = [sys.executable, "-m", "pytest", "-p", "conceptlens.tests.conftest", "--continue-on-collection-errors"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    assert "1 failed, 1 skipped, 1 xfailed, 2 errors" in said  # a test and a module are not even begun
