@@ -62,7 +62,7 @@ class HostServer:
         self.base.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "run.py", "comfyui", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--comfyui", str(comfyui_folder())]
-        command += ["--", "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *self._options]
+        command += ["--", "--disable-api-nodes", *self._options]
         with (self.base / "host.log").open("wb") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
