@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_STORE = ROOT / ".comfyui"
+WORKERS = 4  # processes at most that share the tests, each of which may have a host
 HOST_FOLDERS = ("custom_nodes", "input", "models", "output", "user")  # what the host expects in its base
 REQUIREMENT_FILES = tuple(ROOT / part / "requirements.txt" for part in ("", "harness", "world", "tests"))
 
@@ -317,7 +318,10 @@ def test(arguments: argparse.Namespace) -> int:
     failed = {name: sum(python(*check, host=host) != 0 for check in parts) for name, parts in checks.items()}
     results = VENV / "tests.xml"
     results.unlink(missing_ok=True)
-    options = [f"--junitxml={results}", *(["--no-browser"] if arguments.no_browser else []), *arguments.pytest_options]
+    workers = min(os.cpu_count() or 1, WORKERS)
+    os.environ.setdefault("OMP_NUM_THREADS", str((os.cpu_count() or 1) // workers))
+    options = [f"--junitxml={results}", "-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
+    options += [*(["--no-browser"] if arguments.no_browser else []), *arguments.pytest_options]
     code = python("-m", "pytest", *options, host=host)
     said = [f"{name} {'failed' if failed[name] else 'passed'}" for name in checks]
     say(f"run.py test: {', '.join(said)}, tests: {account(results)}")

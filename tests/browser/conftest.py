@@ -47,7 +47,7 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
     assert not [problem for problem in problems if "favicon" not in problem and "404" not in problem]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
     with HostServer(tmp_path_factory.mktemp("browser"), "--cpu") as running:
         yield running
