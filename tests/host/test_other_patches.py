@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,11 +67,11 @@ def stock(kind: str, /, **inputs: Any) -> Patch:
     return patched
 
 
-def direction(position: Any = "after", scale: float = 1.0, positive: bool = False, window: Any = (0.0, 1.0)) -> Patch:
+def direction(position: Any = "after", scale: float = 1.0, positive: bool = False) -> Patch:
     def patched(model: Any) -> Any:
         from conceptlens.nodes.host import HostBottleneck
 
-        return HostBottleneck(model).shifted(directions(position), 0, scale, *window, positive)
+        return HostBottleneck(model).shifted(directions(position), 0, scale, 0.0, 1.0, positive)
 
     return patched
 
@@ -185,6 +186,44 @@ def test_what_is_followed_is_what_the_host_computes(model: Any, plain: Any, kind
         assert diffusion.save_memory()
         again = diffusion.predict(x, timesteps, encoded)
         torch.testing.assert_close(torch.autograd.grad(again.square().sum(), contexts)[0], gradient)
+
+
+@pytest.mark.parametrize("position", ["before", "inside", "after"])
+def test_what_a_controlnet_adds_is_followed(plain: Any, position: Any) -> None:
+    from conceptlens.nodes.host.evaluations import apart
+    from conceptlens.nodes.host.halves import Evaluation
+
+    shapes: list[Any] = []
+
+    def look(h: Tensor, _: Any) -> Tensor:
+        shapes.append(h.shape)
+        return h
+
+    given = Evaluation(torch.randn(1, 4, 8, 8), torch.tensor([400.0]), POSITIVE[0][0], None, {}, {})
+    plain.halves(replace(given, options={"patches": {"input_block_patch": [look]}}), position)
+    added: list[Tensor | None] = [torch.randn(shape) for shape in shapes]  # the last one first
+    control = {"input": [*added[:0:-1], None], "middle": [torch.randn(1, 64, 4, 4)], "output": [None, *added[1:]]}
+    own = {name: list(parts) for name, parts in control.items()}
+    with torch.no_grad():
+        whole = plain._unet(given.x, given.timesteps, context=given.context, control=own, transformer_options={})
+        h, decode = plain.halves(replace(given, control=control), position)
+        assert apart(decode(h[None]), whole) < 1e-5
+        assert apart(plain.halves(given, position)[1](h[None]), whole) > 1e-2
+
+
+def test_cancel_is_asked_for_in_each_evaluation(model: Any, plain: Any) -> None:
+    import comfy.model_management as management
+    from conceptlens.nodes.host.halves import Evaluation
+    from conceptlens.nodes.host.sampling import sampled
+
+    given = Evaluation(torch.randn(1, 4, 8, 8), torch.tensor([400.0]), POSITIVE[0][0], None, {}, {})
+    h, decode = plain.halves(given, "after")
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        decode(h[None])
+    with pytest.raises(management.InterruptProcessingException), torch.inference_mode():
+        sampled(model, POSITIVE, NEGATIVE, [1], sampling(), lambda *_: management.interrupt_current_processing(True))
+    management.interrupt_current_processing(False)
 
 
 @pytest.mark.parametrize("kind", ["FreeU", "weights", "two and FreeU"])
