@@ -139,7 +139,7 @@ def from_noise_of(studio: DiffusersStudio, mix: TokenMix, picture: Tensor) -> Ca
 
         return denoised
 
-    noise = invert(denoiser(mix), studio.latents_of_pictures(picture), levels, 0.0, torch.Tensor).x
+    noise = invert(denoiser(mix), studio.latents_of_pictures(picture), levels, 0.0, torch.Tensor).path[0]
 
     def draw(mixes: Sequence[TokenMix]) -> Tensor:
         made = [asyrp(denoiser(some), None, noise, levels, 0.0, torch.Tensor) for some in mixes]

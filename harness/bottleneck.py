@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -187,7 +187,7 @@ class DiffusersBottleneck:
         def add(h: Tensor, sigma: float, prompted: Sequence[bool]) -> Tensor:
             if not levels[1] <= sigma <= levels[0]:
                 return h
-            return directions.added(h, index, scale, sigma, prompted, positive_only)
+            return directions.added(h, index, scale, sigma, prompted if positive_only else None)
 
         with self.visited(directions.position, add):
             yield
@@ -206,11 +206,10 @@ class DiffusersBottleneck:
         def keep(block: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
             calls.append((block, arguments, named))
 
-        handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
-        with torch.no_grad():
+        with ExitStack() as hooks, torch.no_grad():
+            for block in blocks:
+                hooks.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
             self.outputs(x, sigma)
-        for handle in handles:
-            handle.remove()
         _, arguments, named = calls[0]
         h: Tensor = arguments[0] if arguments else named["hidden_states"]
 

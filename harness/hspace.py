@@ -9,8 +9,9 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..core.backend import Progress
 from ..core.errors import UserError
 from ..core.hspace.directions import HSpaceDirections, Position, disentangled
 from ..core.hspace.samples import HSpaceSamples, joined
@@ -175,7 +176,7 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
         "steps": sampling.steps,
         "masked": bool(arguments.mask),
     }
-    results = {}
+    results, count = {}, arguments.iterations
     for seed in processes.share(sampling.seeds):
         visited: list[Tensor] = []
         bottleneck.draw([seed], sampling.steps, watch=lambda _, x, __, to=visited: to.append(x))
@@ -185,9 +186,12 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
             if sigma in levels
         )
         mask = None if arguments.mask is None else _mask(arguments.mask, visited[0])
-        how = (arguments.components, arguments.iterations, arguments.tolerance, mask)
         with console.progress(f"seed {seed}") as progress:
-            found = along_levels(halves, *how, lambda found, show=progress: show(len(found), len(levels)))
+
+            def watch(found: list[Any], iterated: int, show: Progress = progress) -> None:
+                show(len(found) * count + iterated, len(levels) * count)
+
+            found = along_levels(halves, arguments.components, count, arguments.tolerance, mask, watch)
         directions = directions_of_levels(found, bottleneck.family, arguments.position, {**made_by, "seed": seed})
         file = arguments.out / f"seed-{seed}.safetensors"
         save_picture(values_chart(directions), file.with_suffix(".png"))

@@ -233,7 +233,7 @@ class SaveHSpaceDirections(Node):
     @classmethod
     def execute(cls, directions: HSpaceDirections, filename_prefix: str) -> io.NodeOutput:
         path = host.numbered_path(filename_prefix, host.DIRECTIONS)
-        directions.save(path)
+        directions.save(path, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
         return io.NodeOutput(ui=ui.PreviewText(str(path)))
 
 

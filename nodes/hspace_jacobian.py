@@ -95,10 +95,11 @@ class HSpaceJacobian(Node):
         live, wanted = host.LiveView(), percents(at_percent)
         made_by = {"method": "jacobian", "seed": seed, "steps": steps, "cfg": cfg, "masked": mask is not None}
 
-        def watch(found: list[tuple[float, SingularDirections]]) -> None:
-            sigma, last = found[-1]
-            live.say(f"sigma {sigma:.3g}: {', '.join(f'{value:.3g}' for value in last.values.tolist())}")
-            live.bar(len(found), len(wanted) if wanted else steps)
+        def watch(found: list[tuple[float, SingularDirections]], iterated: int) -> None:
+            if not iterated:
+                sigma, last = found[-1]
+                live.say(f"sigma {sigma:.3g}: {', '.join(f'{value:.3g}' for value in last.values.tolist())}")
+            live.bar(len(found) * iterations + iterated, (len(wanted) if wanted else steps) * iterations)
 
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
             size = (height // 8, width // 8)

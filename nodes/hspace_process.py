@@ -86,6 +86,7 @@ class HSpaceInvert(Node):
         latents = latent_image["samples"]
         if not latents.count_nonzero():
             raise UserError("The latent is empty; connect a picture through VAE Encode.")
-        how = (sigmas, cfg, eta, seed, host.progress())
+        how = (latent_image.get("noise_mask"), sigmas, cfg, eta, seed, host.progress())
         noise, sampler = host.inverted(model, positive, negative, latents, *how)
-        return io.NodeOutput({**latent_image, "samples": noise}, sampler)
+        # Nothing else of the latent: the host would keep what is outside of a noise mask, which is noise here.
+        return io.NodeOutput({"samples": noise}, sampler)

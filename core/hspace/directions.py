@@ -45,16 +45,16 @@ class HSpaceDirections:
         return found if size is None else resized(found, size)
 
     def added(
-        self, h: Tensor, index: int, scale: float, sigma: float, prompted: Sequence[bool], positive_only: bool
+        self, h: Tensor, index: int, scale: float, sigma: float, prompted: Sequence[bool] | None = None
     ) -> Tensor:
         """A bottleneck (rows, channels, height, width) at a noise level with `scale` times a direction added to it.
 
-        Its rows come in chunks of which `prompted` says whether they are for the prompt: the only ones that change with
-        `positive_only`, so that guidance multiplies the shift.
+        To all of its rows, or to those chunks of them of which `prompted` says that they are for the prompt: guidance
+        then multiplies the shift.
         """
         height, width = h.shape[-2:]
         shift = scale * self.shift(index, sigma, (height, width)).to(h)
-        if not positive_only:
+        if prompted is None:
             return h + shift
         rows = torch.tensor(list(prompted)).repeat_interleave(len(h) // len(prompted)).to(h)
         return h + rows[:, None, None, None] * shift
@@ -87,11 +87,19 @@ class HSpaceDirections:
         if not 0 <= index < len(self):
             raise UserError(f"There is no direction {index}; these are {len(self)}, counted from 0.")
 
-    def save(self, path: Path) -> None:
-        """Writes a file that `load` reads."""
-        tensors = {"sigmas": self.sigmas, "shifts": self.shifts.half(), "values": self.values}
+    def save(self, path: Path, metadata: Mapping[str, str] = {}) -> None:
+        """Writes a file that `load` reads: in half precision where that holds the shifts.
+
+        Raises UserError for directions that are not finite.
+        """
+        half = self.shifts.half()
+        small = float((half.float() - self.shifts).norm()) <= 1e-3 * float(self.shifts.norm())
+        tensors = {"sigmas": self.sigmas, "shifts": half if small else self.shifts.float(), "values": self.values}
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise UserError(f"The {name} of the directions are not finite numbers; find them on pictures that are.")
         header = {"family": self.family, "position": self.position, "made_by": dict(self.made_by)}
-        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **header})
+        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **header}, metadata)
 
     @classmethod
     def load(cls, path: Path) -> HSpaceDirections:
@@ -111,6 +119,16 @@ def check_levels(path: Path, sigmas: Tensor, count: int) -> None:
     if len(sigmas) != count or not count or not (sigmas > 0).all() or not (sigmas.diff() < 0).all():
         raise UserError(
             f"{path} is damaged: its {len(sigmas)} noise levels are not {count} falling ones; make it anew."
+        )
+
+
+def check_one_size(shapes: Sequence[Sequence[int]]) -> None:
+    """Raises UserError unless bottlenecks (..., height, width) of several noise levels have one size."""
+    sizes = dict.fromkeys(f"{shape[-2]} x {shape[-1]}" for shape in shapes)
+    if len(sizes) > 1:
+        raise UserError(
+            f"The bottleneck is {' at some noise levels and '.join(sizes)} at others, as with a patch that shrinks "
+            "what the model computes at a part of the sampling (Deep Shrink); connect the model before that node."
         )
 
 

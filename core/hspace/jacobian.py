@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..backend import Progress, unseen
 from ..errors import UserError
 from ..memory import Portions
-from .directions import HSpaceDirections, Position, aligned
+from .directions import HSpaceDirections, Position, aligned, check_one_size
 
 Decoder = Callable[[Tensor], Tensor]
 """From bottlenecks (n, channels, height, width) to predictions (n, ...), each row for itself."""
@@ -47,20 +48,21 @@ def singular_directions(
     mask: Tensor | None = None,
     start: Tensor | None = None,
     generator: torch.Generator | None = None,
+    progress: Progress = unseen,
 ) -> SingularDirections:
     """The `count` leading singular triplets of J = d(mask * decoder(h)) / dh at h (channels, height, width).
 
     All at once, in the Krylov space of J^T J that grows by a block of `count` vectors with each iteration (block
     Lanczos with full orthogonalisation, in the Rayleigh-Ritz form): J itself is never built. Ends when |J^T u - s v| is
-    at most `tolerance` times the largest singular value for each, or after `iterations`. `mask` is of the prediction's
-    shape or broadcasts to it; `start` (n, ...) are vectors to begin with, those of the noise level before.
-    Raises UserError for a mask that hides everything, and when the decoder can't be differentiated.
+    at most `tolerance` times the largest singular value for each, or after `iterations`; `progress` is told of each.
+    `mask` is of the prediction's shape or broadcasts to it; `start` (n, ...) are vectors to begin with, those of the
+    noise level before. Raises UserError for a mask that hides everything, and when the decoder can't be differentiated.
     """
     if mask is not None and not (mask != 0).any():
         raise UserError("The mask is empty: nothing of the picture would be looked at; paint the part that matters.")
     seen = decoder if mask is None else lambda rows: decoder(rows) * mask
     with full_precision():
-        return _lanczos(*products(seen, h), h, count, iterations, tolerance, start, generator)
+        return _lanczos(*products(seen, h), h, count, iterations, tolerance, start, generator, progress)
 
 
 @contextmanager
@@ -80,6 +82,7 @@ def _lanczos(
     tolerance: float,
     start: Tensor | None,
     generator: torch.Generator | None,
+    progress: Progress,
 ) -> SingularDirections:
     """`singular_directions` of a Jacobian that is given by its products."""
     size, passes = h.numel(), 0
@@ -99,6 +102,7 @@ def _lanczos(
         residual = pulled - values[:, None] * right
         done = bool((residual.norm(dim=1) <= tolerance * values[0]).all())
         fresh, rounds = _orthonormal(residual, basis), rounds + 1
+        progress(rounds, iterations)
         if done or rounds >= iterations or not len(fresh):
             right, left = right.view(-1, *h.shape), left.view(-1, *pushed.shape[1:])
             return SingularDirections(right, values, left, passes, rounds, done)
@@ -195,18 +199,25 @@ def along_levels(
     iterations: int,
     tolerance: float,
     mask: Tensor | None,
-    watch: Callable[[list[tuple[float, SingularDirections]]], object],
+    watch: Callable[[list[tuple[float, SingularDirections]], int], object],
 ) -> list[tuple[float, SingularDirections]]:
     """The singular triplets at noise levels (sigma, bottleneck, decoder), each search begun with those of the last.
 
-    `watch` is called after each level with what was found so far.
+    `watch` is called after each iteration and after each level: with what was found so far, and how many iterations the
+    next level has taken. Raises UserError for bottlenecks of several sizes.
     """
     found: list[tuple[float, SingularDirections]] = []
+
+    def iterated(done: int, _: int) -> None:
+        watch(found, done)
+
     for sigma, h, decoder in levels:
+        check_one_size([*(each.right.shape for _, each in found), h.shape])
         start = found[-1][1].right if found else None
         area = None if mask is None else mask.to(h)
-        found.append((sigma, singular_directions(decoder, h, count, iterations, tolerance, area, start)))
-        watch(found)
+        how = (iterations, tolerance, area, start, None, iterated)
+        found.append((sigma, singular_directions(decoder, h, count, *how)))
+        watch(found, 0)
     return found
 
 

@@ -30,8 +30,8 @@ class Inversion:
 
     sigmas: Tensor  # (levels,), falling, ending in 0
     eta: float
-    x: Tensor  # (n, ...) at the first noise level
-    corrections: Sequence[Tensor]  # of each step, of x's shape, on any device
+    path: Sequence[Tensor]  # (n, ...) at each noise level, from the noise to the pictures, on any device
+    corrections: Sequence[Tensor]  # of each step, of the same shape, on any device
 
 
 def asymmetric_step(
@@ -103,7 +103,7 @@ def invert(
         predicted = plain(x, sigma)
         watch(number, x, predicted)
         corrections.append(then - asymmetric_step(x, predicted, predicted, sigma, after, eta)[0])
-    return Inversion(sigmas, eta, way[0], corrections)
+    return Inversion(sigmas, eta, way, corrections)
 
 
 def restored(
@@ -113,26 +113,35 @@ def restored(
     x: Tensor,
     sigmas: Tensor,
     watch: Callable[..., object] = unwatched,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Samples an inverted picture: without a shift exactly the picture, with one its edit.
 
-    Raises UserError for other noise levels or another size than it was inverted with.
+    Where `mask`, of the pictures' shape, is 0 the picture stays, where it is 1 it may change. Raises UserError for
+    other noise levels or another size than it was inverted with.
     """
     if sigmas.shape != inversion.sigmas.shape or not torch.allclose(sigmas.cpu(), inversion.sigmas.cpu(), rtol=1e-4):
         raise UserError(
             f"The picture was inverted over {_levels(inversion.sigmas)}, and the sampler is given {_levels(sigmas)}; "
             "connect the same sigmas to both."
         )
-    if x.shape[1:] != inversion.x.shape[1:] or len(x) % len(inversion.x):
+    own = inversion.path[0]
+    if x.shape[1:] != own.shape[1:] or len(x) % len(own):
         raise UserError(
-            f"Pictures of {tuple(inversion.x.shape)} were inverted, and the sampler is given {tuple(x.shape)}; connect "
+            f"Pictures of {tuple(own.shape)} were inverted, and the sampler is given {tuple(x.shape)}; connect "
             "the latent that came with it."
         )
+
+    def each(part: Tensor) -> Tensor:
+        return part.to(x).repeat(len(x) // len(own), 1, 1, 1)
+
     for number, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
         predicted = shifted(x, sigma)
         moved, _ = asymmetric_step(x, predicted, plain(x, sigma), sigma, after, inversion.eta)
         watch(number, x, predicted)
-        x = moved + inversion.corrections[number].to(x).repeat(len(x) // len(inversion.x), 1, 1, 1)
+        x = moved + each(inversion.corrections[number])
+        if mask is not None:
+            x = torch.lerp(each(inversion.path[number + 1]), x, each(mask))
     return x
 
 

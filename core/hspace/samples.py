@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from .directions import Position, check_levels, read_origin
+from .directions import Position, check_levels, check_one_size, read_origin
 
 KIND, VERSION = "h-space samples", 1
 
@@ -74,24 +74,37 @@ class Recorder:
         names = range(len(prompted)) if regions is None else regions
         for chunk, its, region in zip(h.chunk(len(prompted)), prompted, names, strict=True):
             if its and region not in self.kept[level]:
-                self.kept[level][region] = chunk.to("cpu", torch.float16)
+                self._check_size(level, chunk)
+                self.kept[level][region] = chunk.to("cpu", torch.float16, copy=True)  # a program may write into its own
+
+    def _check_size(self, level: int, found: Tensor) -> None:
+        """Raises UserError for a bottleneck of another size than one before."""
+        here = [region.shape for region in self.kept[level].values()]
+        if any(shape != found.shape for shape in here):
+            raise UserError(
+                "The prompt has regions of different sizes; use masks, or one prompt for all of the picture."
+            )
+        check_one_size([*(region.shape for regions in self.kept for region in regions.values()), found.shape])
 
     def stacked(self) -> Tensor:
         """(levels, pictures, c, height, width) float16: the mean over regions.
 
-        Raises UserError for levels without the prompt, and for regions of different sizes.
+        Raises UserError for levels without the prompt, and for numbers beyond half precision.
         """
         there = [list(regions.values()) for regions in self.kept if regions]
         if len(there) < len(self.sigmas):
             raise UserError(
-                f"The prompt was evaluated at {len(there)} of the {len(self.sigmas)} noise levels only; use another "
-                "sampler, and a prompt that counts from the beginning to the end."
+                f"The UNet was run for the prompt at {len(there)} of the {len(self.sigmas)} noise levels only; use a "
+                "sampler that comes to each, a prompt that counts from beginning to end, and a model without a step "
+                "cache."
             )
-        if len({region.shape for regions in there for region in regions}) > 1:
+        stacked = torch.stack([torch.stack(regions).float().mean(0).half() for regions in there])
+        if not stacked.isfinite().all():
             raise UserError(
-                "The prompt has regions of different sizes; use masks, or one prompt for all of the picture."
+                "The bottleneck holds numbers that are not finite in half precision; run the model in float32, and "
+                "look whether its pictures are black."
             )
-        return torch.stack([torch.stack(regions).float().mean(0).half() for regions in there])
+        return stacked
 
 
 def joined(parts: Sequence[HSpaceSamples]) -> HSpaceSamples:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import comfy.model_management
 import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from torch import Tensor
@@ -15,13 +18,42 @@ from ...core.errors import UserError
 from ...core.hspace.directions import HSpaceDirections, Position
 from ...core.hspace.jacobian import Decoder, guided_decoder, nearest_levels
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
-from .model import Evaluation, HostDenoiser, HostDiffusion
-from .sampling import Sampling, sampled
+from .evaluations import Evaluated, apart, check_alone, tolerance, watched
+from .model import HostDenoiser, HostDiffusion
+from .patches import (
+    Options,
+    check_conditioning,
+    check_evaluated,
+    check_guidance,
+    check_prediction,
+    prompted,
+    tell_positives,
+    wrappers_of,
+)
+from .sampling import Sampling, portions, sampled
 
-Visit = Callable[[Tensor, dict[str, Any]], Tensor]
+Visit = Callable[[Tensor, Options], Tensor]
 """From a bottleneck (rows, channels, height, width) and the host's transformer options to what replaces it."""
-ATTENTION = "diffusion_model.middle_block.1.forward"  # behind the middle block's first residual block
 UNSHIFTED = "conceptlens_unshifted"  # the transformer option with which a sampler asks for the model without a shift
+LAYERS = "forward_timestep_embed_patch"  # the host's patches that run a layer in its place, the first that fits
+
+
+class Inside:
+    """A patch of the host's that visits what goes into the middle block's attention, and then runs it."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+
+    def __call__(self, layer: Any, h: Tensor, time: Tensor, context: Tensor, options: Options, *others: Any) -> Tensor:
+        if options["block"] == ("middle", 0):
+            h = self._visit(h, options)
+        # The host would stop here, at the first patch that fits: those after it have their turn with the layer.
+        patches = options["patches"][LAYERS]
+        later = patches[1 + next(place for place, (_, patch) in enumerate(patches) if patch is self) :]
+        rest = {**options, "patches": {**options["patches"], LAYERS: later}}
+        h = forward_timestep_embed([layer], h, time, context, rest, *others)
+        options.update({name: value for name, value in rest.items() if name != "patches"})
+        return h
 
 
 class HostBottleneck:
@@ -41,16 +73,15 @@ class HostBottleneck:
     def visited(self, position: Position, visit: Visit) -> ModelPatcher:
         """A clone of the MODEL whose bottleneck passes through `visit`; the model itself stays as it is."""
         clone = self._model.clone()
+        tell_positives(clone)
         if position == "inside":
             if not self._deep:
                 raise UserError('The middle block of this UNet is one layer, which has no inside; choose "after" it.')
-            forward = self._model.get_model_object(ATTENTION)
-
-            def inside(h: Tensor, context: Any = None, transformer_options: Any = None) -> Tensor:
-                options = transformer_options or {}
-                return forward(visit(h, options), context, options)
-
-            clone.add_object_patch(ATTENTION, inside)
+            patches = clone.model_options["transformer_options"].setdefault("patches", {})
+            there = patches.get(LAYERS, [])
+            own = [each for each in there if isinstance(each[1], Inside)]
+            others = [each for each in there if each not in own]
+            patches[LAYERS] = [*own, (SpatialTransformer, Inside(visit)), *others]
         elif position == "after":
 
             def after(state: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +90,7 @@ class HostBottleneck:
             clone.set_model_middle_block_after_patch(after)
         else:
 
-            def before(h: Tensor, options: dict[str, Any]) -> Tensor:
+            def before(h: Tensor, options: Options) -> Tensor:
                 return visit(h, options) if options["block"] == ("input", self._last_input) else h
 
             clone.set_model_input_block_patch_after_skip(before)
@@ -85,12 +116,11 @@ class HostBottleneck:
         sampling: Any = self._model.get_model_object("model_sampling")
         first, last = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
 
-        def add(h: Tensor, options: dict[str, Any]) -> Tensor:
+        def add(h: Tensor, options: Options) -> Tensor:
             sigma = float(options["sigmas"][0])
             if not last <= sigma <= first or UNSHIFTED in options:
                 return h
-            prompted = [chunk == 0 for chunk in options["cond_or_uncond"]]
-            return directions.added(h, index, scale, sigma, prompted, positive_only)
+            return directions.added(h, index, scale, sigma, prompted(options) if positive_only else None)
 
         return self.visited(directions.position, add)
 
@@ -111,42 +141,50 @@ def guided_decoders(
     `torch.inference_mode(False)`.
     """
     HostBottleneck(model)  # refuses other models
-    found: dict[float, dict[bool, dict[Any, Evaluation]]] = {}  # of each level: prompted -> the prompt -> evaluation
+    check_prediction(model)
+    check_guidance(model)
+    check_conditioning("positive", positive)
+    check_conditioning("negative", negative)
+    check_alone(model, positive, negative, sampling)
+    found: dict[float, dict[object, Evaluated]] = {}  # of each level: the prompt's part -> what was evaluated first
 
-    def look(state: dict[str, Any]) -> dict[str, Any]:
-        options = state["transformer_options"]
-        level = found.setdefault(float(options["sigmas"][0]), {True: {}, False: {}})
-        for row, (kind, which) in enumerate(zip(options["cond_or_uncond"], options["uuids"], strict=True)):
-            parts = (state[name] for name in ("x", "timesteps", "context", "y"))
-            kept: list[Any] = [None if part is None else part[row : row + 1].float().cpu().clone() for part in parts]
-            level[kind == 0].setdefault(which, Evaluation(*kept))
-        return state
-
-    watched = model.clone()
-    watched.set_model_middle_block_after_patch(look)
-
-    def step(number: int, *_: Any) -> None:
-        progress(number + 1, sampling.steps)
+    def look(sigma: float, chunks: list[Evaluated]) -> None:
+        level = found.setdefault(sigma, {})
+        for chunk in chunks:
+            level.setdefault(chunk.prompt, chunk)
 
     with torch.inference_mode():
-        sampled(watched, positive, negative, [seed], sampling, step)
+        sampled(watched(model, look), positive, negative, [seed], sampling, progress)
     levels = sorted(found, reverse=True)
     if percents is not None:
         schedule: Any = model.get_model_object("model_sampling")
         levels = nearest_levels(levels, [float(schedule.percent_to_sigma(percent)) for percent in percents])
     diffusion = HostDiffusion(model, exact=True)
+
+    def half(chunk: Evaluated) -> tuple[Tensor, Decoder]:
+        h, decode = diffusion.halves(chunk.given, position)
+        with torch.no_grad():
+            far = apart(decode(h[None]).cpu(), chunk.output)
+        if far > tolerance(model):
+            raise UserError(
+                f"At noise level {sigma:.3g} the model predicts something else than its UNet with the patches that "
+                f"ConceptLens can follow ({far:.0%} apart); connect it before nodes that change it in other ways."
+            )
+        return h, decode
+
     for sigma in levels:
-        positives, negatives = (list(found[sigma][kind].values()) for kind in (True, False))
+        chunks = found[sigma].values()
+        positives, negatives = ([each for each in chunks if each.prompted == kind] for kind in (True, False))
         if len(positives) != 1 or len(negatives) > 1:
             raise UserError(
                 f"At noise level {sigma:.3g} {len(positives)} positive and {len(negatives)} negative prompts count; "
                 "the Jacobian is that of one each: connect prompts without regions that count from beginning to end."
             )
-        h, prompted = diffusion.halves(positives[0], position)
+        h, decode = half(positives[0])
         if not negatives:
-            yield sigma, h, prompted
+            yield sigma, h, decode
             continue
-        yield sigma, h, guided_decoder(sampling.cfg, h, prompted, *diffusion.halves(negatives[0], position))
+        yield sigma, h, guided_decoder(sampling.cfg, h, decode, *half(negatives[0]))
 
 
 def sample_bottleneck(
@@ -166,24 +204,24 @@ def sample_bottleneck(
     Each seed has the noise that KSampler gives it.
     """
     bottleneck = HostBottleneck(model)
+    check_evaluated(wrappers_of(model), "with which the UNet is not run at each noise level")
     parts, pictures = [], []
-    for first in range(0, len(seeds), at_once):
-        some = seeds[first : first + at_once]
+    for some in portions(model, positive, negative, seeds, sampling.sampler_name, at_once):
         recorder: list[Recorder] = []
 
-        def look(h: Tensor, options: dict[str, Any], recorder: list[Recorder] = recorder) -> Tensor:
+        def look(h: Tensor, options: Options, recorder: list[Recorder] = recorder) -> Tensor:
             if not recorder:
                 recorder.append(Recorder([float(sigma) for sigma in options["sample_sigmas"] if sigma > 0]))
-            prompted = [kind == 0 for kind in options["cond_or_uncond"]]
-            recorder[0].record(float(options["sigmas"][0]), h, prompted, options["uuids"])
+            recorder[0].record(float(options["sigmas"][0]), h, prompted(options), options["uuids"])
             return h
 
-        def step(number: int, *_: Any, first: int = first, count: int = len(some)) -> None:
-            progress(first * sampling.steps + count * (number + 1), len(seeds) * sampling.steps)
+        def step(done: int, _: int, before: int = sum(map(len, pictures))) -> None:
+            progress(before * sampling.steps + done, len(seeds) * sampling.steps)
 
-        watched = bottleneck.visited(position, look)
-        latents = sampled(watched, positive, negative, some, sampling, step)
+        looking = bottleneck.visited(position, look)
+        latents = sampled(looking, positive, negative, some, sampling, step, len(some))
         sigmas, held = torch.tensor(recorder[0].sigmas), recorder[0].stacked()
         parts.append(HSpaceSamples(sigmas, held, bottleneck.family, position, made_by))
         pictures.append(vae.decode(latents).float().cpu())
+        comfy.model_management.throw_exception_if_processing_interrupted()
     return joined(parts), torch.cat(pictures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 from weakref import WeakMethod
 
@@ -15,8 +15,6 @@ import comfy.ops
 import comfy.supported_models
 import comfy.utils
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
-from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
@@ -30,6 +28,8 @@ from ...core.hspace.directions import Position
 from ...core.hspace.jacobian import Decoder
 from ...core.lora import LoraFactors
 from ...core.text_tower import Encoded
+from .halves import Evaluation, halves
+from .patches import POSITIVES, Options, check_prediction, has_patches, portable
 
 FAMILIES: dict[type, Family] = {
     comfy.supported_models.SD15: "SD 1.x",
@@ -107,21 +107,14 @@ class HostDenoiser:
         return clone
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What the UNet was given for one picture."""
-
-    x: Tensor  # (1, 4, height, width)
-    timesteps: Tensor  # (1,)
-    context: Tensor  # (1, tokens, width)
-    label: Tensor | None  # (1, width), of SDXL
-
-
 def plain_attention(
     _: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **__: Any
 ) -> Tensor:
-    """Attention (n, tokens, width) in place of the host's, whose kernels may have no derivatives."""
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    """Attention (n, tokens, width) in place of the host's, whose kernels may have no derivatives.
+
+    Keys and values come in as many parts as queries, as the host has them: a patch that cuts queries counts on it.
+    """
+    q, k, v = (part.reshape(len(q), -1, heads, part.shape[-1] // heads).transpose(1, 2) for part in (q, k, v))
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
@@ -144,15 +137,16 @@ def prediction_of(model: ModelPatcher) -> Prediction:
 
 
 class HostDiffusion:
-    """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs and edits applied.
+    """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs, edits and patches applied.
 
-    The host's own is made of inference tensors, which stop a backward pass, and may be streamed or evicted at any
-    time. Make and use it inside of `torch.inference_mode(False)`. In half precision where the device has it, unless
-    `exact`.
+    Raises UserError for what a MODEL may carry that such a copy can't have. The host's own UNet is made of inference
+    tensors, which stop a backward pass, and may be streamed or evicted at any time. Make and use it inside of
+    `torch.inference_mode(False)`. In half precision where the device has it, unless `exact`.
     """
 
     def __init__(self, model: ModelPatcher, exact: bool = False) -> None:
         HostDenoiser(model)  # refuses other models
+        check_prediction(model)
         config = model.model.model_config
         sampling: Any = model.get_model_object("model_sampling")
         management: Any = comfy.model_management
@@ -175,8 +169,23 @@ class HostDiffusion:
         management.free_memory(management.module_size(unet), device)
         self._checkpointed = False
         self._unet: Any = unet.eval().requires_grad_(False).to(device)
+        self._sampling: Any = sampling
+        self._patched: bool = has_patches(model)
+        self._options: Options = model.model_options["transformer_options"]
+        self._copies: dict[int, Any] = {}  # of the patches
 
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        if not self._patched:
+            return self._predict(noisy, timesteps, encoded)
+        # Patches are told one noise level for all rows, as samplers have it.
+        places = [(timesteps == timestep).nonzero().flatten() for timestep in timesteps.unique()]
+        parts = [
+            self._predict(noisy[rows], timesteps[rows], Encoded(*(part[rows.to(part.device)] for part in encoded)))
+            for rows in places
+        ]
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
         device = next(self._unet.parameters()).device
         size = None
         if self._model.adm_channels:
@@ -185,42 +194,25 @@ class HostDiffusion:
             size = self._model.encode_adm(pooled_output=encoded.pooled, **sizes, device=device)
             size = size.to(device, self._dtype)
         context = encoded.context.to(device, self._dtype)
-        how = {"context": context, "y": size, "transformer_options": dict(DIFFERENTIABLE)}
+        options = self._given(self._options) | {
+            "cond_or_uncond": [0],
+            "uuids": ["fitted"],
+            POSITIVES: frozenset(["fitted"]),
+            "sigmas": self._sampling.sigma(timesteps.float().cpu()).to(device),
+            "sample_sigmas": torch.cat([self._sampling.sigmas.flip(0).cpu(), torch.zeros(1)]).to(device),
+        }
+        how = {"context": context, "y": size, "transformer_options": options}
         output = self._unet(noisy.to(device, self._dtype), timesteps.float().to(device), **how)
         return output.float().to(noisy.device)  # the text encoder, and with it the loss, may be elsewhere
 
     def halves(self, given: Evaluation, position: Position) -> tuple[Tensor, Decoder]:
-        """The bottleneck (channels, height, width) of one evaluation, and the UNet from there on.
+        """The bottleneck (channels, height, width) of one evaluation, and the UNet from there on."""
+        device = next(self._unet.parameters()).device
+        given = replace(given.copied(device, self._dtype), options=self._given(given.options))
+        return halves(self._unet, given, position)
 
-        The rest of the UNet runs once: the decoder keeps its skip connections and its embedding of the time.
-        """
-        unet, device = self._unet, next(self._unet.parameters()).device
-        x, context = given.x.to(device, self._dtype), given.context.to(device, self._dtype)
-        embedded = timestep_embedding(given.timesteps.to(device), unet.model_channels).to(x.dtype)
-        with torch.no_grad():
-            time = unet.time_embed(embedded)
-            if given.label is not None:
-                time = time + unet.label_emb(given.label.to(device, self._dtype))
-            h, skips = x, []
-            for block in unet.input_blocks:
-                h = forward_timestep_embed(block, h, time, context, DIFFERENTIABLE)
-                skips.append(h)
-            inner = {"before": 0, "inside": 1, "after": len(unet.middle_block)}[position]
-            h = forward_timestep_embed(unet.middle_block[:inner], h, time, context, DIFFERENTIABLE)
-
-        def decode(rows: Tensor) -> Tensor:
-            def each(part: Tensor) -> Tensor:
-                return part.expand(len(rows), *part.shape[1:])
-
-            rows = forward_timestep_embed(unet.middle_block[inner:], rows, each(time), each(context), DIFFERENTIABLE)
-            for place in reversed(range(len(skips))):
-                block = unet.output_blocks[len(skips) - 1 - place]
-                above = skips[place - 1].shape if place else None
-                rows = torch.cat([rows, each(skips[place])], 1)
-                rows = forward_timestep_embed(block, rows, each(time), each(context), DIFFERENTIABLE, above)
-            return unet.out(rows)
-
-        return h[0], decode
+    def _given(self, options: Options) -> Options:
+        return {**portable(options, next(self._unet.parameters()).device, self._dtype, self._copies), **DIFFERENTIABLE}
 
     def make_room(self) -> bool:
         return bool(comfy.model_management.free_memory(1e30, next(self._unet.parameters()).device))
@@ -240,6 +232,8 @@ def checkpointed(layer: torch.nn.Module) -> Callable[..., Any]:
     forward = WeakMethod(layer.forward)  # weak: a layer that held itself would keep its memory until it is collected
 
     def run(*inputs: Any, **named: Any) -> Any:
+        # The UNet writes into its transformer options as it goes on: each layer keeps what they are now.
+        inputs = tuple(dict(each) if isinstance(each, dict) else each for each in inputs)
         return checkpoint(forward(), *inputs, use_reentrant=False, **named)
 
     return run

@@ -18,7 +18,9 @@ from torch.nn.functional import normalize
 
 from ...core.backend import Family, Progress, unseen
 from ...core.diffusion import check_channels
+from .evaluations import check_alone
 from .model import HostDenoiser, HostDiffusion, prediction_of
+from .patches import check_prediction
 from .sampling import Sampling, sampled
 from .text import SLOT, HostTextEncoder, encoded
 
@@ -53,7 +55,7 @@ class HostStudio:
         self.family: Family = HostDenoiser(model).family
         self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
         self._negative = negative or encoded(clip, "")
-        self._steps, self._cfg, self._size = steps, cfg, size
+        self._sampling, self._size = Sampling(steps, cfg, "ddim", "ddim_uniform", size, size), size
 
     def diffusion(self) -> HostDiffusion:
         return HostDiffusion(self._model)
@@ -61,6 +63,8 @@ class HostStudio:
     def check_diffusion(self) -> None:
         prediction_of(self._model)
         check_channels(self._model.model.model_config.unet_config["in_channels"])
+        check_prediction(self._model)
+        check_alone(self._model, encoded(self._clip, ""), self._negative, self._sampling)
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         return self._sample(encoded(self._clip, prompt), seeds, progress)
@@ -99,15 +103,7 @@ class HostStudio:
         side = self._size // 8
         need = self._model.memory_required([2, 4, side, side])  # a picture with and without the prompt
         together = max(1, min(PICTURES_AT_ONCE, int(free / (2 * need))))
-        sampling = Sampling(self._steps, self._cfg, "ddim", "ddim_uniform", self._size, self._size)
-        latents = []
-        for first in range(0, len(seeds), together):
-            some = seeds[first : first + together]
-
-            def step(number: int, *_: Any, first: int = first, count: int = len(some)) -> None:
-                progress(first * self._steps + count * (number + 1), len(seeds) * self._steps)
-
-            with torch.inference_mode():
-                found = sampled(self._model, positive, self._negative, some, sampling, step)
-                latents.append(self._latent_format().process_in(found.float()).cpu())
-        return torch.cat(latents).clone()
+        with torch.inference_mode():
+            found = sampled(self._model, positive, self._negative, seeds, self._sampling, progress, together)
+            latents = self._latent_format().process_in(found.float()).cpu()
+        return latents.clone()

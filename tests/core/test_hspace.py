@@ -13,10 +13,11 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.hspace import jacobian
 from conceptlens.core.hspace.contrast import contrast, ends_of
 from conceptlens.core.hspace.directions import HSpaceDirections, aligned, disentangled, resized
-from conceptlens.core.hspace.jacobian import nearest_levels, products, singular_directions
+from conceptlens.core.hspace.jacobian import along_levels, nearest_levels, products, singular_directions
 from conceptlens.core.hspace.pca import IncrementalPCA, incremental_pca, pca, principal_components
 from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
 from conceptlens.core.hspace.written import counted, percents
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm
 
@@ -278,8 +279,8 @@ def test_both_ends_have_equally_many_of_each_group() -> None:
 def test_a_direction_is_added_to_the_rows_that_it_is_for() -> None:
     found, h = directions(), random(6, 5, 4, 4)
     shift = resized(found.shifts[1, 2], (4, 4))
-    torch.testing.assert_close(found.added(h, 1, 0.5, 1.0, [True, False], False), h + 0.5 * shift)
-    prompted = found.added(h, 1, 0.5, 1.0, [False, True, False], True)
+    torch.testing.assert_close(found.added(h, 1, 0.5, 1.0), h + 0.5 * shift)
+    prompted = found.added(h, 1, 0.5, 1.0, [False, True, False])
     torch.testing.assert_close(prompted[2:4], h[2:4] + 0.5 * shift)
     assert torch.equal(prompted[[0, 1, 4, 5]], h[[0, 1, 4, 5]])
     found.check_model("SD 1.x", 5)
@@ -311,6 +312,18 @@ def test_a_file_brings_samples_back(tmp_path: Path) -> None:
     directions().save(tmp_path / "b.safetensors")
     with pytest.raises(UserError, match=r"another kind \(h-space directions\)"):
         HSpaceSamples.load(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e-9])
+def test_a_file_holds_what_half_precision_does_not(tmp_path: Path, scale: float) -> None:
+    found = replace(directions(), shifts=scale * directions().shifts)
+    found.save(tmp_path / "a.safetensors", {"prompt": "{}"})
+    torch.testing.assert_close(HSpaceDirections.load(tmp_path / "a.safetensors").shifts, found.shifts.float())
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata()["prompt"] == "{}"
+    for bad in (replace(found, shifts=found.shifts * float("inf")), replace(found, values=found.values / 0)):
+        with pytest.raises(UserError, match="not finite numbers"):
+            bad.save(tmp_path / "b.safetensors")
 
 
 def test_a_file_brings_directions_back(tmp_path: Path) -> None:
@@ -354,9 +367,39 @@ def test_regions_count_together_however_they_are_evaluated() -> None:
     apart.record(2.0, h[2:], [True], ["right"])
     apart.record(2.0, 0 * h[2:], [True], ["right"])
     assert torch.equal(together.stacked(), apart.stacked())
-    apart.record(2.0, h[:2, :, :1], [True], ["above"])
     with pytest.raises(UserError, match="regions of different sizes"):
-        apart.stacked()
+        apart.record(2.0, h[:2, :, :1], [True], ["above"])
+
+
+def test_a_bottleneck_that_changes_its_size_is_named() -> None:
+    """As with Deep Shrink: the cause is a patch, and is told at the first level that differs."""
+    recorder = Recorder([2.0, 1.0])
+    recorder.record(2.0, random(2, 5, 2, 2), [True])
+    with pytest.raises(UserError, match=r"2 x 2 at some noise levels and 4 x 4 at others.*Deep Shrink"):
+        recorder.record(1.0, random(2, 5, 4, 4), [True])
+    levels = [(2.0, random(6, 3, 3), decoder()), (1.0, random(6, 2, 2), decoder())]
+    with pytest.raises(UserError, match=r"3 x 3 at some noise levels and 2 x 2 at others"):
+        along_levels(levels, 1, 2, 1e-3, None, lambda *_: None)
+
+
+def test_what_was_recorded_stays_when_the_program_writes_into_its_own() -> None:
+    h = random(2, 5, 2, 2).half()
+    recorder = Recorder([2.0])
+    recorder.record(2.0, h, [True])
+    expected = h.clone()
+    h.zero_()
+    assert torch.equal(recorder.stacked()[0], expected)
+    recorder = Recorder([2.0])
+    recorder.record(2.0, 1e6 * random(2, 5, 2, 2), [True])
+    with pytest.raises(UserError, match="not finite in half precision"):
+        recorder.stacked()
+
+
+def test_each_iteration_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    levels = [(2.0, random(6, 3, 3), decoder()), (1.0, random(6, 3, 3), decoder())]
+    along_levels(levels, 1, 3, 0.0, None, lambda found, iterated: told.append((len(found), iterated)))
+    assert told == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
 
 
 def test_batches_of_samples_are_one_set() -> None:

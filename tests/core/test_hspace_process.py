@@ -85,8 +85,8 @@ def test_a_shift_moves_the_predicted_picture_alone() -> None:
 def test_an_inverted_picture_comes_back(eta: float) -> None:
     pictures = 1 + SPREAD * random(5, 4, 2, 2)
     found = invert(gaussian, pictures, SIGMAS, eta, source())
-    torch.testing.assert_close(restored(gaussian, gaussian, found, found.x, SIGMAS), pictures, atol=1e-12, rtol=0)
-    edited = restored(shifted, gaussian, found, found.x, SIGMAS)
+    torch.testing.assert_close(restored(gaussian, gaussian, found, found.path[0], SIGMAS), pictures, atol=1e-12, rtol=0)
+    edited = restored(shifted, gaussian, found, found.path[0], SIGMAS)
     assert (edited - pictures).mean() > 0.05
 
 
@@ -96,7 +96,7 @@ def test_ddim_inversion_finds_the_noise() -> None:
     x = 1 + 10 * random(5, 4, 2, 2)
     pictures = asyrp(gaussian, None, x, sigmas, 0.0, source())
     found = invert(gaussian, pictures, sigmas, 0.0, source())
-    torch.testing.assert_close(found.x, x, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(found.path[0], x, rtol=1e-2, atol=1e-2)
     assert max(float(correction.abs().max()) for correction in found.corrections) < 1e-2
 
 
@@ -117,9 +117,21 @@ def test_other_levels_and_sizes_are_refused() -> None:
     pictures = 1 + SPREAD * random(5, 4, 2, 2)
     found = invert(gaussian, pictures, SIGMAS, 0.0, source())
     with pytest.raises(UserError, match=r"inverted over 4 steps from sigma 8 to 0.*given 3 steps"):
-        restored(gaussian, gaussian, found, found.x, SIGMAS[1:])
+        restored(gaussian, gaussian, found, found.path[0], SIGMAS[1:])
     with pytest.raises(UserError, match="connect the latent that came with it"):
-        restored(gaussian, gaussian, found, found.x[:, :, :1], SIGMAS)
+        restored(gaussian, gaussian, found, found.path[0][:, :, :1], SIGMAS)
     for sigmas in (SIGMAS[:-1], SIGMAS.flip(0)):
         with pytest.raises(UserError, match="must fall, and end in 0"):
             invert(gaussian, pictures, sigmas, 0.0, source())
+
+
+def test_where_a_mask_is_the_picture_changes_and_stays_elsewhere() -> None:
+    pictures = 1 + SPREAD * random(5, 4, 2, 2)
+    found = invert(gaussian, pictures, SIGMAS, 1.0, source())
+    mask = torch.zeros(5, 4, 2, 2, dtype=torch.float64)
+    mask[..., 0] = 1
+    edited = restored(shifted, gaussian, found, found.path[0], SIGMAS, mask=mask)
+    whole = restored(shifted, gaussian, found, found.path[0], SIGMAS)
+    torch.testing.assert_close(edited[..., 1], pictures[..., 1], atol=1e-12, rtol=0)
+    torch.testing.assert_close(edited[..., 0], whole[..., 0])  # this model sees each pixel for itself
+    assert ((whole - pictures).abs() > 0.01).all()

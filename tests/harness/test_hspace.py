@@ -108,6 +108,21 @@ def test_the_rest_of_the_unet_is_a_function_of_the_bottleneck(kind: str, positio
     assert found.values[0] > 0
 
 
+def test_an_interrupt_leaves_no_hooks() -> None:
+    """Pressed while the bottleneck is looked for: the UNet is what it was."""
+    pipe = unconditional()
+    bottleneck = DiffusersBottleneck(pipe, None)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    last = pipe.unet.conv_out.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bottleneck.halves(torch.randn(1, *bottleneck.shape), 2.0, "before")
+    last.remove()
+    assert not any(block._forward_pre_hooks for block in pipe.unet.modules())
+
+
 def test_components_are_found_and_applied(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "found.safetensors"
     assert hspace("pca", folder / "roses", "--components", "3", "--out", out, "--json") == 0

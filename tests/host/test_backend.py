@@ -138,13 +138,13 @@ def test_a_middle_block_of_one_layer_has_no_inside(model: Any) -> None:
 def test_the_decoder_goes_on_from_the_bottleneck(model: Any, family: Family, position: Any) -> None:
     """The two halves of the private UNet are the whole, for each row by itself; and the decoder has derivatives."""
     from conceptlens.nodes.host import HostDiffusion
-    from conceptlens.nodes.host.model import Evaluation
+    from conceptlens.nodes.host.halves import Evaluation
 
     with torch.inference_mode(False):
         diffusion = HostDiffusion(model, exact=True)
         width = model.model.model_config.unet_config["context_dim"]
         label = torch.randn(1, model.model.adm_channels) if family == "SDXL" else None
-        given = Evaluation(torch.randn(1, 4, 8, 8), torch.tensor([400.0]), torch.randn(1, 77, width), label)
+        given = Evaluation(torch.randn(1, 4, 8, 8), torch.tensor([400.0]), torch.randn(1, 77, width), label, {}, {})
         h, decode = diffusion.halves(given, position)
         whole = diffusion._unet(given.x, given.timesteps, context=given.context, y=label)
         both = decode(torch.stack([h, 2 * h]))

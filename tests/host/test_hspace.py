@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
 from conceptlens.tests.host.graphs import Link, node, sampling_graph, saved_latent
+from safetensors import safe_open
 from torch import Tensor
 
 
@@ -135,6 +137,9 @@ def test_directions_are_kept_in_a_file(server: HostServer) -> None:
     expected = latent(server, saving)
     loading = {name: part for name, part in directed(2.0).items() if name not in ("samples", "pca")}
     loading["pca"] = node("LoadHSpaceDirections", file="found/first_00001_.safetensors")
+    (file,) = server.base.rglob("hspace_directions/found/first_00001_.safetensors")
+    with safe_open(file, framework="pt") as kept:  # with the graph that made it, as the host's own files
+        assert json.loads(kept.metadata()["prompt"])["kept"]["inputs"]["filename_prefix"] == "found/first"
     assert distance(latent(server, loading), expected) < 1e-2  # half precision
 
 
