@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,13 +105,14 @@ class TokenMix:
         """One `token: coefficient` a line."""
         return "\n".join(f"{text}: {value:.6g}" for text, value in zip(self.texts, self.coefficients, strict=True))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, metadata: Mapping[str, str] = {}) -> None:
+        """`metadata`: further entries of the file's, such as the graph that made the mix."""
         tensors = {
             "ids": torch.tensor(self.ids, dtype=torch.int64),
             "coefficients": torch.tensor(self.coefficients, dtype=torch.float64),
         }
         header = {"kind": KIND, "version": VERSION, "texts": list(self.texts), "made_by": self.made_by}
-        storage.write(path, tensors, header)
+        storage.write(path, tensors, header, metadata)
 
     @classmethod
     def load(cls, path: Path) -> TokenMix:

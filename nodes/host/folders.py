@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
+from comfy.sd1_clip import expand_directory_list
 
 from ...core.errors import UserError
 
 # Bytes of a name. Systems end it at 255: a number, an ending and a mark of what is half written are added.
 LONGEST = 180
 FOLDERS = ("loras", "output")  # where a TIME edit can be saved
+EMBEDDING_ENDINGS = ("", ".safetensors", ".pt", ".bin")  # that the host adds to a name in a prompt
+DATE = re.compile(r"%date:([^%.]*)%")  # the page writes it out for the host's own saving nodes, as `dated` does
+DATE_PARTS = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyyy|(?<!y)yy(?!y)")
 EMBEDDINGS, MIXES, DIRECTIONS = "embeddings", "token_mixes", "hspace_directions"
 for own in (MIXES, DIRECTIONS):
     folder_paths.add_model_folder_path(own, str(Path(folder_paths.models_dir, own)), is_default=True)
@@ -62,6 +67,18 @@ def check_inside(prefix: str, folder: str) -> str:
     return root
 
 
+def dated(prefix: str) -> str:
+    """A file name with what the host's page makes of its %date:yyyy-MM-dd%; the rest the host's own function knows."""
+    now = datetime.now().astimezone()
+    numbers = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
+
+    def number(part: re.Match[str]) -> str:
+        letter, width = part[0][0], len(part[0])
+        return str(now.year)[-width:] if letter == "y" else f"{numbers[letter]:0{width}}"
+
+    return DATE.sub(lambda date: DATE_PARTS.sub(number, date[1]), prefix)
+
+
 def usable_name(prefix: str | None, folder: str | None) -> bool | str:
     """The answer of a saving node's `validate_inputs`: True, or why a file can't be named so.
 
@@ -70,7 +87,7 @@ def usable_name(prefix: str | None, folder: str | None) -> bool | str:
     if prefix is None or folder is None:
         return True
     try:
-        check_inside(prefix, folder)
+        check_inside(prefix if folder == EMBEDDINGS else dated(prefix), folder)
     except UserError as error:
         return str(error)
     return True
@@ -78,6 +95,7 @@ def usable_name(prefix: str | None, folder: str | None) -> bool | str:
 
 def numbered_path(prefix: str, folder: str) -> Path:
     """The next free `<prefix>_00001_.safetensors` in one of the host's FOLDERS, never outside of it."""
+    prefix = dated(prefix)
     root = check_inside(prefix, folder)
     try:
         place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
@@ -86,12 +104,27 @@ def numbered_path(prefix: str, folder: str) -> Path:
     return Path(place) / f"{name}_{counter:05}_.safetensors"
 
 
-def new_path(name: str, folder: str) -> Path:
-    """`<name>.safetensors` in one of the host's folders; UserError when there is such a file already."""
-    path = Path(check_inside(name, folder), f"{name}.safetensors")
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another name.")
+def new_embedding(name: str) -> Path:
+    """Where an embedding is saved that prompts use as `embedding:name`.
+
+    Raises UserError when prompts mean another file by that name, or by its end: the host looks through subfolders too.
+    """
+    path = Path(check_inside(name, EMBEDDINGS), f"{name}.safetensors")
+    parts = Path(name).parts
+    for meant in ("/".join(parts[first:]) for first in range(len(parts))):
+        if found := embedding_file(meant):
+            raise UserError(f"{found} exists already, and prompts use it as embedding:{meant}; choose another name.")
     return path
+
+
+def embedding_file(name: str) -> Path | None:
+    """The file that the host reads for `embedding:name`: of several endings, in any folder of embeddings."""
+    for folder in expand_directory_list(folder_paths.get_folder_paths(EMBEDDINGS)):
+        for ending in EMBEDDING_ENDINGS:
+            path = Path(folder, name + ending)
+            if path.is_file():
+                return path
+    return None
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:

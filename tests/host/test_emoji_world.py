@@ -147,10 +147,8 @@ def test_what_save_checkpoint_keeps_is_the_same_model(server: HostServer, loaded
     import comfy.sd
 
     file = server.base / "output/checkpoints/kept_world_00001_.safetensors"
-    patchers = [
-        (model, clip.patcher, vae.patcher)
-        for model, clip, vae, _ in (comfy.sd.load_checkpoint_guess_config(str(file)), loaded)
-    ]
+    load: Any = comfy.sd.load_checkpoint_guess_config
+    patchers = [(model, clip.patcher, vae.patcher) for model, clip, vae, _ in (load(str(file)), loaded)]
     for read, made in zip(*patchers, strict=True):  # the projection into the space of pictures too
         assert all(torch.equal(a, b) for a, b in zip(tensors(read), tensors(made), strict=True))
 
