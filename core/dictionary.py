@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .backend import CONTEXT_LENGTH, OpenTextEncoder, Progress, TextEncoder, unseen
+from .backend import CONTEXT_LENGTH, OpenTextEncoder, TextEncoder
 from .diffusion import Diffusion, Draws, denoising_loss
 from .errors import UserError
 from .memory import Portions
@@ -196,9 +196,7 @@ def _scaled_gradient(
 
 
 @torch.no_grad()
-def token_losses(
-    diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws, progress: Progress = unseen
-) -> Tensor:
+def token_losses(diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws) -> Tensor:
     """The denoising loss (pseudo-tokens, draws) of each pseudo-token on each draw: the same noise for all."""
     portions = Portions(ROWS_AT_ONCE, diffusion)
     together = max(1, ROWS_AT_ONCE // len(drawn))  # pseudo-tokens
@@ -213,5 +211,4 @@ def token_losses(
             return torch.cat([denoising_loss(diffusion, some, prompt) for some, prompt in portions])
 
         rows.append(portions.run(losses).view(count, len(drawn)))
-        progress(min(first + together, len(vectors[0])), len(vectors[0]))
     return torch.cat(rows)
