@@ -199,6 +199,11 @@ def picture_share(pictures: Tensor, group_a: Tensor, group_b: Tensor) -> Share:
     return Share(int((one > other).sum()), len(pictures))
 
 
+def check_judge(studio: Studio, groups: Sequence[Groups], prompt: str, concept: str) -> None:
+    """Raises UserError, before a picture is drawn, for what `shares_of_pictures` could not judge."""
+    shares_of_pictures(studio, torch.zeros(1, 4, 8, 8), groups, prompt, concept)
+
+
 def shares_of_pictures(
     studio: Studio, latents: Tensor, groups: Sequence[Groups], prompt: str, concept: str
 ) -> list[Share]:

@@ -18,22 +18,24 @@ KIND, VERSION = "checkpoint", 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file of one piece of work."""
+    """The file of one piece of work with one model."""
 
     file: Path
+    model: str  # a hash of what the work rests on beside its description: weights, schedule, how pictures are drawn
 
     def save(self, work: Mapping[str, Any], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Keeps the state of `work`, a description as JSON, in place of an earlier one."""
-        storage.write(self.file, tensors, {"kind": KIND, "version": VERSION, "work": work, "numbers": numbers})
+        header = {"kind": KIND, "version": VERSION, "model": self.model, "work": work, "numbers": numbers}
+        storage.write(self.file, tensors, header)
 
     def load(self, work: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and numbers kept of this very work; None when there are none that can be read."""
+        """The tensors and numbers kept of this very work with this model; None when there are none that can be read."""
         try:
             tensors, header = storage.read(self.file, KIND, VERSION)
         except UserError:  # not there, or damaged: the work begins anew
             return None
-        same = header.get("work") == json.loads(json.dumps(work)) and isinstance(header.get("numbers"), dict)
-        return (tensors, header["numbers"]) if same else None
+        same = header.get("model") == self.model and header.get("work") == json.loads(json.dumps(work))
+        return (tensors, header["numbers"]) if same and isinstance(header.get("numbers"), dict) else None
 
     def remove(self) -> None:
         """Forgets the work: it is done."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .backend import CONTEXT_LENGTH, Family, OpenTextEncoder, Progress, unseen
+from .backend import CONTEXT_LENGTH, Family, OpenTextEncoder
 from .checkpoint import Checkpoint
 from .clock import Clock
 from .dictionary import (
@@ -22,6 +23,7 @@ from .dictionary import (
 )
 from .diffusion import Diffusion, Draws, draw
 from .errors import UserError
+from .evaluations import BACKWARD, Counted, Evaluations
 from .fit import FitState, FitStep, Judge, LossNotFiniteError, Settings, fit_conceptor
 from .mixture import TokenMix
 from .vocabulary import Vocabulary
@@ -36,6 +38,7 @@ DRAWS_PER_PICTURE = 2  # of validation
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
 ENOUGH = 1.2  # times the loss of the concept's own word: what those may leave unexplained
 LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention
+DROPPINGS = 2  # rounds in which words leave, usually
 PURSUED = 1000  # tokens of the dictionary that a mix is fitted from when they leave more
 
 
@@ -101,23 +104,25 @@ def decompose(
     concept: Concept,
     settings: Settings,
     watch: Callable[[FitStep], object] = id,
-    progress: Progress = unseen,
+    work: Evaluations | None = None,
     judge: Judge | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Explanation:
     """Explains a concept by tokens: chooses a dictionary, fits coefficients and keeps those that validate best.
 
-    `watch` is called after each step of the fit, `progress` while words are compared. `judge` validates; without one
-    the loss on the held-out pictures does. The words and, at each validation, the fit are kept in `checkpoint`, from
-    which a killed run goes on. A mix of `shares` has no word with less than a hundredth of it, and none without which
-    the held-out pictures are denoised better, but for those that name pictures: of the largest, the best on one. The
-    mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the rise of the loss
-    without it. A fit whose loss is no finite number ends with the best state before, and the explanation says so.
-    Raises UserError for a prompt without a slot, and when there is no such state.
+    `watch` is called after each step of the fit; `work` counts the evaluations of all `phases`. `judge` validates;
+    without one the loss on the held-out pictures does. The words and, at each validation, the fit are kept in
+    `checkpoint`, from which a killed run goes on. A mix of `shares` has no word with less than a hundredth of it, and
+    none without which the held-out pictures are denoised better, but for those that name pictures: of the largest, the
+    best on one. The mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the
+    rise of the loss without it. A fit whose loss is no finite number ends with the best state before, and the
+    explanation says so. Raises UserError for a prompt without a slot, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
-    diffusion, every = concept.diffusion, (0, len(concept.diffusion.alphas_cumprod))
+    work = work or Evaluations()
+    diffusion, every = Counted(concept.diffusion, work), (0, len(concept.diffusion.alphas_cumprod))
+    concept = replace(concept, diffusion=diffusion)
     slot = Slot.of(concept.encoder, concept.encoder.towers(), concept.prompt)
     device = slot.towers[0].table.device
     latents = concept.latents.to(device)
@@ -134,19 +139,27 @@ def decompose(
         "settings": asdict(settings),
         "pictures": len(latents),
     }
-    work = {**made_by, "latents": _fingerprint(concept.latents, concept.held_out)}
-    kept = checkpoint.load(work) if checkpoint else None
+    described = {
+        **made_by,
+        "latents": _fingerprint(concept.latents, concept.held_out),
+        "vocabulary": [concept.vocabulary.made_by, _fingerprint(concept.vocabulary.ids)],
+        "image features": concept.features is not None,
+        "validated by": "loss" if judge is None else "judge",
+    }
+    kept = checkpoint.load(described) if checkpoint else None
     if kept:
         rows = concept.vocabulary.rows(kept[0]["ids"].tolist())
         dictionary = Dictionary.of(concept.vocabulary, rows, device)
     else:
+        work.begin("choosing words")
         with clock.measure("dictionary"):
             dictionary = choose_dictionary(concept, slot, latents, settings, generator)
     shares = torch.ones(len(dictionary))
     if settings.method == "shares" and not kept:
+        work.begin("comparing words")
         with clock.measure("comparing words"):
             like = concept.likeness(dictionary)
-            found, shares = race(diffusion, slot, dictionary, latents, settings, generator, like, progress)
+            found, shares = race(diffusion, slot, dictionary, latents, settings, generator, like)
             if explains(concept, slot, found.only(torch.arange(min(NAMED, len(found)))), held_out):
                 dictionary = found
             else:
@@ -157,12 +170,13 @@ def decompose(
         state.resume(dictionary, *kept)
 
     stopped = None
+    work.begin("fitting coefficients", done=state.step * settings.batch_size * (1 + BACKWARD))
     judge = clock.measured("validation", judge or loss_on_held_out)
     with clock.measure("fit"):
         try:
             for step in fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings):
                 if checkpoint and step.validation is not None:
-                    checkpoint.save(work, {"ids": dictionary.ids, **state.tensors()}, state.numbers())
+                    checkpoint.save(described, {"ids": dictionary.ids, **state.tensors()}, state.numbers())
                 watch(step)
         except LossNotFiniteError as error:
             stopped = f"{error} What follows is the state of step {state.best.step}." if state.best else None
@@ -172,7 +186,9 @@ def decompose(
     chosen, values = best.largest(settings.num_tokens)
     with clock.measure("faithfulness"):
         if settings.method == "shares":  # what was published keeps all words
+            work.begin("dropping words")
             chosen, values = helpful(diffusion, slot, chosen, values, held_out)
+        work.begin("judging each word")
         alone = token_losses(diffusion, slot, chosen.singles(), held_out).mean(1)
         removal = removal_costs(diffusion, slot, chosen, values, held_out)
     validation = judge(chosen, values)
@@ -189,9 +205,36 @@ def decompose(
     return Explanation(mix, state.losses, state.validations, clock)
 
 
-def _fingerprint(*latents: Tensor) -> str:
+def phases(
+    settings: Settings, words: int, pictures: int, held_out: int, judging: int | None = None, shown: int = 0
+) -> dict[str, int]:
+    """The phases of `decompose` with the evaluations that each takes, as far as that is known before.
+
+    words: of the vocabulary; pictures, held_out: how many there are. judging: what a validation takes that is not the
+    loss; shown: what is drawn at each validation to be looked at.
+    """
+    each, most = GRADIENT_DRAWS
+    words = min(settings.dictionary_size, words)
+    tokens, draws = min(settings.num_tokens, words), DRAWS_PER_PICTURE * held_out
+    judging, removal = draws if judging is None else judging, (tokens + 1) * draws
+    race = sum(size * count for size, count in rounds(words, settings.num_tokens))
+    named = min(NAMED, tokens) * draws
+    validations = 1 + math.ceil(settings.steps / settings.validate_every)
+    found = {
+        "choosing words": min(each * pictures, most) * (1 + BACKWARD),
+        "comparing words": race + named + draws,
+        "fitting coefficients": settings.steps * settings.batch_size * (1 + BACKWARD) + validations * (judging + shown),
+        "dropping words": named + DROPPINGS * removal,
+        "judging each word": tokens * draws + removal + judging,
+    }
+    if settings.method == "conceptor":
+        found |= {"comparing words": 0, "dropping words": 0}
+    return found
+
+
+def _fingerprint(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
-    for some in latents:
+    for some in tensors:
         digest.update(some.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
@@ -222,6 +265,15 @@ def choose_dictionary(
     return Dictionary.of(vocabulary, rows, latents.device)
 
 
+def rounds(words: int, num_tokens: int) -> list[tuple[int, int]]:
+    """The tokens and the draws of each round of a race."""
+    sizes = [min(RACERS, words)]
+    while sizes[-1] // FACTOR >= num_tokens:
+        sizes.append(sizes[-1] // FACTOR)
+    first = FIRST_DRAWS * RACERS // sizes[0]  # few words are compared on more draws: as much work as many
+    return [(size, first * MORE**number) for number, size in enumerate(sizes)]
+
+
 def race(
     diffusion: Diffusion,
     slot: Slot,
@@ -230,7 +282,6 @@ def race(
     settings: Settings,
     generator: torch.Generator,
     likeness: Tensor | None = None,
-    progress: Progress = unseen,
 ) -> tuple[Dictionary, Tensor]:
     """The tokens that alone denoise the pictures best, and the share (tokens,) of the pictures that each explains.
 
@@ -239,12 +290,6 @@ def race(
     all: a token is kept for its part in explaining single pictures. `likeness` (tokens, pictures) of features counts
     beside the denoising, where there is an image encoder.
     """
-    sizes = [min(RACERS, len(dictionary))]
-    while sizes[-1] // FACTOR >= settings.num_tokens:
-        sizes.append(sizes[-1] // FACTOR)
-    first = FIRST_DRAWS * RACERS // sizes[0]  # few words are compared on more draws: as much work as many
-    draws = [first * MORE**number for number in range(len(sizes))]
-    work = [size * count for size, count in zip(sizes, draws, strict=True)]
     losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
     evidence = torch.zeros(len(dictionary), len(latents)) if likeness is None else LIKENESS * likeness
     shares = torch.ones(len(dictionary))
@@ -254,14 +299,10 @@ def race(
         rows = shares.argsort(descending=True, stable=True)[:size]
         dictionary, losses, evidence, shares = dictionary.only(rows), losses[rows], evidence[rows], shares[rows]
 
-    for number, (size, count) in enumerate(zip(sizes, draws, strict=True)):
+    for size, count in rounds(len(dictionary), settings.num_tokens):
         keep(size)
         drawn = draw(latents, count, _decisive(diffusion), generator)
-
-        def tell(done: int, total: int, number: int = number) -> None:
-            progress(sum(work[:number]) + work[number] * done // total, sum(work))
-
-        new = token_losses(diffusion, slot, dictionary.singles(), drawn, tell)
+        new = token_losses(diffusion, slot, dictionary.singles(), drawn)
         losses, pictures = torch.cat([losses, new.cpu()], 1), torch.cat([pictures, drawn.pictures])
         shares = explained(losses, pictures, evidence, iterations=1)
     # Half by what explains all pictures together, half by what comes close: a word that is nearly as good is worth more

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,19 +9,21 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .backend import Family, OpenTextEncoder, Progress, unseen
+from .backend import Family, OpenTextEncoder, Progress, check_fits, unseen
 from .charts import line_chart
 from .checkpoint import Checkpoint
-from .decomposition import Concept, Explanation, decompose
+from .decomposition import Concept, Explanation, decompose, phases
 from .dictionary import Dictionary, Slot
 from .diffusion import Diffusion
 from .errors import UserError
+from .evaluations import Evaluations
 from .fit import FitStep, Settings
 from .vocabulary import Vocabulary
 
 Validation = Literal["loss", "pictures"]
 HELD_OUT = 5  # of how many given pictures one is kept for validation
 SHOWN = 12  # words of a mix while it is fitted
+MAKING, REMAKING = "making pictures", "making pictures of the mix"
 
 
 class Studio(Protocol):
@@ -42,11 +43,17 @@ class Studio(Protocol):
         """Raises UserError when `diffusion` can't be had."""
         ...
 
+    def evaluations(self, pictures: int) -> int:
+        """Of the UNet, that so many pictures take."""
+        ...
+
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         """A picture for each seed, (seeds, 4, h, w) in the scale that the UNet is trained on."""
         ...
 
-    def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+    def latents_of_mix(
+        self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen
+    ) -> Tensor:
         """The same for a prompt with a pseudo-token in place of {}; vectors: of each tower (1, width)."""
         ...
 
@@ -121,12 +128,19 @@ def check_validation(validation: Validation, with_image_encoder: bool) -> None:
         raise UserError("Validation by pictures compares them by an image encoder; connect clip_vision.")
 
 
+def check_name(encoder: OpenTextEncoder, name: str, prompt: str, templates: Sequence[str]) -> None:
+    """Raises UserError when the concept makes the prompt, or a template of text features, longer than CLIP reads."""
+    for template in (prompt, *templates):
+        whole = template.replace("{}", name)
+        check_fits(encoder, whole, encoder.tokenize(whole))
+
+
 def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, prompt: str, validation: Validation) -> None:
     """Raises UserError for what would fail when all pictures are made: words, prompts and models that do not fit."""
     towers = studio.encoder.towers()
     vocabulary.check_encoder(towers)
     Slot.of(studio.encoder, towers, prompt)
-    studio.encoder.tokenize(prompt.replace("{}", name))  # has no weights and embeddings
+    check_name(studio.encoder, name, prompt, vocabulary.made_by.get("templates", ()))
     features = studio.features(torch.full((1, 64, 64, 3), 0.5))
     check_validation(validation, features is not None)
     if features is not None:
@@ -153,24 +167,37 @@ def explain(
     mix makes. A killed run goes on from `checkpoint`, which is for the caller to remove when its work is kept. Raises
     UserError for what can't be explained so.
     """
-    clock = time.monotonic
     check_concept(name, given is not None)
     check_studio(studio, vocabulary, name, prompt, validation)
     earlier, later = seeds_of(settings, num_images, validation_images)
+    drawn = [*earlier, *later] if given is None else []
+    count = len(drawn) if given is None else len(given)
+    kept = num_images if given is None else count - min(validation_images, count // HELD_OUT)
+    again = studio.evaluations(len(later))
+    judging = again if validation == "pictures" else None
+    work = Evaluations(
+        {
+            MAKING: studio.evaluations(len(drawn)),
+            **phases(settings, len(vocabulary), kept, count - kept or count, judging, studio.evaluations(1)),
+            REMAKING: again,
+        },
+        live.bar,
+        live.say,
+    )
     if given is None:
-        live.say("making pictures")
-        latents = studio.latents_of_prompt(prompt.replace("{}", name), [*earlier, *later], live.bar)
-        used, held_out = latents[:num_images], latents[num_images:]
-        given = studio.pictures(used)
+        work.begin(MAKING)
+        counted = work.counted(studio.evaluations(count))
+        latents = studio.latents_of_prompt(prompt.replace("{}", name), drawn, counted)
+        given = studio.pictures(latents[:kept])
     else:
         latents = studio.latents_of_pictures(given)
-        kept = len(latents) - min(validation_images, len(latents) // HELD_OUT)
-        used, held_out = latents[:kept], latents[kept:] if kept < len(latents) else latents
+    used, held_out = latents[:kept], latents[kept:] if kept < count else latents
     features = studio.features(given)
     wanted = None if features is None else studio.features(studio.pictures(held_out))
 
     def remade(words: Dictionary, values: Tensor, seeds: Sequence[int]) -> Tensor:
-        return studio.pictures(studio.latents_of_mix(prompt, words.pseudo_token(values), seeds))
+        counted = work.counted(studio.evaluations(len(seeds)))
+        return studio.pictures(studio.latents_of_mix(prompt, words.pseudo_token(values), seeds, counted))
 
     def likeness(pictures: Tensor) -> float | None:
         made = studio.features(pictures)
@@ -181,24 +208,23 @@ def explain(
         assert like is not None  # check_studio has seen an image encoder
         return -like
 
-    start = clock()
-
     def watch(step: FitStep) -> None:
         picture = None if step.validation is None else remade(*step.largest(settings.num_tokens), later[:1])[0]
-        left = (clock() - start) / max(1, step.step) * (settings.steps - step.step)
         words, values = step.largest(SHOWN)
         found = ", ".join(f"{text} {value:.3g}" for text, value in zip(words.texts, values.tolist(), strict=True))
-        loss = "" if step.loss is None else f", loss {step.loss:.4f}, {left:.0f} s left"
-        live.say(f"step {step.step} of {settings.steps}{loss}\n{found}")
-        live.bar(step.step, settings.steps, picture)
+        loss = "" if step.loss is None else f", loss {step.loss:.4f}"
+        live.say(f"step {step.step} of {settings.steps}{loss}, {work.seconds_left:.0f} s left\n{found}")
+        live.bar(*work.position, picture)
 
-    live.say("comparing words")
     concept = Concept(
         *(studio.encoder, studio.family, studio.diffusion(), vocabulary, name, prompt, used, held_out, features)
     )
-    found = decompose(concept, settings, watch, live.bar, unlikeness if validation == "pictures" else None, checkpoint)
+    found = decompose(concept, settings, watch, work, unlikeness if validation == "pictures" else None, checkpoint)
     if stopped := found.mix.made_by["stopped"]:
         live.say(stopped)
+    work.begin(REMAKING)
     chosen = Dictionary.of(vocabulary, vocabulary.rows(found.mix.ids), torch.device("cpu"))
     reconstructions = remade(chosen, torch.tensor(found.mix.coefficients), later)
-    return Explained(found, given, reconstructions, likeness(reconstructions))
+    similarity = likeness(reconstructions)
+    work.finish()
+    return Explained(found, given, reconstructions, similarity)

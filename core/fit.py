@@ -21,7 +21,7 @@ Method = Literal["shares", "conceptor"]
 Judge = Callable[[Dictionary, Tensor], float]
 """How well a mix of a few tokens with coefficients does on held-out pictures: lower is better."""
 HIDDEN = 100  # of the paper's MLP
-WEIGHT_DECAY = 1e-2
+WEIGHT_DECAY = 1e-2  # of the paper's MLP
 # Times the learning rate, of coefficients that are learned themselves and not by an MLP: of those that start as shares
 # of the pictures, and of those that start alike and have far to go.
 KNOWN_LEARNING, UNKNOWN_LEARNING = 10.0, 100.0
@@ -115,13 +115,14 @@ class FitState:
         Of more tokens than a mix may have the shares are not known: `shares` are all the same then.
         """
         coefficients: nn.Module = OwnCoefficients(shares)
+        decay = 0.0  # of a logarithm it would pull each ratio of coefficients towards 1
         known = len(dictionary) <= settings.num_tokens
         rate = settings.learning_rate * (KNOWN_LEARNING if known else UNKNOWN_LEARNING)
         if settings.method == "conceptor":
             coefficients = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
-            rate = settings.learning_rate
+            rate, decay = settings.learning_rate, WEIGHT_DECAY
         coefficients.to(dictionary.embeddings[0].device)
-        optimizer = torch.optim.AdamW(coefficients.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(coefficients.parameters(), lr=rate, weight_decay=decay)
         return cls(coefficients, optimizer, generator)
 
     @property

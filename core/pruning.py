@@ -51,8 +51,7 @@ def prune(
     `watch` is called with what is left and the pictures made so far, and may raise to stop the search. Raises UserError
     for a threshold that is no similarity.
     """
-    if not 0 < threshold <= 1:
-        raise UserError(f"The threshold is {threshold:g}; no picture is that similar: give a number above 0, up to 1.")
+    check_threshold(threshold)
     known = {mix.ids: 1.0}
     current, left = mix, [list(bundle) for bundle in bundles]
 
@@ -97,6 +96,12 @@ def explain_picture(
     )
     left = pruned.mix
     return pruned, torch.cat([before, draw([left]), *(draw([word]) for word in left.singles())])
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises UserError for what is no similarity that a picture could have."""
+    if not 0 < threshold <= 1:
+        raise UserError(f"The threshold is {threshold:g}; no picture is that similar: give a number above 0, up to 1.")
 
 
 def _without(mix: TokenMix, bundles: Sequence[Sequence[int]]) -> TokenMix:

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..benchmarks.measures import Measure, report
 from ..core.bias import Groups, Share, balanced, edits_for_share, pairs_in, shares_of_pictures
@@ -21,6 +21,7 @@ from ..world.captions import with_article
 from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders, ranks
 from .bench_hspace import judged
 from .console import Console
+from .options import check_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
+    check_file("--json", arguments.json)
     bench = Bench(arguments.out, arguments.cache, arguments.packages, console)
     settings = {"pictures": len(COUNTED), "of a strength": len(SEARCHED), "judged by": len(JUDGED)}
     settings |= {"sampling steps": STEPS, "guidance scale": GUIDANCE, "lambda": REGULARIZATION}
@@ -86,7 +88,7 @@ class Professions:
         pipe, encoder = self.bench.lab.pipe, self.studio.encoder
         edit = fit_time_edit(encoder, edits, regularization=REGULARIZATION)
         context, empty = edit(encoder.encode([prompt, ""])).to(pipe.dtype)[:, None]
-        contexts = {"prompt_embeds": context, "negative_prompt_embeds": empty}
+        contexts: dict[str, Any] = {"prompt_embeds": context, "negative_prompt_embeds": empty}
         return sample_latents(pipe, seeds, Sampling((), STEPS, GUIDANCE), **contexts).float()
 
 

@@ -23,7 +23,7 @@ from ..core.mixture import TokenMix
 from ..world.architecture import GUIDANCE
 from .console import Console
 from .decompose import ConsoleLive, checkpoint_of, finished
-from .options import file_name
+from .options import check_file, file_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
+    check_file("--json", arguments.json)
     bench = Bench(arguments.out, arguments.cache, arguments.packages, console)
     measures = [measure for part in arguments.only or PARTS for measure in PARTS[part](bench)]
     settings = {"pictures": PICTURES, "held out": HELD_OUT, "sampling steps": STEPS, "guidance scale": GUIDANCE}
@@ -152,7 +153,7 @@ class Bench:
 
         file = self.out / f"{file_name(title)}.safetensors"
         if not finished(file, concept, prompt, settings):
-            checkpoint = checkpoint_of(file)
+            checkpoint = checkpoint_of(file, self.studio)
             with self.console.progress(title) as progress:
                 explained = explain(
                     *(self.studio, words or self.vocabulary, concept, prompt, settings, ConsoleLive(progress)),

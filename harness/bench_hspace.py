@@ -22,6 +22,7 @@ from ..core.hspace.contrast import contrast, ends_of
 from ..core.hspace.directions import HSpaceDirections, disentangled
 from ..world.architecture import GUIDANCE
 from .console import Console
+from .options import check_file
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -172,6 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
+    check_file("--json", arguments.json)
     bench = Bench(arguments.out, arguments.packages, console)
     wanted = tuple(arguments.only or ("",))
     attributes = [attribute for attribute in ATTRIBUTES if attribute.name.startswith(wanted)]

@@ -21,6 +21,7 @@ from .bench_concepts import PROMPT, SETTINGS, Bench, add_folders
 from .bench_hspace import judged
 from .console import Console
 from .explain import picture_tools
+from .options import check_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
+    check_file("--json", arguments.json)
     bench = Bench(arguments.out, arguments.cache, arguments.packages, console)
     settings = {"keywords": KEYWORDS, "seeds": len(SEEDS), "sampling steps": STEPS, "guidance scale": GUIDANCE}
     settings |= {"threshold": THRESHOLD, "similar": SIMILAR, "published search": f"{COMPARED} seeds a keyword"}

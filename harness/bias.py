@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.bias import Groups, Share, balance, pairs_in, shares_of_pictures, word_pair
+from ..core.bias import Groups, Share, balance, check_judge, pairs_in, shares_of_pictures, word_pair
 from ..core.dictionary import check_template
 from ..core.errors import UserError
+from ..core.explanation import check_name
 from ..core.mixture import TokenMix
 from .console import Console
 from .options import (
@@ -62,10 +63,14 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
     marks = {concept: {**made_by, "concept": concept} for concept in concepts}
     pending = [concept for concept, file in files.items() if _counted(file, marks[concept]) is None]
+    mixed = {concept: _in_mix(arguments.mixes, concept, groups) for concept in concepts}
     processes = Processes()
     console.bars = processes.first
     processes.check_shared(arguments.out)
     studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
+    for concept in pending:
+        check_name(studio.encoder, concept, arguments.prompt, ())
+        check_judge(studio, [groups], arguments.prompt, concept)
     for concept in processes.share(pending):
         with console.progress(concept) as progress:
             latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)
@@ -75,7 +80,6 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if not processes.first:
         return
     shares = {concept: share for concept, file in files.items() if (share := _counted(file, marks[concept]))}
-    mixed = {concept: _in_mix(arguments.mixes, concept, groups) for concept in concepts}
     sides = (groups[0][0], groups[1][0])
     for concept, share in shares.items():
         told = "" if mixed[concept] is None else f"; in its mix {mixed[concept]:.0%}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..core import storage
 from ..core.card import SHOWN, concept_card, report_page
+from ..core.dictionary import check_template
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
 from ..core.plots import from_pil
@@ -18,6 +19,7 @@ from .options import add_model_options, add_sampling_options, asked, open_model,
 from .results import keep_result, kept_result
 
 PAGE = "report.html"
+PROMPT = "a photo of a {}"  # of a mix that does not say in which one it was made
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +47,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     mixes = {arguments.out / f"{file.stem}.png": TokenMix.load(file) for file in files}
     if len(mixes) < len(files):
         raise UserError("Two mixes have the same file name; their cards would too: rename one.")
-    sampling, processes = sampling_of(arguments, arguments.seed or (0,)), Processes()
+    for mix in mixes.values():
+        check_template(mix.made_by.get("prompt", PROMPT))
+    first = arguments.seed[0] if arguments.seed else 0
+    sampling, processes = sampling_of(arguments, range(first, first + SHOWN)), Processes()
     console.bars = processes.first
     how = asked(arguments, "seed", "steps", "guidance_scale", "size")
     made_by = {
@@ -57,11 +62,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if pending:
         studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
         tables = [tower.table for tower in studio.towers]
-        seeds = range(sampling.seeds[0], sampling.seeds[0] + SHOWN)
+        seeds = sampling.seeds
+        for card in pending:
+            mixes[card].check_family(studio.family)
         for card in processes.share(pending):
             mix = mixes[card]
-            mix.check_family(studio.family)
-            prompt = mix.made_by.get("prompt", "a photo of a {}")
+            prompt = mix.made_by.get("prompt", PROMPT)
             shown = mix.top(SHOWN)
             rows = zip(*(alone.pseudo_token(tables) for alone in shown.singles()), strict=True)
             words = studio.latents_of_mix(prompt, [torch.cat(tower) for tower in rows], [seeds[0]] * len(shown))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..benchmarks.measures import Measure, report
 from ..core.dictionary import check_template
 from ..core.errors import UserError
+from ..core.explanation import check_name
 from ..core.mixture import TokenMix
 from ..core.reconstruction import diversity, pairwise_similarity, perceptual_distance
 from .console import Console
@@ -24,6 +25,7 @@ from .options import (
     add_judge_option,
     add_model_options,
     asked,
+    check_file,
     concepts_of,
     file_name,
     judge_of,
@@ -68,6 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
     concepts = concepts_of(arguments)
     check_template(arguments.prompt)
+    check_file("--json", arguments.json)
     if arguments.num_images < 1 or arguments.top < 1:
         raise UserError("--num-images and --top have to be at least 1.")
     sampling = sampling_of(arguments, range(arguments.seed, arguments.seed + arguments.num_images))
@@ -83,8 +86,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     pipe = open_model(arguments, processes.device)
     studio = DiffusersStudio(pipe, sampling)
     judge = judge_of(arguments, studio)
-    for concept in processes.share(pending):
+    for concept in pending:
         mixes[concept].check_family(studio.family)
+        check_name(studio.encoder, concept, arguments.prompt, ())
+    for concept in processes.share(pending):
         found = evaluated(studio, judge, concept, mixes[concept].top(arguments.top), arguments, sampling.seeds)
         keep_result(files[concept], work[concept], found)
         console.line(f"{concept}: similarity {found['similarity']:.3f}, distance {found['distance']:.3f}")

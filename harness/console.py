@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ..core.backend import Progress
+
+LINE_EVERY = 60.0  # seconds, in a pipe
 
 
 class Console:
@@ -27,13 +30,19 @@ class Console:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """A callback that shows steps done and time left; in a pipe, one plain line with the number of steps."""
+        """A callback that shows steps done and time left; in a pipe by plain lines, at the start and once a minute."""
         on_terminal = self._stream.isatty()
+        start = told = time.monotonic()
+        begun = False
         with tqdm(desc=what, file=self._stream, disable=not (on_terminal and self.bars), leave=False) as bar:
 
             def show(done: int, total: int) -> None:
-                if done == 1 and not on_terminal:
-                    self.line(f"{what} ({total})")
+                nonlocal told, begun
+                now = time.monotonic()
+                if self.bars and not on_terminal and (not begun or now - told >= LINE_EVERY):
+                    left = f", {(now - start) * (total - done) / done:.0f} s left" if begun and done else ""
+                    self.line(f"{what}: {done} of {total}{left}" if begun else f"{what} ({total})")
+                    told, begun = now, True
                 bar.total = total
                 bar.update(done - bar.n)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..core.backend import Progress
 from ..core.checkpoint import Checkpoint
-from ..core.dictionary import check_template
+from ..core.dictionary import Slot, check_template
 from ..core.errors import UserError
 from ..core.fit import Method, Settings
 from ..core.mixture import TokenMix
@@ -24,6 +24,8 @@ from .options import add_concept_options, add_model_options, asked, concepts_of,
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .studio import DiffusersStudio
 
 NUMBERS = (
     "num_tokens",
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
     from ..core.charts import bar_chart
-    from ..core.explanation import explain, seeds_of
+    from ..core.explanation import check_name, explain, seeds_of
     from ..core.plots import labelled_grid
     from ..core.vocabulary import embed_vocabulary
     from .pictures import Sampling, save_picture
@@ -88,6 +90,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
                 console.line(f"{concept}: {file} is there already")
     cache = arguments.out / "cache"
     studio = DiffusersStudio(pipe, sampling, cache)
+    studio.check_diffusion()
+    Slot.of(studio.encoder, studio.towers, arguments.prompt)
+    for concept in pending:
+        check_name(studio.encoder, concept, arguments.prompt, TEMPLATES[arguments.templates])
     with console.progress("embedding words") as progress:
         vocabulary = embed_vocabulary(
             studio.encoder, arguments.templates, cache=cache, progress=progress, spread=processes.spread
@@ -99,7 +105,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         processes.meet()
     for concept in processes.share(pending):
         file = files[concept]
-        checkpoint = checkpoint_of(file)
+        checkpoint = checkpoint_of(file, studio)
         with console.progress(concept) as progress:
             live = ConsoleLive(progress)
             explained = explain(studio, vocabulary, concept, *subject, live, **counts, checkpoint=checkpoint)
@@ -150,9 +156,9 @@ def finished(file: Path, concept: str, prompt: str, settings: Settings, **more: 
     return True
 
 
-def checkpoint_of(file: Path) -> Checkpoint:
+def checkpoint_of(file: Path, studio: DiffusersStudio) -> Checkpoint:
     """Where the fit of a mix is kept until `file` is written."""
-    return Checkpoint(file.with_suffix(".checkpoint"))
+    return Checkpoint(file.with_suffix(".checkpoint"), studio.fingerprint)
 
 
 def _summary(mix: TokenMix) -> dict[str, float]:

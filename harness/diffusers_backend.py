@@ -189,12 +189,17 @@ def load_any_pipeline(path: Path, device: str | None = None) -> DiffusionPipelin
     return pipe.to(device)
 
 
+def check_loras(files: Sequence[Path]) -> None:
+    """Raises UserError for a LoRA file that is not there."""
+    if absent := [file for file in files if not file.is_file()]:
+        raise UserError(f"{absent[0]} does not exist; give a LoRA file.")
+
+
 def load_loras(pipe: Pipeline, files: Sequence[Path]) -> None:
     """Applies LoRA files to the pipeline, all of them at strength 1."""
+    check_loras(files)
     names = [f"lora_{number}" for number in range(len(files))]
     for name, file in zip(names, files, strict=True):
-        if not file.is_file():
-            raise UserError(f"{file} does not exist; give a LoRA file.")
         try:
             pipe.load_lora_weights(load_file(file), adapter_name=name)
             pipe.set_adapters(names[: names.index(name) + 1])  # loading one would leave only that one active

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, get_args
 
 from ..core.errors import UserError
 from ..core.mixture import TokenMix
-from ..core.pruning import Search, bundles_in, explain_picture
+from ..core.pruning import Search, bundles_in, check_threshold, explain_picture
 from ..core.vocabulary import TEMPLATES
 from .console import Console
-from .options import add_model_options, add_sampling_options, open_model, sampling_of
+from .options import add_model_options, add_sampling_options, check_folder, open_model, sampling_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
     if arguments.prompt.count("<>") != 1:
         raise UserError(f'The prompt "{arguments.prompt}" must have one <>, where the mix stands: a photo of a <>')
+    check_threshold(arguments.threshold)
+    check_folder("--out", arguments.out)
     sampling, mix = sampling_of(arguments, arguments.seed or (0,)), TokenMix.load(arguments.mix)
     studio = DiffusersStudio(open_model(arguments), sampling)
     mix.check_family(studio.family)

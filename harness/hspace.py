@@ -23,6 +23,7 @@ from .options import (
     add_sampling_options,
     asked,
     check_ending,
+    check_folder,
     sampling_of,
 )
 
@@ -95,8 +96,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
+    from .diffusers_backend import check_loras
+
     if arguments.ending:
         check_ending("--out", arguments.out, arguments.ending)
+    else:
+        check_folder("--out", arguments.out)
+    check_loras(getattr(arguments, "lora", ()))
     arguments.work(arguments, console)
 
 
@@ -113,20 +119,24 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     processes = Processes()
     console.bars = processes.first
     processes.check_shared(arguments.out)
-    bottleneck = _bottleneck(arguments, processes.device)
     how = {"prompt": arguments.prompt, "steps": sampling.steps, "cfg": sampling.guidance_scale, "size": sampling.size}
     made_by = {**asked(arguments), **how, "seed": first}
-    mine = processes.share(portions(range(arguments.samples)))
+    work = {
+        arguments.out / f"samples-{numbers[0]:06}.safetensors": numbers
+        for numbers in processes.share(portions(range(arguments.samples)))
+    }
+    pending = {
+        file: numbers for file, numbers in work.items() if not _there(file, made_by, arguments.position, len(numbers))
+    }
+    bottleneck = _bottleneck(arguments, processes.device)
     with console.progress("sampling pictures") as progress:
-        for number, numbers in enumerate(mine, start=1):
-            file = arguments.out / f"samples-{numbers[0]:06}.safetensors"
-            if not _there(file, made_by, arguments.position, len(numbers)):
-                seeds = [first + picture for picture in numbers]
-                found, latents = bottleneck.record(seeds, sampling.steps, arguments.position, made_by)
-                pictures = labelled_grid([*bottleneck.pictures(latents)], list(map(str, numbers)), columns=4)
-                save_picture(pictures, file.with_suffix(".png"))
-                found.save(file)
-            progress(number, len(mine))
+        for number, (file, numbers) in enumerate(pending.items(), start=1):
+            seeds = [first + picture for picture in numbers]
+            found, latents = bottleneck.record(seeds, sampling.steps, arguments.position, made_by)
+            pictures = labelled_grid([*bottleneck.pictures(latents)], list(map(str, numbers)), columns=4)
+            save_picture(pictures, file.with_suffix(".png"))
+            found.save(file)
+            progress(number, len(pending))
     processes.meet()
     if processes.first:
         files = _files(arguments.out)
@@ -155,6 +165,8 @@ def pca(arguments: argparse.Namespace, console: Console) -> None:
 
 def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     """The directions that change one picture, or a part of it, most: singular vectors of the decoder's Jacobian."""
+    from torch.nn.functional import interpolate
+
     from ..core.hspace.charts import values_chart
     from ..core.hspace.jacobian import along_levels, directions_of_levels, nearest_levels
     from .pictures import save_picture
@@ -166,7 +178,9 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     processes = Processes()
     console.bars = processes.first
     processes.check_shared(arguments.out)
+    painted = None if arguments.mask is None else _read_mask(arguments.mask)
     bottleneck = _bottleneck(arguments, processes.device)
+    bottleneck.unet.float()  # as the host has it: half precision does not bear derivatives of derivatives
     levels = every = bottleneck.sigmas(sampling.steps)[:-1].tolist()
     if wanted is not None:
         levels = nearest_levels(every, [bottleneck.sigma_at(part) for part in wanted])
@@ -185,7 +199,7 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
             for sigma, x in zip(every, visited, strict=True)
             if sigma in levels
         )
-        mask = None if arguments.mask is None else _mask(arguments.mask, visited[0])
+        mask = None if painted is None else interpolate(painted, visited[0].shape[-2:], mode="area")[0].to(visited[0])
         with console.progress(f"seed {seed}") as progress:
 
             def watch(found: list[Any], iterated: int, show: Progress = progress) -> None:
@@ -296,10 +310,9 @@ def _there(file: Path, made_by: dict[str, object], position: Position, count: in
     )
 
 
-def _mask(file: Path, x: Tensor) -> Tensor:
-    """A picture's brightness at the size of x."""
+def _read_mask(file: Path) -> Tensor:
+    """A picture's brightness, (1, 1, height, width)."""
     from PIL import Image, UnidentifiedImageError
-    from torch.nn.functional import interpolate
 
     from ..core.plots import from_pil
 
@@ -307,7 +320,7 @@ def _mask(file: Path, x: Tensor) -> Tensor:
         picture = from_pil(Image.open(file).convert("RGB")).mean(2)
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{file} can't be read as a picture ({error}); give a PNG file.") from error
-    return interpolate(picture[None, None], x.shape[-2:], mode="area")[0].to(x)
+    return picture[None, None]
 
 
 def _keep(directions: HSpaceDirections, out: Path, console: Console, said: dict[str, object]) -> None:

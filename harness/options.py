@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(arguments: argparse.Namespace, device: str | None = None) -> Pipeline:
-    """The model of `add_model_options` with its LoRAs, on the GPU where there is one or on `device`."""
-    from .diffusers_backend import load_loras, load_pipeline
+    """The model of `add_model_options` with its LoRAs, on the GPU where there is one or on `device`.
 
+    Raises UserError, before the model is loaded, for LoRAs that are not there.
+    """
+    from .diffusers_backend import check_loras, load_loras, load_pipeline
+
+    check_loras(arguments.lora)
     pipe = load_pipeline(arguments.model, device)
     load_loras(pipe, arguments.lora)
     return pipe
@@ -75,9 +80,28 @@ def judge_of(arguments: argparse.Namespace, studio: DiffusersStudio) -> Judge:
 
 
 def check_ending(option: str, file: Path, ending: str) -> None:
-    """Raises UserError for a file that is not named after what it will hold."""
+    """Raises UserError for a file that is not named after what it will hold, or that can't be written."""
     if file.suffix != ending:
         raise UserError(f"{option} is {file}; its name must end in {ending}.")
+    check_file(option, file)
+
+
+def check_file(option: str, file: Path | None) -> None:
+    """Raises UserError for a file to be written, if one is wanted, that can't be."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise UserError(f"{option} is {file}, which is a folder; give the name of a file.")
+    check_folder(option, file.parent)
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raises UserError unless files can be written into a folder, which need not be there yet."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file; {option} needs a folder there: choose another name.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there} can't be written to, which {option} needs; choose another folder.")
 
 
 def asked(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

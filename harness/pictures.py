@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core import storage
+from ..core.backend import Progress, unseen
 from ..core.errors import UserError
 from ..core.plots import labelled_grid, to_pil
 from .console import Console
@@ -47,17 +48,29 @@ def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
     return pictures.permute(0, 2, 3, 1).float().cpu()
 
 
-def sample_latents(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, **prompt: Any) -> Tensor:
-    """The same before the VAE, (seeds, 4, h, w) in the UNet's scale; `prompt`: a text, or embeddings of one prompt."""
+def sample_latents(
+    pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, progress: Progress = unseen, **prompt: Any
+) -> Tensor:
+    """The same before the VAE, (seeds, 4, h, w) in the UNet's scale; `prompt`: a text, or embeddings of one prompt.
+
+    `progress` is called after each step.
+    """
     prompts = {
         name: [value] * len(seeds) if isinstance(value, str) else value.expand(len(seeds), *value.shape[1:])
         for name, value in prompt.items()
     }
-    return _run(pipe, seeds, sampling, "latent", **prompts)
+    return _run(pipe, seeds, sampling, "latent", progress, **prompts)
 
 
-def _run(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, **prompt: Any) -> Tensor:
+def _run(
+    pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, progress: Progress = unseen, **prompt: Any
+) -> Tensor:
     call: Any = pipe
+
+    def tell(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        progress(min(step + 1, sampling.steps), sampling.steps)  # some schedulers take one more
+        return kept
+
     if "negative_prompt_embeds" not in prompt:
         prompt["negative_prompt"] = [""] * len(seeds)  # as the host has it; without one SDXL's pipeline takes zeros
     return call(
@@ -68,6 +81,7 @@ def _run(pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, 
         width=sampling.size,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         output_type=output,
+        callback_on_step_end=tell,
     ).images
 
 

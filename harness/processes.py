@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from ..core.errors import UserError
+from .options import check_folder
 
 Work = TypeVar("Work")
 
@@ -42,8 +43,7 @@ class Processes:
 
     def check_shared(self, folder: Path) -> None:
         """Raises UserError unless all processes see the same folder: what one makes the others read there."""
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; --out is a folder: choose another name.")
+        check_folder("--out", folder)
         if self.count == 1:
             return
         name = [f".{uuid.uuid4().hex}"]

@@ -61,15 +61,19 @@ class DiffusersStudio:
         self.diffusion()  # refuses other predictions
         check_channels(self._pipe.unet.config.in_channels)
 
+    def evaluations(self, pictures: int) -> int:
+        return pictures * self._sampling.steps * (2 if self._sampling.guidance_scale > 1 else 1)
+
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
-        latents = []
-        for some in portions(seeds):
-            latents.append(self._drawn(prompt, some))
-            progress(sum(map(len, latents)), len(seeds))
-        return torch.cat(latents)
+        drawn = []
+        for some in portions(range(len(seeds))):
+            drawn.append(self._drawn(prompt, [seeds[row] for row in some], _of_part(some, len(seeds), progress)))
+        return torch.cat(drawn)
 
     @torch.no_grad()
-    def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+    def latents_of_mix(
+        self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen
+    ) -> Tensor:
         """vectors may also have a row for each seed, (seeds, width)."""
         encoded = Slot.of(self.encoder, self.towers, prompt).encode(vectors)
         named = zip(("prompt_embeds", "pooled_prompt_embeds"), encoded, strict=True)
@@ -81,7 +85,7 @@ class DiffusersStudio:
         drawn = []
         for some in portions(range(len(seeds))):
             rows = {name: part[some[0] : some[-1] + 1] for name, part in prompts.items()}
-            drawn.append(self._sample([seeds[row] for row in some], **rows))
+            drawn.append(self._sample([seeds[row] for row in some], _of_part(some, len(seeds), progress), **rows))
         return torch.cat(drawn)
 
     @torch.no_grad()
@@ -111,17 +115,19 @@ class DiffusersStudio:
         embeds = model(inputs.to(model.device, model.dtype)).image_embeds
         return normalize(embeds.float().cpu(), dim=-1)
 
-    def _drawn(self, prompt: str, seeds: Sequence[int]) -> Tensor:
+    def _drawn(self, prompt: str, seeds: Sequence[int], progress: Progress) -> Tensor:
         """Latents of one portion of seeds, from the cache if they are there."""
         if self._cache is None:
-            return self._sample(seeds, prompt=prompt)
+            return self._sample(seeds, progress, prompt=prompt)
         sampling = {**asdict(self._sampling), "seeds": list(seeds)}
         made_by = {"kind": "latents", "version": 1, "model": self._model, "prompt": prompt, "sampling": sampling}
         file = self._cache / f"{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:24]}.safetensors"
         try:
-            return storage.read(file, "latents", 1, ("latents",))[0]["latents"].to(self._pipe.device)
+            latents = storage.read(file, "latents", 1, ("latents",))[0]["latents"].to(self._pipe.device)
+            progress(self._sampling.steps, self._sampling.steps)
+            return latents
         except UserError:  # not there, or cut off while it was written
-            latents = self._sample(seeds, prompt=prompt)
+            latents = self._sample(seeds, progress, prompt=prompt)
             storage.write(file, {"latents": latents}, made_by)
             return latents
 
@@ -129,14 +135,38 @@ class DiffusersStudio:
     def _model(self) -> str:
         """A hash of all that a picture depends on before the VAE."""
         schedule = json.dumps(dict(self._pipe.scheduler.config), default=str, sort_keys=True)
-        digest = hashlib.sha256((fingerprint(self.towers) + schedule).encode())
-        for name, weight in sorted(self._pipe.unet.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.cpu().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return _digest(fingerprint(self.towers) + schedule, self._pipe.unet)
 
-    def _sample(self, seeds: Sequence[int], **prompt: Any) -> Tensor:
-        return sample_latents(self._pipe, seeds, self._sampling, **prompt).float()
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that an explanation rests on: also what makes pictures of latents and what looks at them."""
+        drawn = json.dumps({**asdict(self._sampling), "seeds": None})
+        return _digest(self._model + drawn, self._pipe.vae, self.image_encoder)
+
+    def _sample(self, seeds: Sequence[int], progress: Progress, **prompt: Any) -> Tensor:
+        return sample_latents(self._pipe, seeds, self._sampling, progress=progress, **prompt).float()
+
+
+def _digest(text: str, *modules: torch.nn.Module | None) -> str:
+    """A hash of a text and of all weights of some modules, and of which LoRAs count in them and how much."""
+    digest = hashlib.sha256(text.encode())
+    for module in filter(None, modules):
+        for name, weight in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        layers = (layer for layer in module.modules() if hasattr(layer, "merged_adapters"))
+        loras = [[layer.active_adapters, layer.scaling, layer.merged_adapters] for layer in layers]
+        digest.update(json.dumps(loras).encode())
+    return digest.hexdigest()
+
+
+def _of_part(rows: Sequence[int], total: int, progress: Progress) -> Progress:
+    """What tells of the steps of some of so many pictures as of steps of all."""
+
+    def show(done: int, steps: int) -> None:
+        progress(rows[0] * steps + len(rows) * done, total * steps)
+
+    return show
 
 
 def portions(seeds: Sequence[int], size: int = PICTURES_AT_ONCE) -> list[Sequence[int]]:

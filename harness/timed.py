@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..benchmarks.measures import Measure, report
+from ..core.backend import check_fits
 from ..core.bias import Share, edits_for_share, picture_share
 from ..core.errors import UserError
 from ..core.lora import lora_state_dict
-from ..core.model_edit import EditPair, edit_model
+from ..core.model_edit import EditPair, edit_model, fit_time_edit
 from ..core.timed import (
     FIGURES,
     Leanings,
@@ -39,6 +40,7 @@ from .options import (
     add_judge_option,
     add_model_options,
     asked,
+    check_file,
     file_name,
     judge_of,
     open_model,
@@ -88,6 +90,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--margin is {arguments.margin}; it is a difference of cosines: give 0 or above.")
     if is_professions(arguments.dataset) and arguments.method != "time":
         raise UserError("Professions are looked at before and after their edits in any case; leave --method out.")
+    check_file("--json", arguments.json)
     sampling = sampling_of(arguments, ())
     kind: Any = Professions if is_professions(arguments.dataset) else Pairs  # each reads what it evaluates
     entries = kind.read(arguments.dataset)
@@ -106,6 +109,16 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     processes.check_shared(arguments.out)
     pipe = open_model(arguments, processes.device)
     studio = DiffusersStudio(pipe, sampling)
+    for entry, _, _ in pending:
+        for prompt in (prompt for wording in entry.wordings for prompt in wording):
+            check_fits(studio.encoder, prompt, studio.encoder.tokenize(prompt))
+        if arguments.method == "time":  # refuses a pair that can't be aligned
+            fit_time_edit(
+                studio.encoder,
+                [entry.edit],
+                regularization=arguments.regularization,
+                augment=not arguments.no_augment,
+            )
     evaluation = kind(Workshop(pipe, studio, judge_of(arguments, studio), arguments))
     for number, (entry, file, by) in enumerate(mine := processes.share(pending), start=1):
         console.line(f"{entry.edit} ({number} of {len(mine)})")

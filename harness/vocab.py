@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
-    from ..core.vocabulary import embed_vocabulary, text_feature
+    from ..core.text_tower import PROJECTION
+    from ..core.vocabulary import check_space, embed_vocabulary, text_feature
     from .pictures import Sampling
     from .studio import DiffusersStudio
 
@@ -36,19 +37,17 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--top is {arguments.top}; show at least 1 word.")
     pictures = {file: _read(file) for file in arguments.picture}
     studio = DiffusersStudio(open_model(arguments), Sampling(()))
-    with console.progress("embedding words") as progress:
-        vocabulary = embed_vocabulary(studio.encoder, arguments.templates, arguments.tokens, arguments.cache, progress)
-    console.line(f"{len(vocabulary)} tokens of {studio.family}, {sum(vocabulary.whole_words)} of them whole words")
-    wanted = {
-        text: text_feature(studio.encoder, studio.towers[-1], text, vocabulary.made_by["templates"])
-        for text in arguments.text
-    }
+    tower, templates = studio.towers[-1], TEMPLATES[arguments.templates]
+    wanted = {text: text_feature(studio.encoder, tower, text, templates) for text in arguments.text}
     for file, picture in pictures.items():
         features = studio.features(picture)
         if features is None:
             raise UserError(f"{arguments.model} has no image encoder, which --picture needs; give a --text instead.")
-        vocabulary.check_space(features)
+        check_space(PROJECTION in tower.weights, len(tower.weights.get(PROJECTION, ())), features)
         wanted[str(file)] = features[0]
+    with console.progress("embedding words") as progress:
+        vocabulary = embed_vocabulary(studio.encoder, arguments.templates, arguments.tokens, arguments.cache, progress)
+    console.line(f"{len(vocabulary)} tokens of {studio.family}, {sum(vocabulary.whole_words)} of them whole words")
     results = {}
     for name, feature in wanted.items():
         found = [(vocabulary.texts[row], score) for row, score in vocabulary.nearest(feature.cpu(), arguments.top)]

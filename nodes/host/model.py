@@ -157,18 +157,20 @@ class HostDiffusion:
         self.prediction: Prediction = prediction_of(model)
         self.alphas_cumprod: Tensor = 1 / (1 + sampling.sigmas.float().cpu() ** 2)
         settings = {**config.unet_config, "dtype": self._dtype}
-        unet: Any = type(self._model.diffusion_model)(
-            **settings, device=torch.device("cpu"), operations=comfy.ops.disable_weight_init
+        unet: Any = type(self._model.diffusion_model)(  # without memory: each weight comes in its place once, below
+            **settings, device=torch.device("meta"), operations=comfy.ops.disable_weight_init
         )
         prefix = "diffusion_model."
         patches = model.get_key_patches(prefix)
+        count = sum(stored.numel() for (stored, _), *_ in patches.values())
+        management.free_memory(count * self._dtype.itemsize, device)
         # Each in the UNet's precision: where the host streams weights, a layer takes that of what is loaded into it.
         unet.load_state_dict(
-            {key.removeprefix(prefix): effective_weight(key, patches[key]).to(self._dtype) for key in patches}
+            {key.removeprefix(prefix): effective_weight(key, patches[key]).to(device, self._dtype) for key in patches},
+            assign=True,
         )
-        management.free_memory(management.module_size(unet), device)
         self._checkpointed = False
-        self._unet: Any = unet.eval().requires_grad_(False).to(device)
+        self._unet: Any = unet.eval().requires_grad_(False)
         self._sampling: Any = sampling
         self._patched: bool = has_patches(model)
         self._options: Options = model.model_options["transformer_options"]

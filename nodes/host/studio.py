@@ -69,10 +69,15 @@ class HostStudio:
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         return self._sample(encoded(self._clip, prompt), seeds, progress)
 
-    def latents_of_mix(self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+    def evaluations(self, pictures: int) -> int:
+        return pictures * self._steps * (1 if self._cfg == 1 else 2)
+
+    def latents_of_mix(
+        self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen
+    ) -> Tensor:
         with torch.inference_mode():
             conditioning = self.encoder.conditioning(prompt.replace("{}", SLOT), vectors)
-        return self._sample(conditioning, seeds)
+        return self._sample(conditioning, seeds, progress)
 
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
         side = self._size

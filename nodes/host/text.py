@@ -126,12 +126,12 @@ class HostTextEncoder:
         encoder = getattr(self._clip.cond_stage_model, name)
         prefix = f"{name}.transformer."
         patches = self._clip.patcher.get_key_patches(prefix)
-        read = {key: effective_weight(key, entries) for key, entries in patches.items()}
         device = self._clip.patcher.load_device
         free_memory: Any = comfy.model_management.free_memory
-        free_memory(sum(weight.nbytes for weight in read.values()), device)
-        weights = {
-            key.removeprefix(prefix).removeprefix("text_model."): weight.to(device) for key, weight in read.items()
+        free_memory(4 * sum(stored.numel() for (stored, _), *_ in patches.values()), device)
+        weights = {  # one after the other: their float32 copies are on the device only
+            key.removeprefix(prefix).removeprefix("text_model."): effective_weight(key, entries).to(device)
+            for key, entries in patches.items()
         }
         rows = weights[PROJECTION].norm(dim=1)
         # A checkpoint without a projection leaves that memory as it was found: zeros, or any bytes as numbers.

@@ -14,7 +14,8 @@ from conceptlens.core.decomposition import Concept, decompose, explained, explai
 from conceptlens.core.dictionary import Dictionary, Slot, own_words, rank_by_gradient, token_losses
 from conceptlens.core.diffusion import Prediction, draw
 from conceptlens.core.errors import UserError
-from conceptlens.core.fit import FitStep, Settings
+from conceptlens.core.evaluations import Evaluations
+from conceptlens.core.fit import FitStep, Judge, Settings
 from conceptlens.core.text_tower import Encoded
 from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary, named_tokens
 from conceptlens.harness.diffusers_backend import DiffusersTextEncoder
@@ -203,7 +204,7 @@ def test_a_killed_run_goes_on_from_its_last_validation(
     """To the very numbers of a run that was not, without comparing words again."""
     concept = concept_of(planted, encoder, some_words, family)
     settings = Settings(method, num_tokens=6, dictionary_size=64, steps=7, validate_every=2)
-    checkpoint, steps, compared = Checkpoint(tmp_path / "fit"), [], []
+    checkpoint, steps, begun = Checkpoint(tmp_path / "fit", "a model"), [], []
 
     def killed(step: FitStep) -> None:
         if step.step == 5:
@@ -214,30 +215,36 @@ def test_a_killed_run_goes_on_from_its_last_validation(
         decompose(concept, settings, killed, checkpoint=checkpoint)
     resumed = decompose(
         *(concept, settings, lambda step: steps.append(step.step)),
-        progress=lambda *_: compared.append(True),
+        Evaluations(say=begun.append),
         checkpoint=checkpoint,
     )
     assert steps == [5, 6, 7]
-    assert not compared
+    assert "comparing words" not in " ".join(begun)
     assert (resumed.mix, resumed.losses, resumed.validations) == (whole.mix, whole.losses, whole.validations)
 
 
 def test_a_checkpoint_of_other_work_is_not_used(
     planted: Planted, encoder: DiffusersTextEncoder, some_words: Vocabulary, family: Family, tmp_path: Path
 ) -> None:
-    """Other settings, other pictures, a damaged file: the fit begins anew."""
+    """Other settings, pictures, words, another judge or model, a damaged file: the fit begins anew."""
     concept = concept_of(planted, encoder, some_words, family)
     settings = Settings(num_tokens=6, dictionary_size=64, steps=2, validate_every=2)
-    checkpoint = Checkpoint(tmp_path / "fit")
+    checkpoint = Checkpoint(tmp_path / "fit", "a model")
 
-    def steps(concept: Concept, settings: Settings) -> list[int]:
+    def steps(
+        concept: Concept, settings: Settings, judge: Judge | None = None, checkpoint: Checkpoint = checkpoint
+    ) -> list[int]:
         taken: list[int] = []
-        decompose(concept, settings, lambda step: taken.append(step.step), checkpoint=checkpoint)
+        decompose(concept, settings, lambda step: taken.append(step.step), judge=judge, checkpoint=checkpoint)
         return taken
 
     assert steps(concept, settings) == [0, 1, 2]
     assert steps(concept, settings) == []
     assert steps(concept, replace(settings, seed=1)) == [0, 1, 2]
+    assert steps(concept, settings, checkpoint=replace(checkpoint, model="another model")) == [0, 1, 2]
+    assert steps(concept, settings, lambda *_: 0.0) == [0, 1, 2]
+    photos = replace(some_words, made_by={**some_words.made_by, "templates": ["a photo of a {}"]})
+    assert steps(replace(concept, vocabulary=photos), settings) == [0, 1, 2]
     assert steps(replace(concept, latents=concept.latents * 2), replace(settings, seed=1)) == [0, 1, 2]
     checkpoint.file.write_bytes(checkpoint.file.read_bytes()[:-20])
     assert steps(replace(concept, latents=concept.latents * 2), replace(settings, seed=1)) == [0, 1, 2]
