@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..core.bias import Near, Pair, Share, balance, balanced, nearness, pairs_in, shares_of_pictures, word_groups
+from ..core.bias import (
+    Near,
+    Pair,
+    Share,
+    balance,
+    balanced,
+    check_judge,
+    nearness,
+    pairs_in,
+    shares_of_pictures,
+    word_groups,
+)
 from ..core.charts import share_chart
 from ..core.errors import UserError
 from ..core.explanation import seeds_from
@@ -132,9 +143,10 @@ class ConceptBias(Node):
             studio = host.HostStudio(model, clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
             with torch.inference_mode(False):
                 template = prompt.replace(host.SLOT, "{}")
-                vectors = mix.pseudo_token(studio.encoder.tables())
-                latents = studio.latents_of_mix(template, vectors, seeds_from(seed, num_images))
                 groups, shown = [pair.words for pair in pairs], concept.strip() or mix.made_by.get("concept", "")
+                check_judge(studio, groups, template, shown)
+                vectors = mix.pseudo_token(studio.encoder.tables())
+                latents = studio.latents_of_mix(template, vectors, seeds_from(seed, num_images), host.LiveView().bar)
                 counted = shares_of_pictures(studio, latents, groups, template, shown)
         lines, rows = [], []
         for number, (pair, share) in enumerate(zip(pairs, shares, strict=True)):

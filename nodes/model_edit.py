@@ -9,7 +9,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ..core.bias import Share, edits_for_share, shares_of_pictures, slot_of, word_pair
+from ..core.bias import Share, check_judge, edits_for_share, shares_of_pictures, slot_of, word_pair
 from ..core.errors import UserError
 from ..core.explanation import seeds_from
 from ..core.lora import lora_state_dict, save_lora
@@ -237,17 +237,21 @@ class TIMEEditBatch(Node):
         encoder, denoiser, live = host.HostTextEncoder(clip), host.HostDenoiser(model), host.LiveView()
         most = settings.pop("strength")
 
+        def studio_of(drawn: Any) -> Any:
+            return host.HostStudio(drawn, clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
+
         def share_of(pair: EditPair, edited: Sequence[EditPair]) -> Share:
             factors = edit_model(encoder, denoiser, edited, preserve=_lines(preserve), **settings).factors
-            studio = host.HostStudio(
-                *(denoiser.patched(factors), clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
-            )
+            studio = studio_of(denoiser.patched(factors))
             live.say(f"{pair.source}, strength {pair.strength:g}")
             with torch.inference_mode(False):
                 latents = studio.latents_of_prompt(pair.source, seeds, live.bar)
                 (share,) = shares_of_pictures(studio, latents, [groups], slot_of(pair), "")
             return share
 
+        with torch.inference_mode(False):
+            for pair in pairs:
+                check_judge(studio_of(model), [groups], slot_of(pair), "")
         reached = edits_for_share(pairs, share_of, target, most)
         found = [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]
         model, lora, report = _edited(model, clip, found, preserve, settings)

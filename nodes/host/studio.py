@@ -70,7 +70,7 @@ class HostStudio:
         return self._sample(encoded(self._clip, prompt), seeds, progress)
 
     def evaluations(self, pictures: int) -> int:
-        return pictures * self._steps * (1 if self._cfg == 1 else 2)
+        return pictures * self._sampling.steps * (1 if self._sampling.cfg == 1 else 2)
 
     def latents_of_mix(
         self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen

@@ -44,7 +44,7 @@ def save_edit(file: Path) -> None:
 
 
 def save_checkpoint(file: Path) -> None:
-    Checkpoint(file).save({"concept": "pet"}, {"best": torch.rand(5)}, {"losses": [[1, 0.5]]})
+    Checkpoint(file, "model").save({"concept": "pet"}, {"best": torch.rand(5)}, {"losses": [[1, 0.5]]})
 
 
 FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
@@ -52,7 +52,7 @@ FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
     "directions": (save_directions, HSpaceDirections.load),
     "samples": (save_samples, HSpaceSamples.load),
     "edit": (save_edit, ContextEdit.load),
-    "checkpoint": (save_checkpoint, lambda file: Checkpoint(file).load({"concept": "pet"})),
+    "checkpoint": (save_checkpoint, lambda file: Checkpoint(file, "model").load({"concept": "pet"})),
 }
 
 
