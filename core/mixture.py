@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from .errors import UserError
 from .text_tower import mean_length
 
 KIND, VERSION = "token mix", 1
+# What the pack reads of how a mix was made; other entries are anybody's.
+MADE_BY: dict[str, type] = {
+    **dict.fromkeys(("family", "concept", "prompt", "encoder"), str),
+    "pictures": int,
+    **dict.fromkeys(("settings", "alone", "removal"), dict),
+}
 BARE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -105,13 +111,14 @@ class TokenMix:
         """One `token: coefficient` a line."""
         return "\n".join(f"{text}: {value:.6g}" for text, value in zip(self.texts, self.coefficients, strict=True))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, metadata: Mapping[str, str] = {}) -> None:
+        """Writes a file that `load` reads; `metadata` travels with it."""
         tensors = {
             "ids": torch.tensor(self.ids, dtype=torch.int64),
             "coefficients": torch.tensor(self.coefficients, dtype=torch.float64),
         }
         header = {"kind": KIND, "version": VERSION, "texts": list(self.texts), "made_by": self.made_by}
-        storage.write(path, tensors, header)
+        storage.write(path, tensors, header, metadata)
 
     @classmethod
     def load(cls, path: Path) -> TokenMix:
@@ -125,6 +132,8 @@ class TokenMix:
                 f"{path} is damaged: it has {len(ids)} tokens and {len(values)} coefficients; save it anew."
             )
         made_by = storage.entry(path, header, "made_by", dict)
+        for name in MADE_BY.keys() & made_by.keys():
+            storage.entry(path, made_by, name, MADE_BY[name])
         try:
             return replace(cls.of(ids, texts, values), made_by=made_by)
         except UserError as error:
