@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .errors import UserError
 from .text_tower import mean_length
 
 KIND, VERSION = "token mix", 1
-# What the pack reads of how a mix was made; other entries are anybody's.
+# Of what kind the entries are that say how a mix was made; others are anybody's.
 MADE_BY: dict[str, type] = {
     **dict.fromkeys(("family", "concept", "prompt", "encoder"), str),
     "pictures": int,
@@ -111,14 +111,13 @@ class TokenMix:
         """One `token: coefficient` a line."""
         return "\n".join(f"{text}: {value:.6g}" for text, value in zip(self.texts, self.coefficients, strict=True))
 
-    def save(self, path: Path, metadata: Mapping[str, str] = {}) -> None:
-        """Writes a file that `load` reads; `metadata` travels with it."""
+    def save(self, path: Path) -> None:
         tensors = {
             "ids": torch.tensor(self.ids, dtype=torch.int64),
             "coefficients": torch.tensor(self.coefficients, dtype=torch.float64),
         }
         header = {"kind": KIND, "version": VERSION, "texts": list(self.texts), "made_by": self.made_by}
-        storage.write(path, tensors, header, metadata)
+        storage.write(path, tensors, header)
 
     @classmethod
     def load(cls, path: Path) -> TokenMix:

@@ -175,7 +175,7 @@ class SaveTokenMix(io.ComfyNode):
     @classmethod
     def execute(cls, mix: TokenMix, filename_prefix: str) -> io.NodeOutput:
         path = host.numbered_path(filename_prefix, host.MIXES)
-        mix.save(path, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
+        mix.save(path)
         return io.NodeOutput(ui=ui.PreviewText(str(path)))
 
 
@@ -234,6 +234,6 @@ class SaveTokenMixEmbedding(io.ComfyNode):
     def execute(cls, mix: TokenMix, clip: Any, name: str) -> io.NodeOutput:
         encoder = host.HostTextEncoder(clip)
         mix.check_family(encoder.family)
-        path = host.new_embedding(name)
+        path = host.new_path(name, host.EMBEDDINGS)
         mix.save_embedding(path, encoder.tables(), encoder.names)
         return io.NodeOutput(f"embedding:{name}", ui=ui.PreviewText(f"embedding:{name}"))

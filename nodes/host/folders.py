@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
-from comfy.sd1_clip import expand_directory_list
 
 from ...core.errors import UserError
 
@@ -78,25 +76,8 @@ def usable_name(prefix: str | None, folder: str | None) -> bool | str:
     return True
 
 
-def dated(prefix: str, now: datetime) -> str:
-    """A prefix with each `%date:FORMAT%` replaced by the time, as the host's page does it before it queues a graph."""
-    parts = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
-
-    def part(match: re.Match[str]) -> str:
-        found = match[0]
-        if found[0] == "y":
-            return str(now.year)[-2:] if found == "yy" else str(now.year) if found == "yyyy" else found
-        return str(parts[found[0]]).zfill(len(found))
-
-    return re.sub(r"%date:([^%.]*)%", lambda match: re.sub(r"dd?|MM?|hh?|mm?|ss?|y{2,4}", part, match[1]), prefix)
-
-
 def numbered_path(prefix: str, folder: str) -> Path:
-    """The next free `<prefix>_00001_.safetensors` in one of the host's FOLDERS, never outside of it.
-
-    The prefix may have the variables of the host's own saving nodes. What Windows allows in no name becomes `_`.
-    """
-    prefix = re.sub(r'[<>:"|?*]', "_", dated(prefix, datetime.now()))
+    """The next free `<prefix>_00001_.safetensors` in one of the host's FOLDERS, never outside of it."""
     root = check_inside(prefix, folder)
     try:
         place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
@@ -105,17 +86,12 @@ def numbered_path(prefix: str, folder: str) -> Path:
     return Path(place) / f"{name}_{counter:05}_.safetensors"
 
 
-def new_embedding(name: str) -> Path:
-    """The file of a new embedding; UserError when `embedding:<name>` means something already.
-
-    Whatever file the host would find by that name: with one of its endings or none, in each of its folders.
-    """
-    root = check_inside(name, EMBEDDINGS)
-    for place in expand_directory_list(folder_paths.get_folder_paths(EMBEDDINGS)):
-        for ending in ("", ".safetensors", ".pt", ".bin"):
-            if (file := Path(place, f"{name}{ending}")).is_file():
-                raise UserError(f"{file} exists already, which embedding:{name} means; choose another name.")
-    return Path(root, f"{name}.safetensors")
+def new_path(name: str, folder: str) -> Path:
+    """`<name>.safetensors` in one of the host's folders; UserError when there is such a file already."""
+    path = Path(check_inside(name, folder), f"{name}.safetensors")
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name.")
+    return path
 
 
 def workflow_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
