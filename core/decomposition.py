@@ -134,7 +134,8 @@ def decompose(
         "settings": asdict(settings),
         "pictures": len(latents),
     }
-    work = {**made_by, "latents": _fingerprint(concept.latents, concept.held_out)}
+    layers = [[tower.layer, tower.normed] for tower in slot.towers]  # a clip skip is part of the work, not of the words
+    work = {**made_by, "layers": layers, "latents": _fingerprint(concept.latents, concept.held_out)}
     kept = checkpoint.load(work) if checkpoint else None
     if kept:
         rows = concept.vocabulary.rows(kept[0]["ids"].tolist())
