@@ -67,7 +67,7 @@ def concept_card(
     parts = [_text(concept, WIDTH - 2 * GAP, 44), _beside([_under(column) for column in columns if column])]
     made_by = mix.made_by
     told = f"{len(mix)} words of {family}" if family else f"{len(mix)} words"
-    if "pictures" in made_by:
+    if made_by.keys() >= {"pictures", "prompt"}:
         told += f', from {made_by["pictures"]} pictures of "{made_by["prompt"].replace("{}", concept)}"'
     return _framed(_under([*parts, _text("\n".join([*lines, told]), WIDTH - 2 * GAP, 18)]))
 

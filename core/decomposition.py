@@ -144,6 +144,7 @@ def decompose(
         "latents": _fingerprint(concept.latents, concept.held_out),
         "vocabulary": [concept.vocabulary.made_by, _fingerprint(concept.vocabulary.ids)],
         "image features": concept.features is not None,
+        "layers": [[tower.layer, tower.normed] for tower in slot.towers],  # a clip skip, which the words do not know
         "validated by": "loss" if judge is None else "judge",
     }
     kept = checkpoint.load(described) if checkpoint else None

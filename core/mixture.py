@@ -20,6 +20,12 @@ from .errors import UserError
 from .text_tower import mean_length
 
 KIND, VERSION = "token mix", 1
+# Of what kind the entries are that say how a mix was made; others are anybody's.
+MADE_BY: dict[str, type] = {
+    **dict.fromkeys(("family", "concept", "prompt", "encoder"), str),
+    "pictures": int,
+    **dict.fromkeys(("settings", "alone", "removal"), dict),
+}
 BARE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -126,6 +132,8 @@ class TokenMix:
                 f"{path} is damaged: it has {len(ids)} tokens and {len(values)} coefficients; save it anew."
             )
         made_by = storage.entry(path, header, "made_by", dict)
+        for name in MADE_BY.keys() & made_by.keys():
+            storage.entry(path, made_by, name, MADE_BY[name])
         try:
             return replace(cls.of(ids, texts, values), made_by=made_by)
         except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import uuid
 from collections.abc import Mapping
@@ -65,6 +66,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
+def keep(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str | None:
+    """`write` for what can be made anew: where it can't be written a warning says why, which is also returned."""
+    try:
+        write(path, tensors, header)
+    except UserError as error:
+        warning = f"What was made could not be kept, and is made anew next time: {error}"
+        logging.getLogger(__name__).warning(warning)
+        return warning
+    return None
+
+
 def read(
     path: Path, kind: str, version: int, names: tuple[str, ...] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,9 +86,9 @@ def read(
     what was expected and what was found.
     """
     expected = f"expected a ConceptLens {kind} file of version {version}"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; {expected}.")
     try:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; {expected}.")
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(FORMAT_KEY, "null"))
             found = header.get("kind") if isinstance(header, dict) else None
@@ -98,7 +110,7 @@ def read(
 def entry(path: Path, header: Mapping[str, Any], name: str, kind: type[Entry]) -> Entry:
     """What a file's header has under a name. Raises UserError, naming the file, when that is not of a kind."""
     found = header.get(name)
-    if not isinstance(found, kind):
+    if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
         raise UserError(f"{path} is damaged: its {name} is no {kind.__name__}; make it anew.")
     return found
 

@@ -45,7 +45,6 @@ Spread = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """Applies a function to rows, over several processes where there are some."""
 PROMPTS_AT_ONCE = 1024  # short ones: a few tokens each
 MARKS = ("<|startoftext|>", "<|endoftext|>")
-SAMPLED = 64  # words by whose embeddings an encoder is known
 WORD_END = "</w>"  # with which CLIP's vocabulary marks the last piece of a word
 KIND, VERSION = "vocabulary", 1
 
@@ -61,6 +60,7 @@ class Vocabulary:
     norms: Sequence[float]  # of each tower: the mean length of all rows of its table
     features: Tensor  # (tokens, width), of unit length
     made_by: dict[str, Any] = field(default_factory=dict)
+    warning: str | None = None  # why the features could not be kept
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,14 +71,8 @@ class Vocabulary:
         return [places[token] for token in ids]
 
     def check_encoder(self, towers: Sequence[TextTower]) -> None:
-        """Raises UserError unless these are the text encoders whose words it has."""
-        some = self.ids[:SAMPLED]
-        own = [table[:SAMPLED].float().cpu() for table in self.embeddings]
-        theirs = [tower.table[some.to(tower.table.device)].float().cpu() for tower in towers]
-        if len(own) != len(theirs) or any(
-            a.shape != b.shape or not torch.allclose(a, b, rtol=1e-2, atol=1e-3)
-            for a, b in zip(own, theirs, strict=True)
-        ):
+        """Raises UserError unless these are the text encoders whose words it has, with the same LoRAs."""
+        if fingerprint(towers) != self.made_by["encoder"]:
             raise UserError(
                 "The vocabulary was made with another text encoder; connect the same clip to Vocabulary Embed and here."
             )
@@ -226,7 +220,8 @@ def embed_vocabulary(
 ) -> Vocabulary:
     """The vocabulary of a text encoder; its features are kept in the folder `cache` and found there again.
 
-    `templates` names one of TEMPLATES, `tokens` those of `token_texts`.
+    `templates` names one of TEMPLATES, `tokens` those of `token_texts`. Where the folder can't be used the vocabulary
+    is the same, with a warning.
     """
     towers = encoder.towers()
     entries = encoder.vocabulary()
@@ -240,13 +235,14 @@ def embed_vocabulary(
         "projected": PROJECTION in tower.weights,
     }
     file = cache / f"{_digest(made_by)}.safetensors" if cache else None
-    features = _cached(file, ids, made_by)
+    features, warning = _cached(file, ids, made_by), None
     if features is None:
         texts_in = TEMPLATES[templates]
         features = spread(lambda some: template_features(encoder, tower, some, texts_in, progress), ids[:, None])
         features = features.cpu().half()
         if file:
-            storage.write(file, {"ids": ids, "features": features}, {"kind": KIND, "version": VERSION, **made_by})
+            header = {"kind": KIND, "version": VERSION, **made_by}
+            warning = storage.keep(file, {"ids": ids, "features": features}, header)
     return Vocabulary(
         ids=ids,
         texts=list(texts.values()),
@@ -255,14 +251,18 @@ def embed_vocabulary(
         norms=[mean_length(tower.table) for tower in towers],
         features=normalize(features.float(), dim=-1),
         made_by=made_by,
+        warning=warning,
     )
 
 
 def fingerprint(towers: Sequence[TextTower]) -> str:
-    """A hash of all weights of a text encoder, LoRAs included."""
+    """A hash of all weights of a text encoder, LoRAs included.
+
+    Not of the layer that a UNet reads: words and their features are the same with every clip skip.
+    """
     digest = hashlib.sha256()
     for tower in towers:
-        digest.update(json.dumps([tower.name, tower.layer, tower.normed]).encode())
+        digest.update(tower.name.encode())
         for name in sorted(tower.weights):
             digest.update(name.encode())
             digest.update(tower.weights[name].float().cpu().contiguous().numpy().data)
@@ -275,11 +275,12 @@ def _digest(made_by: dict[str, Any]) -> str:
 
 def _cached(file: Path | None, ids: Tensor, made_by: dict[str, Any]) -> Tensor | None:
     """The features kept in `file`, unless it is missing, damaged or made of something else."""
-    if file is None or not file.is_file():
+    if file is None:
         return None
     try:
         tensors, header = storage.read(file, KIND, VERSION, ("ids", "features"))
+        storage.check_numbers(file, {"ids": 1, "features": 2}, tensors)
     except UserError:
         return None  # it is only a cache: made anew
-    same = all(header.get(key) == value for key, value in made_by.items())
-    return tensors["features"] if same and torch.equal(tensors["ids"], ids) else None
+    same = all(header.get(key) == value for key, value in made_by.items()) and torch.equal(tensors["ids"], ids)
+    return tensors["features"] if same and len(tensors["features"]) == len(ids) else None

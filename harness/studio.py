@@ -123,19 +123,22 @@ class DiffusersStudio:
         made_by = {"kind": "latents", "version": 1, "model": self._model, "prompt": prompt, "sampling": sampling}
         file = self._cache / f"{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:24]}.safetensors"
         try:
-            latents = storage.read(file, "latents", 1, ("latents",))[0]["latents"].to(self._pipe.device)
+            kept, _ = storage.read(file, "latents", 1, ("latents",))
+            storage.check_numbers(file, {"latents": 4}, kept)
             progress(self._sampling.steps, self._sampling.steps)
-            return latents
+            return kept["latents"].to(self._pipe.device)
         except UserError:  # not there, or cut off while it was written
             latents = self._sample(seeds, progress, prompt=prompt)
-            storage.write(file, {"latents": latents}, made_by)
+            if storage.keep(file, {"latents": latents}, made_by):
+                self._cache = None  # one warning is enough
             return latents
 
     @cached_property
     def _model(self) -> str:
         """A hash of all that a picture depends on before the VAE."""
-        schedule = json.dumps(dict(self._pipe.scheduler.config), default=str, sort_keys=True)
-        return _digest(fingerprint(self.towers) + schedule, self._pipe.unet)
+        read = [(tower.layer, tower.normed) for tower in self.towers]
+        settings = json.dumps([read, dict(self._pipe.scheduler.config)], default=str, sort_keys=True)
+        return _digest(fingerprint(self.towers) + settings, self._pipe.unet)
 
     @cached_property
     def fingerprint(self) -> str:

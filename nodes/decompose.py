@@ -19,6 +19,10 @@ from .token_mix import CATEGORY, TokenMixType
 from .vocabulary import VocabularyType
 
 MANY = 1_000_000
+OF_ONE = (  # the host runs a node anew for each picture of a list, and does not tell it so
+    "This explains one picture alone, as is each one of a list; to explain a list together put Rebatch Images between, "
+    "with a batch_size of all its pictures."
+)
 UNCONNECTED = object()  # the host leaves such inputs out; connected ones are None until they are made
 
 
@@ -132,7 +136,10 @@ class ConceptDecompose(Node):
                     tooltip="Of the pictures and the fit: the same seed gives the same mix.",
                 ),
                 io.Image.Input(
-                    "images", optional=True, tooltip="Your own pictures of the concept, instead of made ones."
+                    "images",
+                    optional=True,
+                    tooltip="Your own pictures of the concept, instead of made ones. A batch is explained together, of "
+                    "a list each picture for itself.",
                 ),
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="What the made pictures shall not show. Without it: nothing."
@@ -219,5 +226,7 @@ class ConceptDecompose(Node):
                 given=given,
                 validation=validation,
             )
-        mix, chart = explained.found.mix, explained.chart()[None]
-        return io.NodeOutput(mix, explained.pictures, explained.reconstructions, chart, explained.report())
+        mix, chart, report = explained.found.mix, explained.chart()[None], explained.report()
+        if given is not None and len(given) == 1:
+            report += f"\n{OF_ONE}"
+        return io.NodeOutput(mix, explained.pictures, explained.reconstructions, chart, report)

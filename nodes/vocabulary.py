@@ -77,7 +77,7 @@ class VocabEmbed(Node):
         whole = sum(vocabulary.whole_words)
         report = f"{len(vocabulary)} tokens of {encoder.family}, {whole} of them whole words, over "
         report += f"{len(TEMPLATES[templates])} templates; features {vocabulary.features.shape[1]} wide"
-        return io.NodeOutput(vocabulary, report)
+        return io.NodeOutput(vocabulary, "\n".join(filter(None, [report, vocabulary.warning])))
 
 
 class VocabSearch(Node):
@@ -121,9 +121,11 @@ class VocabSearch(Node):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         encoder = host.HostTextEncoder(clip)
+        towers = encoder.towers()
+        vocabulary.check_encoder(towers)
         wanted = []
         if text.strip():
-            wanted.append(text_feature(encoder, encoder.towers()[-1], text, vocabulary.made_by["templates"]))
+            wanted.append(text_feature(encoder, towers[-1], text, vocabulary.made_by["templates"]))
         if image is not None:
             if clip_vision is None:
                 raise UserError("A picture is connected without clip_vision; connect the image encoder as well.")

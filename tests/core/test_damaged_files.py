@@ -6,6 +6,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,20 @@ def test_a_damaged_file_is_read_or_refused_with_one_sentence(name: str, tmp_path
             assert str(file) in str(error)
             assert len(str(error).splitlines()) == 1
     assert MUTATIONS / 4 < refused < MUTATIONS
+
+
+@pytest.mark.parametrize(
+    "made_by", [{"concept": 3}, {"family": None}, {"prompt": []}, {"pictures": "x"}, {"pictures": True}, {"removal": 1}]
+)
+def test_what_is_said_of_a_mix_has_its_kind(made_by: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    TokenMix.of([1], ["a"], [1.0], family="SD 1.x", concept="pet", own=[None]).save(file)
+    mix = TokenMix.load(file)  # what others say is theirs
+    assert mix.made_by["own"] == [None]
+    replace(mix, made_by=mix.made_by | made_by).save(file)
+    with pytest.raises(UserError, match=f"its {next(iter(made_by))} is no") as refused:
+        TokenMix.load(file)
+    assert str(file) in str(refused.value)
 
 
 def test_a_token_that_the_model_lacks_is_named() -> None:

@@ -67,6 +67,25 @@ def test_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
         storage.write(tmp_path / "occupied" / "a.safetensors", {"x": torch.ones(4)}, HEADER)
 
 
+def test_what_can_be_made_anew_is_kept_or_a_warning_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.safetensors"
+    assert storage.keep(path, {"x": torch.ones(4)}, HEADER) is None
+    before = path.read_bytes()
+    with files_limited_to(1000):
+        warning = storage.keep(path, {"x": torch.ones(4000)}, HEADER)
+    assert warning
+    assert str(path) in warning
+    assert caplog.messages == [warning]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["occupied/a", "x" * 300])
+def test_what_can_not_be_looked_for_is_one_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "occupied").write_text("x")
+    with pytest.raises(UserError, match="expected a ConceptLens test file"):
+        storage.read(tmp_path / name, "test", 1)
+
+
 def test_only_ordinary_files_are_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for target in (tmp_path, tmp_path / "pipe"):

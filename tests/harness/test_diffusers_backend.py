@@ -19,6 +19,7 @@ from conceptlens.harness.diffusers_backend import (
     load_pipeline,
 )
 from conceptlens.harness.pictures import Sampling, sample
+from conceptlens.harness.studio import PICTURES_AT_ONCE, DiffusersStudio
 from conceptlens.tests.tiny import FAMILIES, WIDTHS, tiny_pipeline
 from torch import Tensor
 
@@ -147,3 +148,15 @@ def test_other_folders_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(UserError, match="could not be loaded as a diffusers model"):
         load_pipeline(tmp_path)
+
+
+def test_pictures_are_drawn_whether_their_folder_can_be_used_or_not(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file stands where the folder should be: one warning, whatever the number of portions."""
+    (tmp_path / "occupied").write_text("x")
+    monkeypatch.setattr(DiffusersStudio, "_sample", lambda _, seeds, *__, **___: torch.ones(len(seeds), 4, 8, 8))
+    studio = DiffusersStudio(pipe, Sampling((), 1, 1.0, 64), tmp_path / "occupied" / "cache")
+    assert studio.latents_of_prompt("a castle", range(PICTURES_AT_ONCE + 1)).shape == (PICTURES_AT_ONCE + 1, 4, 8, 8)
+    (said,) = caplog.messages
+    assert str(tmp_path / "occupied") in said

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,43 @@ def test_a_vocabulary_is_kept_and_never_taken_for_another(
     assert fingerprint(encoder.towers()) != first.made_by["encoder"]
     embed_vocabulary(encoder, "none", cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def changed(tower: TextTower, weights: Mapping[str, Tensor]) -> TextTower:
+    return replace(tower, weights={**tower.weights, **weights})
+
+
+def test_a_vocabulary_belongs_to_one_encoder_with_its_loras(encoder: DiffusersTextEncoder) -> None:
+    """Whatever is left alike: the embeddings, the width, the first tower. A clip skip changes no word."""
+    towers, words = encoder.towers(), embed_vocabulary(encoder, "none", [320, 1929])
+    words.check_encoder(towers)
+    words.check_encoder([replace(tower, layer=tower.layer - 1, normed=not tower.normed) for tower in towers])
+    *before, last = towers
+    name, table = "encoder.layers.1.mlp.fc1.weight", "embeddings.token_embedding.weight"
+    rows, columns = last.weights[name].shape
+    lora = {name: last.weights[name] + 1e-3 * torch.randn(rows, 2) @ torch.randn(2, columns)}
+    for others in (
+        [*before, changed(last, lora)],
+        [*before, changed(last, {table: torch.randn_like(last.table)})],
+        [*towers, last],
+        before,
+    ):
+        with pytest.raises(UserError, match="made with another text encoder"):
+            words.check_encoder(others)
+
+
+def test_a_folder_that_can_not_be_used_costs_no_vocabulary(
+    encoder: DiffusersTextEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "occupied").write_text("x")
+    expected = embed_vocabulary(encoder, "none", [320, 1929], tmp_path / "free")
+    with caplog.at_level(logging.WARNING):
+        found = embed_vocabulary(encoder, "none", [320, 1929], tmp_path / "occupied" / "cache")
+    assert torch.equal(found.features, expected.features)
+    (said,) = caplog.messages
+    assert said == found.warning
+    assert str(tmp_path / "occupied") in said
+    assert expected.warning is None
 
 
 def test_words_are_what_a_reader_would_write(encoder: DiffusersTextEncoder) -> None:

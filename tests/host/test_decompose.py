@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -56,18 +57,14 @@ def host_studio(pipe: Any, family: Family, inference: bool, steps: int = STEPS) 
         return HostStudio(model, clip, vae, None, None, steps, CFG, SIZE)
 
 
-@pytest.fixture
-def words(pipe: Any) -> Vocabulary:
-    from conceptlens.harness.diffusers_backend import DiffusersTextEncoder
-
-    return embed_vocabulary(DiffusersTextEncoder(pipe), "none")
+def words_of(studio: Any) -> Vocabulary:
+    """Each program's own: it is known by all that the program has of the encoder."""
+    return embed_vocabulary(studio.encoder, "none")
 
 
 @pytest.mark.parametrize("method", ["shares", "conceptor"])
 @pytest.mark.parametrize("inference", [True, False])
-def test_host_and_harness_explain_alike(
-    pipe: Any, family: Family, words: Vocabulary, method: Any, inference: bool
-) -> None:
+def test_host_and_harness_explain_alike(pipe: Any, family: Family, method: Any, inference: bool) -> None:
     """From pictures to the mix, with the same weights, words and seeds."""
     settings = Settings(**{**vars(SETTINGS), "method": method})
     own = torch.rand(7, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(1))
@@ -75,7 +72,7 @@ def test_host_and_harness_explain_alike(
     with torch.inference_mode(), torch.inference_mode(False):  # as in a node that the host runs
         harness, found = (
             explain(studio, words, "castle", "a photo of a {}", settings, Unwatched(), validation_images=2, given=own)
-            for studio in studios
+            for studio, words in ((studio, words_of(studio)) for studio in studios)
         )
     assert found.found.mix.texts == harness.found.mix.texts
     assert found.found.mix.shares() == pytest.approx(harness.found.mix.shares(), abs=1e-3)  # only ratios count
@@ -100,13 +97,15 @@ def test_a_picture_does_not_depend_on_those_beside_it(pipe: Any, family: Family)
     torch.testing.assert_close(three[1:2], one, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_seen_of_a_fit(pipe: Any, family: Family, words: Vocabulary) -> None:
+def test_what_is_seen_of_a_fit(pipe: Any, family: Family) -> None:
     """Words and time left at each step, a picture of the mix at each validation; own pictures need no name."""
     live = Unwatched()
     with torch.inference_mode(), torch.inference_mode(False):
         studio = host_studio(pipe, family, inference=True)
         own = torch.rand(7, 80, 96, 3, generator=torch.Generator().manual_seed(1))
-        explained = explain(studio, words, "", "a photo of a {}", SETTINGS, live, validation_images=2, given=own)
+        explained = explain(
+            studio, words_of(studio), "", "a photo of a {}", SETTINGS, live, validation_images=2, given=own
+        )
     assert "step 20 of 20, loss " in live.texts[-1]
     assert explained.found.mix.texts[0] in live.texts[-1]
     assert len(live.previews) == 3
@@ -125,22 +124,18 @@ EMBARRASSING: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a (photo:1.2) of a {}"}, "contains a weight"),
     ({"name": ""}, "The concept is empty"),
     ({"validation": "pictures"}, "connect clip_vision"),
-    ({"words": "narrow"}, "made with another text encoder"),
     ({"words": "other"}, "made with another text encoder"),
     ({"channels": 9}, "reads 9 channels"),
 ]
 
 
 def test_what_can_not_be_explained_is_said_before_pictures_are_made(
-    pipe: Any, family: Family, words: Vocabulary, monkeypatch: pytest.MonkeyPatch
+    pipe: Any, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studio = host_studio(pipe, family, inference=True)
     monkeypatch.setattr(studio, "latents_of_prompt", lambda *_: pytest.fail("pictures were made"))
-    kinds = {
-        "own": words,
-        "narrow": replace(words, embeddings=[table[:, :-1] for table in words.embeddings]),
-        "other": replace(words, embeddings=[table + 0.5 for table in words.embeddings]),
-    }
+    words = words_of(studio)
+    kinds = {"own": words, "other": replace(words, made_by={**words.made_by, "encoder": "another"})}
     config = studio._model.model.model_config
     for changes, message in EMBARRASSING:
         given = {"name": "castle", "prompt": "a photo of a {}", "validation": "loss", "words": "own", **changes}
@@ -148,6 +143,22 @@ def test_what_can_not_be_explained_is_said_before_pictures_are_made(
         what = (kinds[given["words"]], given["name"], given["prompt"], SETTINGS, Unwatched())
         with torch.inference_mode(False), pytest.raises(UserError, match=message):
             explain(studio, *what, validation=given["validation"])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_picture_of_a_list_is_told_from_a_batch(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conceptlens.nodes import decompose
+
+    explained = MagicMock()
+    explained.report.return_value = "words"
+    monkeypatch.setattr(decompose, "explain", lambda *_, **__: explained)
+    for part in ("HostStudio", "LiveView"):
+        monkeypatch.setattr(decompose.host, part, MagicMock())
+    names = ("concept", "prompt", "num_images", "image_size", "cfg", "sampling_steps", "validation_images")
+    asked = {name: DECOMPOSE[name] for name in names}
+    given: Any = dict.fromkeys(("model", "clip", "vae", "vocabulary"))
+    found: Any = decompose.ConceptDecompose.execute(**given, **asked, images=torch.zeros(count, 8, 8, 3))
+    assert ("Rebatch Images" in found.result[-1]) == (count == 1)
 
 
 DECOMPOSE: dict[str, Any] = {

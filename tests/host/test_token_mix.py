@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,9 @@ def test_vocabulary_is_searched_by_text_and_picture(
         found: Any = VocabSearch.execute(vocabulary, clip, "rose", 5)
         tokens, mix = found.result
         some: Any = VocabEmbed.execute(clip, "none", "words", True, "male, female,")
+        others = replace(vocabulary, made_by={**vocabulary.made_by, "encoder": "another"})
+        with pytest.raises(UserError, match="made with another text encoder"):
+            VocabSearch.execute(others, clip, "rose", 5)
     assert sorted(some.result[0].texts) == ["female", "male"]
     assert not some.result[0].features.is_inference()
     assert f"tokens of {family}" in report
