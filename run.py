@@ -37,7 +37,7 @@ HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 TORCH, TORCHVISION, TORCHAUDIO = "torch==2.13.0", "torchvision==0.28.0", "torchaudio==2.11.0"
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own index: the package index has no CPU builds
 CPU_FREE_BYTES, CUDA_FREE_BYTES = 4 << 30, 14 << 30  # what a first installation takes on the disk
-FETCHED_MB = {False: 900, True: 5000}  # what it fetches without and with a GPU, ComfyUI included
+FETCHED_MB = {False: 1050, True: 5000}  # what it fetches without and with a GPU, ComfyUI included
 
 # The package index has torchvision and torchaudio for CUDA only. Beside the CPU build of torch their Python parts work
 # once the two operators that torchvision's missing library would have declared are declared for it, on first import.
@@ -320,7 +320,7 @@ def test(arguments: argparse.Namespace) -> int:
     results.unlink(missing_ok=True)
     workers = min(os.cpu_count() or 1, WORKERS)
     os.environ.setdefault("OMP_NUM_THREADS", str((os.cpu_count() or 1) // workers))
-    options = [f"--junitxml={results}", "-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
+    options = [f"--junitxml={results}", "-n", str(workers), "--dist", "loadscope", "--no-loadscope-reorder"]
     options += [*(["--no-browser"] if arguments.no_browser else []), *arguments.pytest_options]
     code = python("-m", "pytest", *options, host=host)
     said = [f"{name} {'failed' if failed[name] else 'passed'}" for name in checks]

@@ -13,7 +13,7 @@ from conceptlens.core.backend import Family
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-HOSTS = ("server", "host")  # fixtures that start one: their tests take longest and are begun first
+HOSTS = {"server", "host"}  # fixtures that start one
 LEFT_OUT = "left out by --no-browser"
 OF_THE_MACHINE = "this machine has no "  # begins the reason of a skip that no installation could spare
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -26,21 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-browser", action="store_true", help="leave out what is tested in Chromium")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the names of tests are given their groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--no-browser"):
         for item in items:
             if ROOT / "tests/browser" in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: HOSTS.index(group(item)) if group(item) in HOSTS else len(HOSTS))
-
-
-def group(item: pytest.Item) -> str:
-    """What runs in one process when tests are spread over several: those that share a host, or those of a module."""
-    fixtures = getattr(item, "fixturenames", ())
-    return next((name for name in HOSTS if name in fixtures), item.nodeid.partition("::")[0])
+    # Where modules are spread over processes the longest are best begun first: those with a host.
+    items.sort(key=lambda item: HOSTS.isdisjoint(getattr(item, "fixturenames", ())))
 
 
 def nothing_skipped(report: Report) -> Report:

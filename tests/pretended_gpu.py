@@ -133,8 +133,10 @@ def main() -> int:
     register()
     torch.inference_mode = NoGradient  # pyright: ignore
     # Only now: what they import is decorated with it.
+    from conceptlens.core import decomposition
     from conceptlens.harness import __main__ as harness
     from conceptlens.harness import diffusers_backend
+    from conceptlens.tests.tiny import RACERS
 
     load = diffusers_backend.load_any_pipeline
 
@@ -146,6 +148,7 @@ def main() -> int:
         return pipe
 
     diffusers_backend.load_any_pipeline = load_there
+    decomposition.RACERS = RACERS
     return harness.main(sys.argv[1:])
 
 

@@ -141,13 +141,13 @@ def test_what_can_not_be_explained_is_one_line(
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does(model: Path, tmp_path: Path) -> None:
+def test_two_processes_find_what_one_does(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both have work: three concepts, whose pictures and words they share out."""
     concepts = ("castle", "river", "palace")
     command = ["decompose", "--json", "--model", str(model), *SMALL, "--num-images", "17"]
     command += [part for concept in concepts for part in ("--concept", concept)]
-    one = harness(*command, "--out", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
+    assert main([*command, "--out", str(tmp_path / "one")]) == 0
+    one = capsys.readouterr().out
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "conceptlens.harness"]
     two = subprocess.run(
         [*together, *command, "--out", str(tmp_path / "two")],
@@ -158,7 +158,7 @@ def test_two_processes_find_what_one_does(model: Path, tmp_path: Path) -> None:
     )
     assert two.returncode == 0, two.stderr
     assert sorted(map(str, (tmp_path / "two").glob("*.png"))) != []
-    found, expected = (json.loads(result.stdout) for result in (two, one))
+    found, expected = json.loads(two.stdout), json.loads(one)
     assert list(found) == list(expected) == list(concepts)
     for concept in concepts:
         assert found[concept] == pytest.approx(expected[concept], rel=1e-3)
@@ -317,16 +317,21 @@ def test_a_long_concept_has_a_short_file_name_of_its_own() -> None:
     assert file_name("ice cream") == "ice_cream"
 
 
-def test_a_console_with_few_letters_shows_all_words(model: Path, tmp_path: Path) -> None:
+def test_a_console_with_few_letters_shows_all_words(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As Windows' pipes: what they lack is written by its number, and JSON has nothing else."""
-    command = [sys.executable, "-m", "conceptlens.harness", "mix", "--model", str(model), "--words", "\U0001f602: 1"]
-    command += ["--out", str(tmp_path / "a.png"), "--steps", "1", "--size", "64"]
+    command = ["mix", "--model", str(model), "--words", "\U0001f602: 1", "--out", str(tmp_path / "a.png")]
+    command += ["--steps", "1", "--size", "64"]
     narrow = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    told = subprocess.run(command, capture_output=True, env=narrow, check=False)
+    program = [sys.executable, "-m", "conceptlens.harness"]
+    told = subprocess.run([*program, *command], capture_output=True, env=narrow, check=False)
     assert told.returncode == 0, told.stderr
     assert b"\\U0001f602" in told.stdout
-    told = subprocess.run([*command, "--json"], capture_output=True, env=narrow, check=False)
-    assert list(json.loads(told.stdout)["mix"]) == ["\U0001f602"]
+    assert main([*command, "--json"]) == 0
+    said = capsys.readouterr().out
+    assert said.isascii()
+    assert list(json.loads(said)["mix"]) == ["\U0001f602"]
 
 
 def test_cards_are_drawn_once_and_for_what_they_show(
@@ -351,13 +356,18 @@ def test_cards_are_drawn_once_and_for_what_they_show(
     assert main(command) == 0
 
 
-def test_wrong_usage_is_exit_code_2() -> None:
-    assert harness("edit").returncode == 2
-    assert harness("unknown").returncode == 2
+@pytest.mark.parametrize("command", ["edit", "unknown"])
+def test_wrong_usage_is_exit_code_2(command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command])
+    assert ended.value.code == 2
 
 
-def test_help_names_every_option() -> None:
-    text = harness("edit", "--help").stdout
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["edit", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
     for option in ("--source", "--destination", "--lambda", "--preserve", "--rank", "--prompt", "--json"):
         assert option in text
 

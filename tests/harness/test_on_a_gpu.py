@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conceptlens.core import decomposition
+from conceptlens.harness.__main__ import main
 from conceptlens.tests.conftest import ROOT
-from conceptlens.tests.tiny import tiny_pipeline
+from conceptlens.tests.tiny import RACERS, tiny_pipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,11 +34,6 @@ def model(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A LoRA's factors, which may differ in signs, as what they add to each weight; other files as they are."""
     ups = [name for name in tensors if name.endswith(".lora_up.weight")]
@@ -44,17 +41,27 @@ def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_result_is_the_cpus(name: str, model: Path, tmp_path: Path) -> None:
-    found = []
-    for module in ("conceptlens.harness", "conceptlens.tests.pretended_gpu"):
-        out = tmp_path / module
+def test_the_result_is_the_cpus(name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(out: Path) -> list[str]:
         out.mkdir()
-        place = out / "edit.safetensors" if name == "edit" else out
-        result = run(module, *COMMANDS[name], "--model", model, "--out", place)
-        assert result.returncode == 0, result.stderr
-        found.append([whole(load_file(file)) for file in sorted(out.glob("*.safetensors"))])
-    assert len(found[0]) == len(found[1]) == 1
-    (there,), (here,) = found[1], found[0]
+        return [
+            *COMMANDS[name],
+            "--model",
+            str(model),
+            "--out",
+            str(out / "edit.safetensors" if name == "edit" else out),
+        ]
+
+    on_a_gpu = [sys.executable, "-m", "conceptlens.tests.pretended_gpu", *command(tmp_path / "there")]
+    result = subprocess.run(on_a_gpu, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr(decomposition, "RACERS", RACERS)
+    assert main(command(tmp_path / "here")) == 0
+    there, here = (
+        [whole(load_file(file)) for file in (tmp_path / place).glob("*.safetensors")] for place in ("there", "here")
+    )
+    assert len(there) == len(here) == 1
+    (there,), (here,) = there, here
     assert there.keys() == here.keys()
     for key, expected in here.items():
         torch.testing.assert_close(there[key], expected, rtol=1e-3, atol=1e-3)

@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from conceptlens.core import decomposition
 from conceptlens.core.backend import Family
 from conceptlens.core.errors import UserError
 from conceptlens.core.explanation import explain
@@ -20,6 +21,7 @@ from conceptlens.harness.host_server import Graph, GraphError, HostServer
 from conceptlens.harness.pictures import Sampling
 from conceptlens.harness.studio import DiffusersStudio
 from conceptlens.tests.host.graphs import executed_nodes, node, watch
+from conceptlens.tests.tiny import RACERS
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")
@@ -62,6 +64,13 @@ def words_of(studio: Any) -> Vocabulary:
     return embed_vocabulary(studio.encoder, "none")
 
 
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For races between words, which both programs run alike."""
+    monkeypatch.setattr(decomposition, "RACERS", RACERS)
+
+
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("method", ["shares", "conceptor"])
 @pytest.mark.parametrize("inference", [True, False])
 def test_host_and_harness_explain_alike(pipe: Any, family: Family, method: Any, inference: bool) -> None:
@@ -97,6 +106,7 @@ def test_a_picture_does_not_depend_on_those_beside_it(pipe: Any, family: Family)
     torch.testing.assert_close(three[1:2], one, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_what_is_seen_of_a_fit(pipe: Any, family: Family) -> None:
     """Words and time left at each step, a picture of the mix at each validation; own pictures need no name."""
     live = Unwatched()
