@@ -24,9 +24,9 @@ class Checkpoint:
     model: str  # a hash of what the work rests on beside its description: weights, schedule, how pictures are drawn
 
     def save(self, work: Mapping[str, Any], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Keeps the state of `work`, a description as JSON, in place of an earlier one."""
+        """Keeps the state of `work`, a description as JSON, in place of an earlier one; a warning where it can't be."""
         header = {"kind": KIND, "version": VERSION, "model": self.model, "work": work, "numbers": numbers}
-        storage.write(self.file, tensors, header)
+        storage.keep(self.file, tensors, header)
 
     def load(self, work: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and numbers kept of this very work with this model; None when there are none that can be read."""

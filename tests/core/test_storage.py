@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conceptlens.core import storage
+from conceptlens.core.checkpoint import Checkpoint
 from conceptlens.core.errors import UserError
 from safetensors import safe_open
 
@@ -119,6 +120,7 @@ WRITING = """
 import sys, torch
 from pathlib import Path
 from conceptlens.core import storage
+from conceptlens.core.checkpoint import Checkpoint
 number = 0
 while True:
     number += 1
@@ -137,3 +139,11 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_old_or_the_new_file
             writer.kill()
         tensors, header = storage.read(path, "test", 1)
         assert torch.equal(tensors["x"], torch.full((200_000,), header["n"]))
+
+
+def test_work_whose_state_can_not_be_kept_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("no folder")
+    checkpoint = Checkpoint(tmp_path / "file/fit.checkpoint", "model")
+    checkpoint.save({"concept": "pet"}, {"best": torch.rand(5)}, {"losses": []})
+    assert "could not be kept" in caplog.text
+    assert checkpoint.load({"concept": "pet"}) is None
