@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -40,8 +41,11 @@ class Node(io.ComfyNode):
 
 
 def _after_check(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    _, *names = inspect.signature(execute).parameters
+
     @wraps(execute)
-    def checked(cls: type[Node], **given: Any) -> io.NodeOutput:
+    def checked(cls: type[Node], *listed: Any, **named: Any) -> io.NodeOutput:
+        given = {**dict(zip(names, listed, strict=False)), **named}
         schema = cls.SCHEMA or cls.GET_SCHEMA()
         if not schema.is_input_list:
             check_connected(schema, given)

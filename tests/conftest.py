@@ -31,8 +31,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if ROOT / "tests/browser" in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
-    # Where modules are spread over processes the longest are best begun first: those with a host.
-    items.sort(key=lambda item: HOSTS.isdisjoint(getattr(item, "fixturenames", ())))
+    # Where modules are spread over processes the longest are best begun first: those with a host, those marked slow.
+    items.sort(key=lambda item: not (is_slow(item) or HOSTS.intersection(getattr(item, "fixturenames", ()))))
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
 
 
 def nothing_skipped(report: Report) -> Report:

@@ -42,6 +42,11 @@ class EmojiWorld(comfy.supported_models.SD15):
     def clip_target(self, state_dict: Any = {}) -> ClipTarget:
         return ClipTarget(super().clip_target(state_dict).tokenizer, EmojiClipModel)
 
+    def process_clip_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the projection where the text encoder has it: SD 1.x takes it for a part of what it projects."""
+        read = super().process_clip_state_dict(state_dict)
+        return {name.replace(".text_model.text_projection.", ".text_projection."): read[name] for name in read}
+
     def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """With the projection into the space of pictures, which SD 1.x leaves out."""
         kept = {name: tensor for name, tensor in state_dict.items() if name.endswith(".text_projection.weight")}

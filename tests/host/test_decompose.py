@@ -116,8 +116,8 @@ def test_what_is_seen_of_a_fit(pipe: Any, family: Family) -> None:
         explained = explain(
             studio, words_of(studio), "", "a photo of a {}", SETTINGS, live, validation_images=2, given=own
         )
-    assert "step 20 of 20, loss " in live.texts[-1]
-    assert explained.found.mix.texts[0] in live.texts[-1]
+    *_, fitted = (text for text in live.texts if "step 20 of 20, loss " in text)
+    assert explained.found.mix.texts[0] in fitted
     assert len(live.previews) == 3
     assert live.previews[0].shape == (SIZE, SIZE, 3)
     assert explained.reconstructions.shape == (2, SIZE, SIZE, 3)
@@ -162,11 +162,11 @@ def test_a_picture_of_a_list_is_told_from_a_batch(count: int, monkeypatch: pytes
     explained = MagicMock()
     explained.report.return_value = "words"
     monkeypatch.setattr(decompose, "explain", lambda *_, **__: explained)
-    for part in ("HostStudio", "LiveView"):
+    for part in ("HostStudio", "LiveView", "check_parts"):
         monkeypatch.setattr(decompose.host, part, MagicMock())
     names = ("concept", "prompt", "num_images", "image_size", "cfg", "sampling_steps", "validation_images")
     asked = {name: DECOMPOSE[name] for name in names}
-    given: Any = dict.fromkeys(("model", "clip", "vae", "vocabulary"))
+    given: Any = dict.fromkeys(("model", "clip", "vae", "vocabulary"), object())
     found: Any = decompose.ConceptDecompose.execute(**given, **asked, images=torch.zeros(count, 8, 8, 3))
     assert ("Rebatch Images" in found.result[-1]) == (count == 1)
 
@@ -231,18 +231,19 @@ def test_a_graph_explains_a_concept(server: HostServer) -> None:
 
 def test_cancel_in_the_fit_leaves_nothing_behind(server: HostServer) -> None:
     """No mix is passed on, and the next run is the run that it would have been."""
-    before = mix_of(server, decompose_graph(seed=9))
-    messages = asyncio.run(watch(server, decompose_graph(steps=5000, seed=8), interrupt_at="found"))
+    before = mix_of(server, decompose_graph(seed=9, method="conceptor"))
+    long = decompose_graph(steps=5000, seed=8, method="conceptor")
+    messages = asyncio.run(watch(server, long, interrupt_at="found"))
     assert messages[-1]["type"] == "execution_interrupted"
     assert not any(message["type"] == "executed" and message["data"]["node"] == "save" for message in messages)
-    assert mix_of(server, decompose_graph(seed=9)) == before
+    assert mix_of(server, decompose_graph(seed=9, method="conceptor")) == before
 
 
 def test_two_in_one_graph_are_each_what_they_are_alone(server: HostServer) -> None:
     """Also after the host has unloaded its models and forgotten what it had computed."""
-    alone = mix_of(server, decompose_graph(seed=11))
+    alone = mix_of(server, decompose_graph(seed=11, method="conceptor"))
     server.post("/free", {"unload_models": True, "free_memory": True})
-    both = decompose_graph(seed=11)
+    both = decompose_graph(seed=11, method="conceptor")
     both["other"] = node("ConceptDecompose", **{**both["found"]["inputs"], "concept": "boat"})
     both["save other"] = node("SaveTokenMix", mix=["other", 0], filename_prefix="other")
     outputs = server.run(both)["outputs"]

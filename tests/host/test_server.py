@@ -213,7 +213,7 @@ def test_file_names_stay_inside_the_folder(server: HostServer, name: str) -> Non
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"folder": "checkpoints"}, "is none of loras and output"),
+        ({"folder": "checkpoints"}, "folder is 'checkpoints'; choose loras, output"),
         ({"filename_prefix": "x" * 400}, "File name too long"),
     ],
 )
