@@ -33,6 +33,7 @@ UNET: dict[str, Any] = {
 }
 SCHEDULER: dict[str, Any] = {**EMOJI_SCHEDULER, "prediction_type": "v_prediction"}
 NOISE = DDIMScheduler(**SCHEDULER)
+UNNAMED = ("a face", "")  # the captions of every other face: of any one, and of none
 LEAST_WEIGHT = 0.05  # of the error where there is hardly any noise
 
 
@@ -128,7 +129,7 @@ class Lessons:
 
     latents: Tensor  # (faces, 4, 16, 16)
     contexts: Tensor  # (faces, 77, width), one caption for each face
-    unnamed: Sequence[Tensor]  # (1, 77, width) each: of "a face", and of no text, which guidance leads away from
+    unnamed: Sequence[Tensor]  # (1, 77, width) each, of UNNAMED: guidance leads away from the empty one
 
     def loss(self, unet: nn.Module, batch: int, step: int) -> Tensor:
         """The squared error of the picture that v stands for, over timesteps spread evenly.
@@ -145,6 +146,7 @@ class Lessons:
         noisy, wanted = NOISE.add_noise(latents, noise, timesteps), NOISE.get_velocity(latents, noise, timesteps)
         named = self.contexts[rows[: batch // 2]]
         contexts = torch.cat([named, self.unnamed[step % len(self.unnamed)].to(named)])
-        v = unet(noisy.to(weight, memory_format=torch.channels_last), timesteps, contexts.to(weight))
+        given = noisy.to(weight, memory_format=torch.channels_last), timesteps.to(weight.device), contexts.to(weight)
+        v = unet(*given).cpu()
         shares = (1 - NOISE.alphas_cumprod[timesteps]).clamp(min=LEAST_WEIGHT)
         return ((v.float() - wanted).square().mean((1, 2, 3)) * shares).mean()
