@@ -23,16 +23,20 @@ from ...benchmarks.measures import Measure, report
 from ...core.errors import UserError
 from ...core.hspace.contrast import contrast
 from ...core.hspace.directions import HSpaceDirections, disentangled
+from ...core.hspace.jacobian import along_levels, directions_of_levels
 from ...core.hspace.pca import pca
+from ...core.hspace.process import invert, restored
 from ...core.hspace.samples import HSpaceSamples, joined
 from ...harness.bottleneck import DiffusersBottleneck
 from ...harness.console import quiet_libraries
 from ...harness.studio import portions
 from .. import weights
 from ..language import clip_tokenizer
+from ..pictures import to_tensor
 from . import judge
+from .pictures import Personas
 from .pipeline import FOLDER, face_world_pipeline
-from .truth import VALUES
+from .truth import HELD_OUT_SEEDS, VALUES, Face
 
 PROMPT = "a face"
 STEPS, FEW_STEPS = 20, 10
@@ -44,6 +48,13 @@ SCALES = (0.5, 1.0, 1.5, 2.0, 3.0)
 PARTS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the best scale, over which the share shall rise
 FLIPPED, KEPT = 75.0, 85.0  # % of the pictures: what a direction must reach
 COMPONENTS, CORRELATED = 8, 0.7
+FACES = 10  # whose Jacobian is looked at, and that are inverted
+JACOBIAN_LEVELS = slice(4, 14, 3)  # of the steps: while the picture's parts are decided
+PUSHES = (-2.0, -1.0, 1.0, 2.0)  # along a singular vector, in lengths of the direction of the attribute that shall move
+INSIDE = 80.0  # % of a change that a mask shall hold
+# Of the latents: rows and columns, and the attribute that is to be seen there.
+MASKS = {"smile": (slice(9, 12), slice(5, 11)), "glasses": (slice(4, 8), slice(3, 13))}
+CLOSE = 0.25  # of the distance between two faces, outside of the eyes: as near an edited picture stays
 NAMES = list(VALUES)
 UNDER_CAPS = [NAMES.index("long_hair"), NAMES.index("hair")]
 
@@ -249,7 +260,67 @@ def components(samples: HSpaceSamples, labels: Tensor, details: dict[str, Any]) 
     yield Measure("faces: principal components of 8 that go with an attribute", high, "", COMPONENTS, None)
 
 
-def measured(studio: Studio, details: dict[str, Any]) -> Iterator[Measure]:
+def masked(studio: Studio, found: Mapping[str, HSpaceDirections], details: dict[str, Any]) -> Iterator[Measure]:
+    """The first singular vector of the Jacobian with a mask on the mouth or on the eyes: what it moves, and where."""
+    bottleneck = studio.bottleneck
+    sigmas = bottleneck.sigmas(STEPS)[:-1].tolist()
+    for name, (rows, columns) in MASKS.items():
+        attribute = next(each for each in ATTRIBUTES if each.name == name)
+        mask = torch.zeros(bottleneck.shape[1:])
+        mask[rows, columns] = 1
+        area = mask.repeat_interleave(8, 0).repeat_interleave(8, 1)[..., None]
+        shares, moved = [], []
+        for seed in NEW[:FACES]:
+            visited: list[Tensor] = []
+            plain = bottleneck.draw([seed], STEPS, watch=lambda _, x, __, to=visited: to.append(x))
+            levels = list(zip(sigmas, visited, strict=True))[JACOBIAN_LEVELS]
+            halves = [(sigma, *bottleneck.halves(x, sigma, "after")) for sigma, x in levels]
+            vectors = along_levels(halves, 1, 20, 1e-3, mask, lambda _: None)
+            singular = directions_of_levels(vectors, bottleneck.family, "after", {"method": "jacobian"})
+            lengths = found[name].shifts.flatten(2).norm(dim=2).mean() / singular.shifts.flatten(2).norm(dim=2)
+            singular = replace(singular, shifts=singular.shifts * lengths[..., None, None, None])
+            pushed = torch.cat([studio.drawn([seed], singular, push) for push in PUSHES])
+            there = attribute.there(studio.labels(torch.cat([plain, pushed])))
+            moved.append(bool((there[1:] != there[0]).any()))
+            change = (bottleneck.pictures(pushed) - bottleneck.pictures(plain)).square()
+            shares.append(100 * float((change * area).sum() / change.sum()))
+        details[f"Jacobian, mask for {name}: share inside, moved"] = [shares, moved]
+        yield Measure.of(f"faces: Jacobian with a mask for {name}, share of the change inside", shares, "%")
+        yield Measure(f"faces: Jacobian with a mask moves {name}, of 10 faces", sum(moved), "", FACES, None)
+
+
+def real(
+    studio: Studio, personas: Personas, glasses: HSpaceDirections, scale: float, details: dict[str, Any]
+) -> Iterator[Measure]:
+    """Held-out faces inverted, and glasses put on them."""
+    bottleneck = studio.bottleneck
+    seeds = [seed for seed in HELD_OUT_SEEDS if not Face.of_seed(seed).glasses][: 2 * FACES]
+    pictures = torch.stack([to_tensor(personas.picture(seed)) for seed in seeds])
+    with torch.no_grad():
+        latents = bottleneck.pipe.vae.encode(pictures).latents
+    sigmas = bottleneck.sigmas(STEPS)
+    inversion = invert(bottleneck.predict_plainly, latents[:FACES], sigmas, 0.0, lambda: torch.randn(()))
+    with bottleneck.shifted(glasses, 0, scale):
+        edited = restored(bottleneck.predict, bottleneck.predict_plainly, inversion, inversion.x, sigmas)
+    outside = torch.ones(1, 1, *pictures.shape[2:])
+    outside[..., MASKS["glasses"][0].start * 8 : MASKS["glasses"][0].stop * 8, :] = 0
+    shown = [
+        (bottleneck.pictures(some).permute(0, 3, 1, 2) * 2 - 1) * outside for some in (*latents.split(FACES), edited)
+    ]
+    one, other, after = (judge.features(studio.judge, some) for some in shown)
+    apart, moved = ((one - some).square().mean((1, 2, 3)) for some in (other, after))
+    labels = studio.labels(edited)
+    wearing = labels[:, NAMES.index("glasses")].bool()
+    close = moved <= CLOSE * apart.mean()
+    details["real faces: wearing glasses, distance of that between two faces"] = [
+        wearing.tolist(),
+        (moved / apart.mean()).tolist(),
+    ]
+    hits = int((wearing & close).sum())
+    yield Measure("faces: inverted faces of 10 that wear glasses now and stay close", hits, "", FACES, None)
+
+
+def measured(studio: Studio, personas: Personas, details: dict[str, Any]) -> Iterator[Measure]:
     yield from swap(studio, details)
     samples, latents = studio.samples(FOUND_IN)
     labels = studio.labels(latents)
@@ -257,17 +328,21 @@ def measured(studio: Studio, details: dict[str, Any]) -> Iterator[Measure]:
     yield from supervised(studio, found, details)
     yield from projections(studio, found, details)
     yield from components(samples, labels, details)
+    yield from masked(studio, found, details)
+    scale = details["glasses"]["best"]["scale"]
+    yield from real(studio, personas, found["glasses"], scale, details)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=FOLDER, metavar="DIR", help="where the weights are")
+    parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the measures are written as well")
     arguments = parser.parse_args()
     quiet_libraries()
     details: dict[str, Any] = {}
     try:
-        measures = list(measured(Studio(arguments.weights), details))
+        measures = list(measured(Studio(arguments.weights), Personas(arguments.packages), details))
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1
