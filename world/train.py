@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -54,6 +54,7 @@ class OutOfTimeError(Exception):
 class Workshop:
     """Where the training of a world finds what it needs and keeps what it made."""
 
+    world: ClassVar[str] = "EmojiWorld"
     packages: Path
     runs: Path
     weights: Path
@@ -96,7 +97,8 @@ class Workshop:
 
     def export(self, part: weights.Part, module: nn.Module, settings: Settings) -> None:
         """Keeps the weights of a part in float16; `module` then holds what was kept."""
-        weights.save(part, module.state_dict(), {"settings": asdict(settings)}, self.weights)
+        made = {"kind": f"{self.world} {part}", "settings": asdict(settings)}
+        weights.save(part, module.state_dict(), made, self.weights)
         module.load_state_dict(weights.load(part, self.weights))
 
 

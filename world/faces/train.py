@@ -33,6 +33,8 @@ AT_ONCE = 32  # pictures and captions that are encoded together
 class FaceWorkshop(world_train.Workshop):
     """FaceWorld's parts."""
 
+    world = "FaceWorld"
+
     @cached_property
     def pictures(self) -> Tensor:
         """The training pictures (n, 3, 128, 128) uint8: drawn once, then read."""
