@@ -34,9 +34,8 @@ class Node(io.ComfyNode):
     def __init_subclass__(cls, **others: Any) -> None:
         super().__init_subclass__(**others)
         own = cls.__dict__.get("execute")
-        if own and not hasattr(
-            own.__func__, "__wrapped__"
-        ):  # the host makes locked copies of a class, with all that it has
+        # The host makes locked copies of a class with all that it has: there it is wrapped already.
+        if own and not hasattr(own.__func__, "__wrapped__"):
             cls.execute = classmethod(_after_check(own.__func__))  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -250,8 +250,9 @@ class TIMEEditBatch(Node):
             return share
 
         with torch.inference_mode(False):
+            unedited = studio_of(model)
             for pair in pairs:
-                check_judge(studio_of(model), [groups], slot_of(pair), "")
+                check_judge(unedited, [groups], slot_of(pair), "")
         reached = edits_for_share(pairs, share_of, target, most)
         found = [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]
         model, lora, report = _edited(model, clip, found, preserve, settings)

@@ -11,6 +11,7 @@ from comfy.sd import CLIP, VAE
 from torch import Tensor
 
 from ...core.errors import UserError
+from ...core.lora import check_match
 from .model import HostDenoiser
 from .text import HostTextEncoder
 
@@ -26,11 +27,8 @@ def check_parts(
     if model is None:
         return
     denoiser, channels = HostDenoiser(model), model.get_model_object("latent_format").latent_channels
-    if encoder and encoder.width != denoiser.context_width:
-        raise UserError(
-            f"The model ({denoiser.family}) reads text contexts of width {denoiser.context_width}, the text encoder "
-            f"gives width {encoder.width}; take both from the same checkpoint."
-        )
+    if encoder:
+        check_match(encoder, denoiser)
     if vae is not None and vae.latent_channels != channels:
         raise UserError(
             f"The model ({denoiser.family}) draws latents of {channels} channels, the VAE reads {vae.latent_channels}; "
