@@ -72,22 +72,19 @@ def tensor_shapes(kind: str) -> dict[str, torch.Size]:
 
 def random_tensors(shapes: dict[str, torch.Size], seed: int = 0) -> Iterator[tuple[str, Tensor]]:
     """float16 tensors that keep activations near unit size: norms are the identity, matrices scaled by their inputs."""
-    pool = torch.randn(
-        1_048_583, generator=torch.Generator().manual_seed(seed)
-    )  # drawn once: gigabytes would take minutes
+    # Drawn once, and in half: gigabytes would take minutes.
+    pool = torch.randn(1_048_583, generator=torch.Generator().manual_seed(seed)).half()
     position = 0
     for key, shape in shapes.items():
         count = math.prod(shape)
-        values = pool.roll(-position).repeat(-(-count // len(pool)))[:count].reshape(shape)
-        position = (position + count) % len(pool)
         if len(shape) > 1:
+            values = pool.repeat(-(-(position + count) // len(pool)))[position : position + count].reshape(shape)
+            position = (position + count) % len(pool)
             # Token and position tables are looked up, not multiplied: CLIP's are of this size.
-            values *= 0.02 if "embedding" in key else math.prod(shape[1:]) ** -0.5
-        elif key.endswith("bias"):
-            values *= 0.0
+            values = values * (0.02 if "embedding" in key else math.prod(shape[1:]) ** -0.5)
         else:
-            values = torch.ones(shape)
-        yield key, values.half()
+            values = (torch.zeros if key.endswith("bias") else torch.ones)(shape, dtype=torch.float16)
+        yield key, values
 
 
 def main() -> None:

@@ -58,13 +58,27 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / ".screenshots"  # of the editor's states, to be looked at
 
 
-@pytest.fixture(params=["classic canvas", "Nodes 2.0"])
-def graph(browser: Browser, host: HostServer, request: pytest.FixtureRequest) -> Iterator[Page]:
+@pytest.fixture(params=["classic canvas", "Nodes 2.0"], scope="module")
+def renderer(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, host: HostServer, renderer: str) -> Iterator[Page]:
+    with host_page(browser, host, {"Comfy.VueNodes.Enabled": renderer == "Nodes 2.0"}) as opened:
+        yield opened
+
+
+@pytest.fixture
+def graph(page: Page) -> Page:
     """The host's page with a small graph around the editor."""
-    settings = {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0", "Comfy.ColorPalette": "dark"}
-    with host_page(browser, host, settings) as page:
-        page.evaluate(BUILD, f"{MIX}, heart: {0.01 + time.monotonic() % 1e-3:.8f}")  # another mix for each test
-        yield page
+    set_setting(page, "Comfy.ColorPalette", "dark")
+    return build(page)
+
+
+def build(page: Page) -> Page:
+    page.evaluate(BUILD, f"{MIX}, heart: {0.01 + time.monotonic() % 1e-3:.8f}")  # another mix for each test
+    return page
 
 
 def run(page: Page, host: HostServer) -> Image.Image:
@@ -397,15 +411,14 @@ def test_a_copied_node_has_changes_of_its_own(graph: Page, host: HostServer) -> 
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_every_state_can_be_read(graph: Page, host: HostServer, theme: str, request: pytest.FixtureRequest) -> None:
+def test_every_state_can_be_read(graph: Page, host: HostServer, theme: str, renderer: str) -> None:
     """axe-core finds no text without contrast and nothing else in it; each state is kept as a picture."""
-    renderer = request.node.callspec.params["graph"].replace(" ", "_").lower()
     set_setting(graph, "Comfy.ColorPalette", theme)
 
     def look(state: str) -> None:
         graph.mouse.move(5, 5)
         graph.wait_for_timeout(300)
-        keep(graph, f"{renderer} {theme} {state}")
+        keep(graph, f"{renderer.lower()} {theme} {state}")
         found = Axe().run(graph, context=".conceptlens-editor").response["violations"]
         assert [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found] == []
 
@@ -448,16 +461,19 @@ def resize(page: Page, width: int, height: int) -> None:
     page.wait_for_timeout(300)
 
 
-def test_it_speaks_chinese_where_the_host_does(graph: Page, host: HostServer) -> None:
-    run(graph, host)
-    drag(graph, "car", 0.4, 0.95)
-    set_setting(graph, "Comfy.Locale", "zh")
-    graph.wait_for_timeout(1500)
-    graph.reload()
-    await_host(graph)
-    chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
-    title = graph.evaluate("app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning').title")
-    assert title == chinese["TokenMixConditioning"]["display_name"]
-    assert "\u8f66" not in graph.locator(".conceptlens-text").all_inner_texts()  # the model's words stay what they are
-    keep(graph, "chinese")
-    set_setting(graph, "Comfy.Locale", "en")
+def test_it_speaks_chinese_where_the_host_does(browser: Browser, host: HostServer, renderer: str) -> None:
+    settings = {"Comfy.VueNodes.Enabled": renderer == "Nodes 2.0", "Comfy.Locale": "zh"}
+    with host_page(browser, host, settings) as page:
+        run(build(page), host)
+        drag(page, "car", 0.4, 0.95)
+        page.wait_for_timeout(1500)  # the host keeps a draft of the graph after a moment
+        page.reload()
+        await_host(page)
+        chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+        title = page.evaluate("app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning').title")
+        assert title == chinese["TokenMixConditioning"]["display_name"]
+        assert (
+            "\u8f66" not in page.locator(".conceptlens-text").all_inner_texts()
+        )  # the model's words stay what they are
+        keep(page, "chinese")
+        set_setting(page, "Comfy.Locale", "en")

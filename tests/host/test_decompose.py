@@ -181,7 +181,7 @@ DECOMPOSE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "sparsity": 1e-3,
     "num_images": 3,
-    "image_size": 128,
+    "image_size": 64,
     "cfg": 3.0,
     "sampling_steps": 3,
     "validate_every": 2,
