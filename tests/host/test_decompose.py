@@ -26,7 +26,7 @@ from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")
 SIZE, STEPS, CFG = 64, 4, 3.0
-SETTINGS = Settings(num_tokens=5, dictionary_size=12, steps=20, validate_every=10, exclude_concept=False)
+SETTINGS = Settings(num_tokens=5, dictionary_size=12, steps=8, validate_every=4, exclude_concept=False)
 
 
 class Unwatched:
@@ -116,7 +116,7 @@ def test_what_is_seen_of_a_fit(pipe: Any, family: Family) -> None:
         explained = explain(
             studio, words_of(studio), "", "a photo of a {}", SETTINGS, live, validation_images=2, given=own
         )
-    *_, fitted = (text for text in live.texts if "step 20 of 20, loss " in text)
+    *_, fitted = (text for text in live.texts if "step 8 of 8, loss " in text)
     assert explained.found.mix.texts[0] in fitted
     assert len(live.previews) == 3
     assert live.previews[0].shape == (SIZE, SIZE, 3)
