@@ -20,7 +20,6 @@ FEW: dict[str, int | str] = {
     "count": 4,
     "iterations": 2,
     "dictionary_size": 32,
-    "image_size": 64,
     "width": 64,
     "height": 64,
     "method": "conceptor",  # the other one compares words for a minute

@@ -38,7 +38,7 @@ def sampling_graph(
         "loader": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
         "positive": node("CLIPTextEncode", clip=["loader", 1], text="a pack of roses"),
         "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
-        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
         "sampler": node("KSampler", latent_image=["latent", 0], **links, **sampler),
         "save": node("SaveLatent", samples=["sampler", 0], filename_prefix="latent"),
         **(extra or {}),

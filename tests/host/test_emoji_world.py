@@ -108,7 +108,7 @@ def graph(sampler: str = "euler", scheduler: str = "normal", text: str = "a phot
         "skip": node("CLIPSetLastLayer", clip=["world", 1], stop_at_clip_layer=-2),
         "positive": node("CLIPTextEncode", clip=["world", 1], text=text),
         "negative": node("CLIPTextEncode", clip=["skip", 0], text=""),
-        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=2),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=2),
         "sampler": node("KSampler", **links, latent_image=["latent", 0], **sampling),
         "decoded": node("VAEDecode", samples=["sampler", 0], vae=["world", 2]),
         "seen": node("CLIPVisionEncode", clip_vision=["world", 3], image=["decoded", 0], crop="none"),

@@ -16,7 +16,7 @@ from torch import Tensor
 def sample_node(**changes: Any) -> dict[str, Any]:
     links = {"model": ["loader", 0], "positive": ["positive", 0], "negative": ["negative", 0], "vae": ["loader", 2]}
     settings = {"samples": 3, "seed": 5, "steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
-    settings |= {"width": 128, "height": 128, "batch_size": 2, "position": "after"}
+    settings |= {"width": 64, "height": 64, "batch_size": 2, "position": "after"}
     return node("HSpaceSample", **links, **{**settings, **changes})
 
 
@@ -78,14 +78,14 @@ def test_a_window_and_the_positive_prompt_alone_do_less(server: HostServer) -> N
         {"sampler_name": "lcm", "cfg": 1.0},
         {"position": "before"},
         {"position": "inside"},
-        {"width": 192, "height": 128},
+        {"width": 128, "height": 64},
     ],
     ids=lambda sampling: " ".join(map(str, sampling.values())),
 )
 def test_the_bottleneck_is_recorded_whatever_samples(server: HostServer, sampling: dict[str, Any]) -> None:
     graph = directed(2.0, sampling=sampling)
     if "width" in sampling:
-        graph["latent"]["inputs"] |= {"width": 192}
+        graph["latent"]["inputs"] |= {"width": 128}
     plain = sampling_graph()
     plain["latent"] = graph["latent"]
     assert distance(latent(server, graph), latent(server, plain)) > 1e-3
@@ -94,7 +94,7 @@ def test_the_bottleneck_is_recorded_whatever_samples(server: HostServer, samplin
 def jacobian(**changes: Any) -> Graph:
     links = {"model": ["loader", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
     settings = {"seed": 1, "steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
-    settings |= {"width": 128, "height": 128, "components": 2, "iterations": 4, "tolerance": 1e-4}
+    settings |= {"width": 64, "height": 64, "components": 2, "iterations": 4, "tolerance": 1e-4}
     settings |= {"at_percent": "0.5", "position": "after", **changes}
     graph = directed(0.05)
     del graph["samples"]
@@ -107,13 +107,13 @@ def test_a_mask_chooses_where_a_picture_changes(server: HostServer) -> None:
     shares = []
     for left, rest in ((1.0, 0.0), (0.0, 1.0)):
         graph = jacobian(mask=["mask", 0])
-        graph["half"] = node("SolidMask", value=left, width=64, height=128)
-        graph["all"] = node("SolidMask", value=rest, width=128, height=128)
+        graph["half"] = node("SolidMask", value=left, width=32, height=64)
+        graph["all"] = node("SolidMask", value=rest, width=64, height=64)
         where = {"destination": ["all", 0], "source": ["half", 0], "x": 0, "y": 0}
         graph["mask"] = node("MaskComposite", **where, operation="add" if left else "multiply")
         change = (latent(server, graph) - plain).square()
         assert change.sum() > 0
-        shares.append(float(change[..., :8].sum() / change.sum()))
+        shares.append(float(change[..., :4].sum() / change.sum()))
     assert shares[0] > shares[1]
 
 

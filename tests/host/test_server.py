@@ -168,7 +168,7 @@ def test_sweep_fills_a_labelled_grid(server: HostServer) -> None:
     assert len(singles) == 3
     pictures = [np.asarray(single) for single in singles]
     grid = np.asarray(Image.open(server.base / "output" / outputs["image"]["images"][0]["filename"]))
-    assert grid.shape[0] < 2 * 128 < 3 * 128 <= grid.shape[1]
+    assert grid.shape[0] < 2 * 64 < 3 * 64 <= grid.shape[1]
     for picture in pictures:
         places = np.lib.stride_tricks.sliding_window_view(grid, picture.shape)[:, :, 0]
         assert (places[:, :, ::37, ::37] == picture[::37, ::37]).all((2, 3, 4)).any()
