@@ -98,7 +98,7 @@ def test_professions_come_nearer_to_even_shares(tmp_path: Path) -> None:
     with file.open("w", newline="") as lines:
         columns = ["old", "new", "validation", *(f"ex{number}" for number in range(1, 6))]
         csv.writer(lines).writerows([columns, PROFESSION])
-    found = timed(file, tmp_path / "found", "--num-seeds", "8")
+    found = timed(file, tmp_path / "found", "--num-seeds", "5")
     assert found["share of the rarer sex before the edit"] < 30
     assert found["share of the rarer sex after the edit"] > 30
     before, after = (found[f"distance from even shares {when} the edit, 0 to 1"] for when in ("before", "after"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,15 +15,29 @@ from safetensors import safe_open
 pytestmark = pytest.mark.slow
 
 
-def test_sd1_is_edited_and_sampled(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint("sd1", tmp_path)
-    with HostServer(tmp_path, "--cpu", "--cache-classic") as server:
-        plain = run_to_latent(server, sampling_graph(steps=2, checkpoint=checkpoint))
-        edited = run_to_latent(server, edited_graph(steps=2, checkpoint=checkpoint))
-        undone = run_to_latent(server, sampling_graph(steps=2, checkpoint=checkpoint))
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
+    """A host of their own: no other test waits for gigabytes."""
+    with HostServer(tmp_path_factory.mktemp("large"), "--cpu", "--cache-classic") as host:
+        yield host
+
+
+@contextmanager
+def checkpoint(kind: str, server: HostServer) -> Iterator[str]:
+    """One in the host's folder while the context lasts: pytest keeps its folders for three runs."""
+    name = write_checkpoint(kind, server.base)
+    yield name
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    (server.base / "models/checkpoints" / name).unlink()
+
+
+def test_sd1_is_edited_and_sampled(server: HostServer) -> None:
+    with checkpoint("sd1", server) as name:
+        plain = run_to_latent(server, sampling_graph(steps=2, checkpoint=name))
+        edited = run_to_latent(server, edited_graph(steps=2, checkpoint=name))
+        undone = run_to_latent(server, sampling_graph(steps=2, checkpoint=name))
     assert (edited - plain).norm() > 1e-3 * plain.norm()
     assert torch.equal(plain, undone)
-    (tmp_path / "models/checkpoints" / checkpoint).unlink()  # pytest keeps its folders for three runs
 
 
 @pytest.mark.parametrize(
@@ -30,11 +45,10 @@ def test_sd1_is_edited_and_sampled(tmp_path: Path) -> None:
     [("sd2", 32, 1024, "down_blocks_0_attentions_0"), ("sdxl", 140, 2048, "input_blocks_4_1")],
 )
 def test_larger_families_are_loaded_and_edited(
-    tmp_path: Path, kind: str, matrices: int, width: int, first: str
+    server: HostServer, kind: str, matrices: int, width: int, first: str
 ) -> None:
-    checkpoint = write_checkpoint(kind, tmp_path)
     graph = {
-        "loader": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
+        "loader": node("CheckpointLoaderSimple", ckpt_name=f"{kind}.safetensors"),
         "edit": edit_node(),
         "file": node("SaveTIMEEdit", lora=["edit", 1], filename_prefix=kind, folder="loras"),
         "load": node(
@@ -43,7 +57,7 @@ def test_larger_families_are_loaded_and_edited(
         "report": node("PreviewAny", source=["edit", 2]),
     }
     loading = {name: graph.pop(name) for name in ("load",)}
-    with HostServer(tmp_path, "--cpu") as server:
+    with checkpoint(kind, server):
         history = server.run(graph)
         # Loaded by the host's own node; a second edit on top shows that the weights can be read after that.
         again = {"second": edit_node(["load", 0]), "shown": node("PreviewAny", source=["second", 2])}
@@ -54,4 +68,3 @@ def test_larger_families_are_loaded_and_edited(
         assert len(file.keys()) == 3 * matrices
         down = file.get_slice(f"lora_unet_{first}_transformer_blocks_0_attn2_to_k.lora_down.weight")
         assert down.get_shape()[1] == width
-    (tmp_path / "models/checkpoints" / checkpoint).unlink()
