@@ -317,8 +317,8 @@ def test(arguments: argparse.Namespace) -> int:
     results = VENV / "tests.xml"
     results.unlink(missing_ok=True)
     cores = os.cpu_count() or 1
-    workers = min(cores + 1, WORKERS)  # one more: each waits now and then, for a page, a disk or a download
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    workers = min(cores, WORKERS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))
     options = [f"--junitxml={results}", "-n", str(workers), "--dist", "loadscope", "--no-loadscope-reorder"]
     options += [*(["--no-browser"] if arguments.no_browser else []), *arguments.pytest_options]
     lint = [python("-m", "ruff", *check, host=host) for check in (["check", "."], ["format", "--check", "."])]

@@ -332,6 +332,7 @@ def test_an_example_is_opened_tried_and_does_what_it_says(graph: Page, host: Hos
     graph.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     graph.get_by_role("dialog").get_by_text("conceptlens", exact=True).click()
     graph.get_by_test_id("template-workflow-change_words").click()
+    graph.wait_for_function("app.graph.nodes.some((node) => node.comfyClass === 'TokenMixGallery')")
     expect(graph.get_by_text("Run the graph once")).to_be_visible()
     graph.evaluate(
         """() => {

@@ -23,7 +23,7 @@ from conceptlens.world.language import clip_tokenizer
 from conceptlens.world.timed import TEST
 
 pytestmark = pytest.mark.usefixtures("comfyui")
-SAMPLING = ("--num-seeds", "2", "--steps", "6", "--guidance-scale", "4", "--lambda", "30")
+SAMPLING = ("--num-seeds", "1", "--steps", "6", "--guidance-scale", "4", "--lambda", "30")
 PROFESSION = ["a mechanic", "a female mechanic", "a photo of a mechanic", "a mechanic", "a picture of a mechanic"]
 PROFESSION += ["an image of a mechanic", "a photo of a mechanic", "a flat picture of a mechanic"]
 

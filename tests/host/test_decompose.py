@@ -16,7 +16,7 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.explanation import explain
 from conceptlens.core.fit import Settings
 from conceptlens.core.mixture import TokenMix
-from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary
+from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary, fingerprint
 from conceptlens.harness.host_server import Graph, GraphError, HostServer
 from conceptlens.harness.pictures import Sampling
 from conceptlens.harness.studio import DiffusersStudio
@@ -59,9 +59,15 @@ def host_studio(pipe: Any, family: Family, inference: bool, steps: int = STEPS) 
         return HostStudio(model, clip, vae, None, None, steps, CFG, SIZE)
 
 
+WORDS: dict[str, Vocabulary] = {}
+
+
 def words_of(studio: Any) -> Vocabulary:
-    """Each program's own: it is known by all that the program has of the encoder."""
-    return embed_vocabulary(studio.encoder, "none")
+    """Each program's own: it is known by all that the program has of the encoder, and made once for that."""
+    known_by = fingerprint(studio.encoder.towers())
+    if known_by not in WORDS:
+        WORDS[known_by] = embed_vocabulary(studio.encoder, "none")
+    return WORDS[known_by]
 
 
 @pytest.fixture
