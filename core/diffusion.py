@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import UserError
 from .text_tower import Encoded
 
-Prediction = Literal["epsilon", "v"]
+Prediction = Literal["epsilon", "v", "sample"]  # a UNet says the noise, v, or the latents without noise
 
 
 class Diffusion(Protocol):
@@ -86,8 +86,8 @@ def draw(latents: Tensor, count: int, timesteps: tuple[int, int], generator: tor
 
 
 def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tensor:
-    """The mean squared error (n,) of each prediction: of the noise, or of v = sqrt(a_t) eps - sqrt(1 - a_t) x_0."""
-    target = drawn.noise
+    """The mean squared error (n,) of each prediction: of eps, x_0, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0."""
+    target = drawn.latents if diffusion.prediction == "sample" else drawn.noise
     if diffusion.prediction == "v":
         target = add_noise(diffusion.alphas_cumprod, drawn.noise, -drawn.latents, drawn.timesteps)
     noisy = add_noise(diffusion.alphas_cumprod, drawn.latents, drawn.noise, drawn.timesteps)

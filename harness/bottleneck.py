@@ -102,6 +102,8 @@ class DiffusersBottleneck:
             output = self._guidance_scale * output + (1 - self._guidance_scale) * unprompted[0]
         if self._diffusion.prediction == "v":
             return (x - sigma * (1 + sigma**2) ** 0.5 * output) / (1 + sigma**2)
+        if self._diffusion.prediction == "sample":
+            return output
         return x - sigma * output
 
     def predict_plainly(self, x: Tensor, sigma: float) -> Tensor:

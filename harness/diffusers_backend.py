@@ -17,10 +17,12 @@ from ..core.backend import Family
 from ..core.diffusion import Prediction
 from ..core.errors import UserError, out_of_memory
 from ..core.text_tower import Encoded, TextTower
+from ..world.faces.pipeline import face_world_pipeline
 from ..world.language import clip_tokenizer
 from ..world.pipeline import emoji_world_pipeline
 
-EMOJI_WORLD = Path("emoji-world")
+EMOJI_WORLD, FACE_WORLD = Path("emoji-world"), Path("face-world")
+WORLDS = {EMOJI_WORLD: emoji_world_pipeline, FACE_WORLD: face_world_pipeline}
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
@@ -129,10 +131,10 @@ class DiffusersDiffusion:
 
     def __init__(self, pipe: Pipeline) -> None:
         self._pipe = pipe
-        kinds: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
+        kinds: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
         kind = pipe.scheduler.config.prediction_type
         if kind not in kinds:
-            raise UserError(f'The model predicts "{kind}"; ConceptLens reads epsilon and v_prediction.')
+            raise UserError(f'The model predicts "{kind}"; ConceptLens reads epsilon, v_prediction and sample.')
         self.prediction: Prediction = kinds[kind]
         self.alphas_cumprod: Tensor = pipe.scheduler.alphas_cumprod.float()
         pipe.unet.requires_grad_(False)
@@ -161,7 +163,7 @@ class DiffusersDiffusion:
 
 
 def load_pipeline(path: Path, device: str | None = None) -> Pipeline:
-    """The pipeline in the diffusers folder `path`, or EmojiWorld's by its name; on the GPU where there is one."""
+    """The pipeline in the diffusers folder `path`, or one of WORLDS by its name; on the GPU where there is one."""
     pipe = load_any_pipeline(path, device)
     if not isinstance(pipe, Pipeline):
         raise UserError(f"{path} is a {type(pipe).__name__}; ConceptLens reads text-to-image SD 1.x, SD 2.x and SDXL.")
@@ -171,11 +173,12 @@ def load_pipeline(path: Path, device: str | None = None) -> Pipeline:
 def load_any_pipeline(path: Path, device: str | None = None) -> DiffusionPipeline:
     """The same, whatever the pipeline is."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if path == EMOJI_WORLD:
-        return emoji_world_pipeline(clip_tokenizer(), device)
+    if path in WORLDS:
+        return WORLDS[path](clip_tokenizer(), device)
     if not path.is_dir():
         raise UserError(
-            f"{path} is not a folder; give a diffusers model folder of SD 1.x, SD 2.x or SDXL, or {EMOJI_WORLD}."
+            f"{path} is not a folder; give a diffusers model folder of SD 1.x, SD 2.x or SDXL, or "
+            f"{' or '.join(map(str, WORLDS))}."
         )
     try:
         dtype = torch.float16 if torch.cuda.is_available() else torch.float32

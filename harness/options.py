@@ -25,7 +25,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PATH",
-        help="diffusers model folder (SD 1.x, SD 2.x, SDXL), or emoji-world",
+        help="diffusers model folder (SD 1.x, SD 2.x, SDXL), or emoji-world or face-world",
     )
     parser.add_argument(
         "--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply first (repeatable)"

@@ -8,7 +8,6 @@ from . import routes
 from .bias import ConceptBias, TokenMixBalance
 from .card import ConceptCard
 from .decompose import ConceptDecompose
-from .emoji_world import EmojiWorldLoader
 from .gallery import TokenMixGallery
 from .grid import LabelledGrid, StrengthSweep
 from .hspace import (
@@ -33,6 +32,7 @@ from .token_mix import (
     TokenMixPlot,
 )
 from .vocabulary import VocabEmbed, VocabSearch
+from .worlds import EmojiWorldLoader, FaceWorldLoader
 
 
 class ConceptLensExtension(ComfyExtension):
@@ -49,5 +49,5 @@ class ConceptLensExtension(ComfyExtension):
             *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),
             *(SaveHSpaceDirections, LoadHSpaceDirections),
             *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
-            *(EmojiWorldLoader, StrengthSweep, LabelledGrid),
+            *(EmojiWorldLoader, FaceWorldLoader, StrengthSweep, LabelledGrid),
         ]

@@ -43,7 +43,7 @@ def batch(pictures: Pictures, size: int, step: int) -> Tensor:
     return torch.stack(crops)
 
 
-def loss(autoencoder: AutoencoderTiny, pictures: Tensor) -> Tensor:
+def loss(autoencoder: AutoencoderTiny, pictures: Tensor, latent_noise: float = LATENT_NOISE) -> Tensor:
     """How far decoded pictures are from their originals, in value and at edges.
 
     pictures: (batch, 3, height, width) in -1..1. Edges count by themselves: without that term a small autoencoder
@@ -51,7 +51,7 @@ def loss(autoencoder: AutoencoderTiny, pictures: Tensor) -> Tensor:
     """
     dtype = next(autoencoder.parameters()).dtype
     latents = autoencoder.encoder(pictures.to(dtype, memory_format=torch.channels_last))
-    decoded = autoencoder.decoder(latents + LATENT_NOISE * torch.randn_like(latents)).float()
+    decoded = autoencoder.decoder(latents + latent_noise * torch.randn_like(latents)).float()
     deviation, mean = torch.std_mean(latents.float(), dim=(0, 2, 3))
     pull = (mean.square() + (deviation - 1).square()).mean()
     edges = sum((decoded.diff(dim=axis) - pictures.diff(dim=axis)).abs().mean() for axis in (2, 3))

@@ -8,12 +8,12 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -52,17 +52,14 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where training finds what it needs and keeps what it made."""
+    """Where the training of a world finds what it needs and keeps what it made."""
 
+    world: ClassVar[str] = "EmojiWorld"
     packages: Path
     runs: Path
     weights: Path
     device: torch.device
     until: float
-
-    @cached_property
-    def pictures(self) -> Pictures:
-        return Pictures(Sources(self.packages), Truth.load())
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -100,8 +97,17 @@ class Workshop:
 
     def export(self, part: weights.Part, module: nn.Module, settings: Settings) -> None:
         """Keeps the weights of a part in float16; `module` then holds what was kept."""
-        weights.save(part, module.state_dict(), {"settings": asdict(settings)}, self.weights)
+        made = {"kind": f"{self.world} {part}", "settings": asdict(settings)}
+        weights.save(part, module.state_dict(), made, self.weights)
         module.load_state_dict(weights.load(part, self.weights))
+
+
+class EmojiWorkshop(Workshop):
+    """EmojiWorld's parts."""
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return Pictures(Sources(self.packages), Truth.load())
 
     def autoencoder(self) -> AutoencoderTiny:
         """The autoencoder, trained."""
@@ -185,20 +191,23 @@ class Workshop:
         save_picture(labelled_grid(pictures, labels, columns=8), file)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["autoencoder", "encoders", "classifier", "unet"])
+def main(
+    workshop: type[Workshop] = EmojiWorkshop,
+    parts: Sequence[str] = ("autoencoder", "encoders", "classifier", "unet"),
+    folder: Path = weights.FOLDER,
+) -> int:
+    """The command line of a world: trains the part that is named, by the method of that name."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("part", choices=parts)
     parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     parser.add_argument("--runs", type=Path, default=Path(".world/runs"), metavar="DIR", help="what training keeps")
-    parser.add_argument("--weights", type=Path, default=weights.FOLDER, metavar="DIR", help="where the weights go")
+    parser.add_argument("--weights", type=Path, default=folder, metavar="DIR", help="where the weights go")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; a later run goes on")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    workshop = Workshop(
-        arguments.packages, arguments.runs, arguments.weights, device, time.monotonic() + 60 * arguments.minutes
-    )
+    until = time.monotonic() + 60 * arguments.minutes
     try:
-        getattr(workshop, arguments.part)()
+        getattr(workshop(arguments.packages, arguments.runs, arguments.weights, device, until), arguments.part)()
     except OutOfTimeError as unfinished:
         sys.stderr.write(f"{unfinished}\n")
     except UserError as error:

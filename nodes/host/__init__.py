@@ -25,12 +25,14 @@ from .parts import check_noise, check_parts
 from .sampling import Sampling, drawn, sampled_together, samplers, schedulers
 from .studio import HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, check_slot, encoded, words
-from .world import emoji_world
+from .world import EMOJI_WORLD, FACE_WORLD, load_world
 
 __all__ = [
     "CLIP_TOKENS",
     "DIRECTIONS",
     "EMBEDDINGS",
+    "EMOJI_WORLD",
+    "FACE_WORLD",
     "FOLDERS",
     "MIXES",
     "SLOT",
@@ -48,13 +50,13 @@ __all__ = [
     "check_parts",
     "check_slot",
     "drawn",
-    "emoji_world",
     "encoded",
     "file",
     "files",
     "guided_decoders",
     "image_features",
     "inverted",
+    "load_world",
     "new_embedding",
     "numbered_path",
     "progress",

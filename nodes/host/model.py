@@ -124,13 +124,14 @@ DIFFERENTIABLE = {"optimized_attention_override": plain_attention}  # as transfo
 def prediction_of(model: ModelPatcher) -> Prediction:
     """What the model's UNet predicts. Raises UserError for other samplings than training's."""
     sampling: Any = model.get_model_object("model_sampling")
-    kinds: dict[type, Prediction] = {comfy.model_sampling.V_PREDICTION: "v", comfy.model_sampling.EPS: "epsilon"}
-    # Not by isinstance: EDM, X0 and LCM are subclasses, and count their timesteps or their target in other ways.
+    parts = comfy.model_sampling
+    kinds: dict[type, Prediction] = {parts.EPS: "epsilon", parts.V_PREDICTION: "v", parts.X0: "sample"}
+    # Not by isinstance: EDM and LCM are subclasses, and count their timesteps or their target in other ways.
     kind: Prediction | None = next((name for cls, name in kinds.items() if cls in type(sampling).__bases__), None)
     if kind is None or comfy.model_sampling.ModelSamplingDiscrete not in type(sampling).__bases__:
         names = ", ".join(base.__name__ for base in type(sampling).__bases__)
         raise UserError(
-            f"The model samples as {names}; ConceptLens reads epsilon and v-prediction at training's timesteps: "
+            f"The model samples as {names}; ConceptLens reads epsilon, v and x0 at training's timesteps: "
             "connect the model before nodes that change its sampling."
         )
     return kind

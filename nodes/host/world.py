@@ -1,16 +1,21 @@
-"""EmojiWorld as the host's own MODEL, CLIP, VAE and CLIP_VISION."""
+"""EmojiWorld and FaceWorld as the host's own MODEL, CLIP, VAE and CLIP_VISION."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.supported_models
 import comfy.utils
 import comfyui_version
 import folder_paths
 import torch
 from comfy.clip_vision import ClipVisionModel
+from comfy.model_base import BaseModel
 from comfy.model_patcher import CoreModelPatcher, ModelPatcher
 from comfy.sd import CLIP, VAE
 from comfy.sd1_clip import SD1ClipModel
@@ -19,6 +24,7 @@ from torch import Tensor
 
 from ...core.errors import UserError, out_of_memory
 from ...world import architecture, weights
+from ...world.faces import architecture as faces
 
 SUPPORTED_HOSTS = "0.24 to 0.30"
 
@@ -36,6 +42,7 @@ class EmojiWorld(comfy.supported_models.SD15):
     unet_config: ClassVar = comfy.supported_models.SD15.unet_config | {
         "context_dim": architecture.WIDTH,
         "model_channels": architecture.UNET["block_out_channels"][0],
+        "transformer_depth": [1, 1, 0],
     }
     unet_extra_config: ClassVar = {"num_heads": architecture.UNET["attention_head_dim"], "num_head_channels": -1}
 
@@ -54,38 +61,75 @@ class EmojiWorld(comfy.supported_models.SD15):
         return super().process_clip_state_dict_for_saving(state_dict) | renamed
 
 
-# So that Load Checkpoint reads what Save Checkpoint makes of EmojiWorld, a trained or merged one among them.
-if EmojiWorld not in comfy.supported_models.models:
-    comfy.supported_models.models.append(EmojiWorld)
+class PictureSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0):
+    """Of a UNet that predicts the picture itself, at training's timesteps: as Model Sampling Discrete sets it."""
 
 
-def emoji_world() -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
-    """EmojiWorld as MODEL, CLIP, VAE and CLIP_VISION: the host's own classes with this repository's weights.
+class FaceWorld(EmojiWorld):
+    """How the host knows FaceWorld's UNet."""
+
+    unet_config: ClassVar = EmojiWorld.unet_config | {"transformer_depth": [0, 1]}
+
+    def get_model(self, *given: Any, **how: Any) -> BaseModel:
+        model: Any = super().get_model(*given, **how)
+        model.model_sampling = PictureSampling(model.model_config)
+        return model
+
+
+# So that Load Checkpoint reads what Save Checkpoint makes of the worlds, a trained or merged one among them.
+for kind in (EmojiWorld, FaceWorld):
+    if kind not in comfy.supported_models.models:
+        comfy.supported_models.models.append(kind)
+
+
+@dataclass(frozen=True)
+class World:
+    """One of the worlds that come with this pack; the encoders are shared."""
+
+    loader: str  # the node
+    kind: type[EmojiWorld]
+    unet: Mapping[str, Any]  # as diffusers describes it
+    folder: Path  # of its other weights
+
+
+EMOJI_WORLD = World("EmojiWorldLoader", EmojiWorld, architecture.UNET, weights.FOLDER)
+FACE_WORLD = World("FaceWorldLoader", FaceWorld, faces.UNET, faces.WEIGHTS)
+
+
+def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
+    """A world as MODEL, CLIP, VAE and CLIP_VISION: the host's own classes with this repository's weights.
 
     Raises UserError when weights are missing or damaged, and when the host's classes are not those that it knows.
     """
-    encoders, autoencoder, unet = (weights.load(part) for part in ("encoders", "autoencoder", "unet"))
+    encoders = weights.load("encoders")
+    autoencoder, unet = (weights.load(part, world.folder) for part in ("autoencoder", "unet"))
     try:
-        model, clip, vae = _sd1_model(unet), _sd1_clip(encoders), _tiny_vae(autoencoder)
+        model, clip, vae = _sd1_model(world, unet), _sd1_clip(encoders), _tiny_vae(autoencoder)
         # How the host makes them anew where it needs a copy of its own: in training, on a second GPU.
-        model.cached_patcher_init = (lambda **how: _sd1_model(weights.load("unet"), **how), ())
+        model.cached_patcher_init = (lambda **how: _sd1_model(world, weights.load("unet", world.folder), **how), ())
         clip.patcher.cached_patcher_init = (lambda **how: _sd1_clip(weights.load("encoders"), **how).patcher, ())
-        vae.patcher.cached_patcher_init = (lambda **_: _tiny_vae(weights.load("autoencoder")).patcher, ())
+        vae.patcher.cached_patcher_init = (
+            lambda **_: _tiny_vae(weights.load("autoencoder", world.folder)).patcher,
+            (),
+        )
         return model, clip, vae, _clip_vision(encoders)
     except (AttributeError, TypeError, KeyError, RuntimeError) as error:
         if out_of_memory(error):  # the host says so itself
             raise
         raise UserError(
-            f"This ComfyUI ({comfyui_version.__version__}) builds its models in another way than EmojiWorldLoader "
+            f"This ComfyUI ({comfyui_version.__version__}) builds its models in another way than {world.loader} "
             f"knows ({str(error).splitlines()[0]}); use ComfyUI {SUPPORTED_HOSTS}, or a newer ConceptLens."
         ) from error
 
 
-def _sd1_model(state: dict[str, Tensor], disable_dynamic: bool = False) -> ModelPatcher:
+def _sd1_model(world: World, state: dict[str, Tensor], disable_dynamic: bool = False) -> ModelPatcher:
     """As the host makes it of a checkpoint; its weights are never streamed with `disable_dynamic`."""
     management: Any = comfy.model_management
-    channels, blocks = architecture.UNET["block_out_channels"], architecture.UNET["layers_per_block"]
-    attends = [int("CrossAttn" in kind) for kind in architecture.UNET["down_block_types"]]
+    channels, blocks = world.unet["block_out_channels"], world.unet["layers_per_block"]
+    attends, answers = (
+        [int("CrossAttn" in kind) for kind in kinds]
+        for kinds in (world.unet["down_block_types"], reversed(world.unet["up_block_types"]))
+    )
     unet_config = {
         "image_size": 32,
         "in_channels": 4,
@@ -94,7 +138,7 @@ def _sd1_model(state: dict[str, Tensor], disable_dynamic: bool = False) -> Model
         "channel_mult": [width // channels[0] for width in channels],
         "num_res_blocks": [blocks] * len(channels),
         "transformer_depth": [depth for depth in attends for _ in range(blocks)],
-        "transformer_depth_output": [depth for depth in attends for _ in range(blocks + 1)],
+        "transformer_depth_output": [depth for depth in answers for _ in range(blocks + 1)],
         "transformer_depth_middle": 1,
         "context_dim": architecture.WIDTH,
         "use_spatial_transformer": True,
@@ -103,7 +147,7 @@ def _sd1_model(state: dict[str, Tensor], disable_dynamic: bool = False) -> Model
         "legacy": False,
         "adm_in_channels": None,
     }
-    config = EmojiWorld(unet_config)
+    config = world.kind(unet_config)
     device = management.get_torch_device()
     parameters = sum(tensor.numel() for tensor in state.values())
     dtype = management.unet_dtype(model_params=parameters, supported_dtypes=config.supported_inference_dtypes)

@@ -42,7 +42,7 @@ def nodes(host_modules: None) -> list[Any]:  # noqa: ARG001
 def world(host_modules: None) -> tuple[Any, Any, Any, Any]:  # noqa: ARG001
     from conceptlens.nodes import host
 
-    return host.emoji_world()
+    return host.load_world(host.EMOJI_WORLD)
 
 
 @pytest.mark.parametrize(("kind", "value"), NOTHING, ids=[f"{kind}-{type(value).__name__}" for kind, value in NOTHING])

@@ -199,6 +199,7 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "SaveHSpaceDirections": ({"directions": None, "filename_prefix": "directions"}, []),
     "LoadHSpaceDirections": ({"file": None}, ["directions"]),
     "EmojiWorldLoader": ({}, ["model", "clip", "vae", "clip_vision"]),
+    "FaceWorldLoader": ({}, ["model", "clip", "vae", "clip_vision"]),
     "StrengthSweep": ({"start": -2.0, "stop": 2.0, "count": 5}, ["value", "label"]),
     "LabelledGrid": ({"images": None, "labels": None, "columns": 0}, ["image"]),
 }

@@ -80,7 +80,7 @@ def test_gradients_do_not_depend_on_the_hosts_attention(
     torch.testing.assert_close(gradient(), expected)
 
 
-@pytest.mark.parametrize("kind", ["EDM", "X0", "LCM"])
+@pytest.mark.parametrize("kind", ["EDM", "LCM"])
 def test_other_samplings_are_refused(model: Any, kind: str) -> None:
     import comfy.model_sampling
     from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistilled
@@ -88,7 +88,6 @@ def test_other_samplings_are_refused(model: Any, kind: str) -> None:
 
     bases: dict[str, tuple[type, type]] = {
         "EDM": (comfy.model_sampling.ModelSamplingContinuousEDM, comfy.model_sampling.EDM),
-        "X0": (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0),
         "LCM": (ModelSamplingDiscreteDistilled, LCM),
     }
     patched = model.clone()

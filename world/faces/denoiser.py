@@ -1,9 +1,8 @@
-"""FaceWorld's UNet: an ordinary one of SD 1.x's kind whose weights leave a picture no way but through the bottleneck.
+"""FaceWorld's UNet: an ordinary one of SD 1.x's kind whose weights draw a picture from the bottleneck alone.
 
-Its finest level is a mere pass-through: residual branches are zero, and of the skip connections only the first
-convolution's is open, which sees one latent at a time. All other skips are closed by columns of zeros. What a picture
-shows has to be in h; what bypasses it is each latent's own noise. Texts come in above h only. The widths let no group
-of a norm straddle the border between what comes from below and a closed skip, so that closing them is exact.
+All skip connections are closed by columns of zeros, and it predicts the picture itself (x_0): what is seen has to be in
+h, at every timestep. Texts come in above h only. Its bottleneck has half the latents' resolution. The widths let no
+group of a norm straddle the border between what comes from below and a closed skip, so that closing them is exact.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,22 +19,11 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm, silu
 
-from ..architecture import LATENT_SIZE, WIDTH
-from ..architecture import SCHEDULER as EMOJI_SCHEDULER
+from .architecture import SCHEDULER, UNET
 
-UNET: dict[str, Any] = {
-    "sample_size": LATENT_SIZE,
-    "block_out_channels": (64, 64, 192),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D", "UpBlock2D"),
-    "cross_attention_dim": WIDTH,
-    "attention_head_dim": 4,  # diffusers' name for the number of heads
-}
-SCHEDULER: dict[str, Any] = {**EMOJI_SCHEDULER, "prediction_type": "v_prediction"}
 NOISE = DDIMScheduler(**SCHEDULER)
 UNNAMED = ("a face", "")  # the captions of every other face: of any one, and of none
-LEAST_WEIGHT = 0.05  # of the error where there is hardly any noise
+NOISY = 400  # the timestep from which more than one face can be what noise hides
 
 
 class PlainAttention:
@@ -63,51 +52,31 @@ class Bottlenecked(nn.Module):
         self.unet: Any = UNet2DConditionModel(**UNET)
         self.unet.set_attn_processor(PlainAttention())
         nn.init.zeros_(self.unet.conv_out.weight)
-        for block in (self.unet.down_blocks[0], self.unet.up_blocks[-1]):
-            for name, weight in block.resnets.named_parameters():
-                weight.requires_grad_("conv_shortcut" in name)
-        # The two shortcuts of the finest level follow one another: one bias is enough.
-        self.unet.up_blocks[-1].resnets[1].conv_shortcut.bias.requires_grad_(False)
         self.close()
 
     @torch.no_grad()
     def close(self) -> None:
-        """Sets to zero what takes no part, so that it never speaks: see the module's text."""
-        unet = self.unet
-        finest = unet.up_blocks[-1].resnets
-        for resnet in (*unet.down_blocks[0].resnets, *finest):
-            resnet.conv2.weight.zero_()
-            resnet.conv2.bias.zero_()
-        finest[1].conv_shortcut.bias.zero_()
-        centre = unet.conv_in.weight[:, :, 1, 1].clone()
-        unet.conv_in.weight.zero_()
-        unet.conv_in.weight[:, :, 1, 1] = centre
-        below = unet.config.block_out_channels[-1]
-        for block in unet.up_blocks:
+        """Sets to zero what reads skip connections."""
+        below = self.unet.config.block_out_channels[-1]
+        for block in self.unet.up_blocks:
             for resnet in block.resnets:
-                if resnet is not finest[1]:
-                    resnet.conv1.weight[:, below:] = 0
-                    resnet.conv_shortcut.weight[:, below:] = 0
+                resnet.conv1.weight[:, below:] = 0
+                resnet.conv_shortcut.weight[:, below:] = 0
                 below = resnet.conv2.out_channels
 
     def forward(self, x: Tensor, timesteps: Tensor, contexts: Tensor) -> Tensor:
-        """v of noisy latents x (n, 4, 16, 16); contexts (n or fewer, 77, width): the last one serves the rest."""
+        """x_0 of noisy latents x (n, 4, 16, 16); contexts (n or fewer, 77, width): the last one serves the rest."""
         unet = self.unet
         time = unet.time_embedding(unet.time_proj(timesteps).to(x.dtype))
-        passed = conv2d(x, unet.conv_in.weight[:, :, 1:2, 1:2], unet.conv_in.bias)
-        h = unet.down_blocks[0].downsamplers[0](passed)
-        for block in unet.down_blocks[1:]:
-            h, _ = block(h, time, encoder_hidden_states=contexts)
+        finest, coarsest = unet.down_blocks
+        h, _ = finest(unet.conv_in(x), time)
+        h, _ = coarsest(h, time, encoder_hidden_states=contexts)
         h = unet.mid_block(h, time, encoder_hidden_states=contexts)
-        *lower, finest = unet.up_blocks
-        for block in lower:
+        for block in unet.up_blocks:
             for resnet in block.resnets:
                 h = _without_skip(resnet, h, time)
-            h = block.upsamplers[0](h)
-        for resnet in finest.resnets:
-            width, shortcut = h.shape[1], resnet.conv_shortcut
-            h = conv2d(h, shortcut.weight[:, :width], shortcut.bias)
-        h = h + conv2d(passed, finest.resnets[1].conv_shortcut.weight[:, h.shape[1] :])
+            for upsampler in block.upsamplers or ():
+                h = upsampler(h)
         return unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
 
 
@@ -131,22 +100,37 @@ class Lessons:
     contexts: Tensor  # (faces, 77, width), one caption for each face
     unnamed: Sequence[Tensor]  # (1, 77, width) each, of UNNAMED: guidance leads away from the empty one
 
-    def loss(self, unet: nn.Module, batch: int, step: int) -> Tensor:
-        """The squared error of the picture that v stands for, over timesteps spread evenly.
+    @cached_property
+    def _flat(self) -> Tensor:
+        """(faces, numbers) in bfloat16: distances need no more, and a product of all faces is quick."""
+        return self.latents.flatten(1).bfloat16()
 
-        That of v itself would weigh most what can't be told from noise. Every other face comes without its caption.
+    @torch.no_grad()
+    def posterior_mean(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The mean of all faces, weighted by how likely each is what noise hides; shaped as `noisy`.
+
+        What the loss leads to where a caption names none, without the chance of a single face: stable target field
+        (Xu, Tong and Jaakkola, arXiv 2302.00670), with all pictures as the reference batch.
         """
+        signal = NOISE.alphas_cumprod[timesteps][:, None]
+        products = (noisy.flatten(1).bfloat16() @ self._flat.T).float()
+        squares = self._flat.float().square().sum(1)
+        chances = ((signal.sqrt() * products - signal * squares / 2) / (1 - signal)).softmax(1)
+        return (chances.bfloat16() @ self._flat).float().view_as(noisy)
+
+    def loss(self, unet: nn.Module, batch: int, step: int) -> Tensor:
+        """The squared error of the picture, over timesteps spread evenly; half of the faces come without a caption."""
         weight = next(unet.parameters())
-        generator = random.Random(f"faces {step}")
-        rows = torch.tensor(generator.choices(range(len(self.latents)), k=batch))
+        rows = torch.tensor(random.Random(f"faces {step}").choices(range(len(self.latents)), k=batch))
         share = (torch.randperm(batch) + torch.rand(batch)) / batch
         timesteps = (share * NOISE.config["num_train_timesteps"]).long()
         latents = self.latents[rows].float()
-        noise = torch.randn(latents.shape)
-        noisy, wanted = NOISE.add_noise(latents, noise, timesteps), NOISE.get_velocity(latents, noise, timesteps)
-        named = self.contexts[rows[: batch // 2]]
+        noisy = NOISE.add_noise(latents, torch.randn(latents.shape), timesteps)
+        half = batch // 2
+        likely = self.posterior_mean(noisy[half:], timesteps[half:])
+        hidden = (timesteps[half:] > NOISY)[:, None, None, None]
+        wanted = torch.cat([latents[:half], torch.where(hidden, likely, latents[half:])])
+        named = self.contexts[rows[:half]]
         contexts = torch.cat([named, self.unnamed[step % len(self.unnamed)].to(named)])
         given = noisy.to(weight, memory_format=torch.channels_last), timesteps.to(weight.device), contexts.to(weight)
-        v = unet(*given).cpu()
-        shares = (1 - NOISE.alphas_cumprod[timesteps]).clamp(min=LEAST_WEIGHT)
-        return ((v.float() - wanted).square().mean((1, 2, 3)) * shares).mean()
+        return (unet(*given).cpu().float() - wanted).square().mean()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
+from torch.nn.functional import avg_pool2d, cross_entropy, interpolate, normalize
 
 from ..meters import Classifier
 from .truth import VALUES
@@ -24,9 +24,18 @@ def build() -> Classifier:
 
 def logits(judge: nn.Module, pictures: Tensor) -> Sequence[Tensor]:
     """For each attribute (pictures, values), of pictures (n, 3, 128, 128) in -1..1."""
+    return judge(_small(judge, pictures)).float().split(COUNTS, dim=1)
+
+
+@torch.no_grad()
+def features(judge: Classifier, pictures: Tensor) -> Tensor:
+    """What the classifier sees (pictures, channels, height, width), each place of length 1: to compare pictures."""
+    return normalize(judge.features(_small(judge, pictures)).float(), dim=1)
+
+
+def _small(judge: nn.Module, pictures: Tensor) -> Tensor:
     weight = next(judge.parameters())
-    small = avg_pool2d(pictures, 2).to(weight, memory_format=torch.channels_last)
-    return judge(small).float().split(COUNTS, dim=1)
+    return avg_pool2d(pictures, 2).to(weight, memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""EmojiWorld in the host: genuine objects that every stock node works on, and the same model as in diffusers."""
+"""The worlds in the host: genuine objects that every stock node works on, and the same models as in diffusers."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from typing import Any
 import pytest
 import torch
 from conceptlens.core.errors import UserError
+from conceptlens.harness.diffusers_backend import load_pipeline
 from conceptlens.harness.host_server import Graph, HostServer
 from conceptlens.tests.host.graphs import node, run_to_latent, sampling_graph
 from conceptlens.world import encoders, weights
-from conceptlens.world.language import clip_tokenizer
-from conceptlens.world.pipeline import emoji_world_pipeline
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 pytestmark = pytest.mark.usefixtures("host_modules")
-PROMPTS = ["a photo of a blue rose", "a flat drawing of a cat and two dogs", ""]
+PROMPTS = ["a photo of a blue rose", "a smiling face with glasses and two dogs", ""]
+LOADERS = {"emoji-world": "EmojiWorldLoader", "face-world": "FaceWorldLoader"}
+
+
+@pytest.fixture(scope="module", params=sorted(LOADERS))
+def world(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> CLIPTokenizer:
-    return clip_tokenizer()
+def pipe(world: str) -> Any:
+    return load_pipeline(Path(world))
 
 
 @pytest.fixture(scope="module")
-def pipe(tokenizer: CLIPTokenizer) -> Any:
-    return emoji_world_pipeline(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def loaded(host_modules: None) -> tuple[Any, Any, Any, Any]:  # noqa: ARG001
+def loaded(host_modules: None, world: str) -> tuple[Any, Any, Any, Any]:  # noqa: ARG001
     from conceptlens.nodes import host
 
-    return host.emoji_world()
+    return host.load_world({"emoji-world": host.EMOJI_WORLD, "face-world": host.FACE_WORLD}[world])
 
 
 def pipeline_states(pipe: Any, prompts: list[str]) -> Tensor:
@@ -86,9 +85,7 @@ def test_a_picture_of_the_host_is_the_one_of_diffusers(pipe: Any, loaded: tuple)
     empty = torch.zeros(1, 4, 16, 16)
     sample: Any = comfy.sample.sample
     latents = sample(model, noise, 25, 4.0, "euler", "simple", *conditioning, empty, seed=5, disable_pbar=True)
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading"
-    )
+    scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading")
     ddim, pipe.scheduler = pipe.scheduler, scheduler
     try:
         expected = pipe(prompt, latents=noise, sigmas=sigmas.tolist(), guidance_scale=4.0, output_type="latent").images
@@ -137,16 +134,16 @@ def test_stock_nodes_work_on_it(server: HostServer) -> None:
         assert len(files) == 2
 
 
-def test_what_save_checkpoint_keeps_is_the_same_model(server: HostServer, loaded: tuple) -> None:
-    saved = {"world": node("EmojiWorldLoader")}
+def test_what_save_checkpoint_keeps_is_the_same_model(server: HostServer, loaded: tuple, world: str) -> None:
+    saved = {"world": node(LOADERS[world])}
     parts = {part: ["world", place] for place, part in enumerate(("model", "clip", "vae"))}
-    server.run({**saved, "save": node("CheckpointSave", **parts, filename_prefix="checkpoints/kept_world")})
-    drawn = sampling_graph(checkpoint="kept_world_00001_.safetensors")
+    server.run({**saved, "save": node("CheckpointSave", **parts, filename_prefix=f"checkpoints/kept_{world}")})
+    drawn = sampling_graph(checkpoint=f"kept_{world}_00001_.safetensors")
     assert torch.equal(run_to_latent(server, drawn), run_to_latent(server, {**drawn, "loader": saved["world"]}))
 
     import comfy.sd
 
-    file = server.base / "output/checkpoints/kept_world_00001_.safetensors"
+    file = server.base / f"output/checkpoints/kept_{world}_00001_.safetensors"
     load: Any = comfy.sd.load_checkpoint_guess_config
     patchers = [(model, clip.patcher, vae.patcher) for model, clip, vae, _ in (load(str(file)), loaded)]
     for read, made in zip(*patchers, strict=True):  # the projection into the space of pictures too
@@ -182,9 +179,9 @@ def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     from conceptlens.nodes import host
 
     original = weights.load
-    monkeypatch.setattr(weights, "load", lambda part: original(part, tmp_path))
+    monkeypatch.setattr(weights, "load", lambda part, *_: original(part, tmp_path))
     with pytest.raises(UserError, match=r"encoders\.safetensors.*git -C"):
-        host.emoji_world()
+        host.load_world(host.EMOJI_WORLD)
 
 
 def test_another_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +190,7 @@ def test_another_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delattr(comfy.utils, "unet_to_diffusers")
     with pytest.raises(UserError, match=r"unet_to_diffusers.*use ComfyUI 0\.24 to 0\.30"):
-        host.emoji_world()
+        host.load_world(host.EMOJI_WORLD)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
@@ -206,7 +203,7 @@ def test_memory_that_runs_out_is_no_other_host(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(comfy.utils, "unet_to_diffusers", fails)
     with pytest.raises(RuntimeError, match="memory") as raised:
-        host.emoji_world()
+        host.load_world(host.EMOJI_WORLD)
     assert raised.value is error
 
 
