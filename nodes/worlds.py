@@ -19,18 +19,26 @@ OUTPUTS: list[Any] = [
 ]
 
 
+def _schema(world: str, description: str, search_aliases: list[str]) -> io.Schema:
+    return io.Schema(
+        node_id=f"{world}Loader",
+        display_name=f"{world} Loader",
+        category="ConceptLens/Helpers",
+        description=description,
+        search_aliases=[*search_aliases, "example model", "tiny model", "checkpoint"],
+        inputs=[],
+        outputs=OUTPUTS,
+    )
+
+
 class EmojiWorldLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="EmojiWorldLoader",
-            display_name="EmojiWorld Loader",
-            category="ConceptLens/Helpers",
-            description="Loads EmojiWorld, a small Stable Diffusion 1.x-type model that comes with ConceptLens: 128 x "
+        return _schema(
+            "EmojiWorld",
+            "Loads EmojiWorld, a small Stable Diffusion 1.x-type model that comes with ConceptLens: 128 x "
             "128 pixels, made in a second or two on a CPU, and it is known what every word means in it.",
-            search_aliases=["emoji", "example model", "tiny model", "checkpoint"],
-            inputs=[],
-            outputs=OUTPUTS,
+            ["emoji"],
         )
 
     @classmethod
@@ -41,16 +49,12 @@ class EmojiWorldLoader(Node):
 class FaceWorldLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FaceWorldLoader",
-            display_name="FaceWorld Loader",
-            category="ConceptLens/Helpers",
-            description="Loads FaceWorld, a small Stable Diffusion 1.x-type model that comes with ConceptLens: drawn "
+        return _schema(
+            "FaceWorld",
+            "Loads FaceWorld, a small Stable Diffusion 1.x-type model that comes with ConceptLens: drawn "
             "faces of 128 x 128 pixels whose attributes are known, and which its bottleneck (h-space) carries. It is "
             "made for directions of h-space: glasses, a smile, a cap, hair.",
-            search_aliases=["faces", "avatars", "h-space", "example model", "tiny model", "checkpoint"],
-            inputs=[],
-            outputs=OUTPUTS,
+            ["faces", "avatars", "h-space"],
         )
 
     @classmethod

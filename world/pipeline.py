@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,39 @@ from .architecture import SCHEDULER, TEXT, UNET, VISION, WIDTH
 def emoji_world_pipeline(
     tokenizer: CLIPTokenizer, device: torch.device | str = "cpu", folder: Path = weights.FOLDER
 ) -> StableDiffusionPipeline:
-    """EmojiWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM, float32. `tokenizer` is CLIP's.
+    """EmojiWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM, float32. `tokenizer` is CLIP's."""
+    return world_pipeline(tokenizer, device, unet=UNET, scheduler=SCHEDULER, encoders=folder, folder=folder)
+
+
+def world_pipeline(
+    tokenizer: CLIPTokenizer,
+    device: torch.device | str,
+    *,
+    unet: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    encoders: Path,
+    folder: Path,
+) -> StableDiffusionPipeline:
+    """A world with its encoders' weights in one folder and its other weights in another, or the same.
 
     Its image encoder is there too, and the text encoder carries the projection into the space that they share.
     """
-    encoders = weights.load("encoders", folder)
+    read = weights.load("encoders", encoders)
     text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT))
     text_encoder.text_projection = Linear(WIDTH, WIDTH, bias=False)
-    text_encoder.load_state_dict(
-        {k.removeprefix("text_model."): v for k, v in encoders.items() if k.startswith("text_")}
-    )
+    text_encoder.load_state_dict({k.removeprefix("text_model."): v for k, v in read.items() if k.startswith("text_")})
     image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
-    image_encoder.load_state_dict({k: v for k, v in encoders.items() if k.startswith("vis")})
-    unet = UNet2DConditionModel(**UNET)
-    unet.load_state_dict(weights.load("unet", folder))
+    image_encoder.load_state_dict({k: v for k, v in read.items() if k.startswith("vis")})
+    denoiser = UNet2DConditionModel(**unet)
+    denoiser.load_state_dict(weights.load("unet", folder))
     autoencoder = AutoencoderTiny(scaling_factor=1.0)
     autoencoder.load_state_dict(weights.load("autoencoder", folder))
     parts: dict[str, Any] = {
         "vae": autoencoder,
         "text_encoder": text_encoder,
         "tokenizer": tokenizer,
-        "unet": unet,
-        "scheduler": DDIMScheduler(**SCHEDULER),
+        "unet": denoiser,
+        "scheduler": DDIMScheduler(**scheduler),
         "image_encoder": image_encoder,
         "safety_checker": None,
         "feature_extractor": None,

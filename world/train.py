@@ -197,7 +197,9 @@ def main(
     folder: Path = weights.FOLDER,
 ) -> int:
     """The command line of a world: trains the part that is named, by the method of that name."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=f"Trains {workshop.world}, part by part; a run that was cut off goes on."
+    )
     parser.add_argument("part", choices=parts)
     parser.add_argument("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     parser.add_argument("--runs", type=Path, default=Path(".world/runs"), metavar="DIR", help="what training keeps")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,11 @@ from ...world.faces import architecture as faces
 SUPPORTED_HOSTS = "0.24 to 0.30"
 
 
+def _depths(blocks: Iterable[str]) -> list[int]:
+    """Of the transformer in each of a UNet's levels, by diffusers' names of their blocks."""
+    return [int("CrossAttn" in kind) for kind in blocks]
+
+
 class EmojiClipModel(SD1ClipModel):
     """SD 1.x's text encoder in EmojiWorld's size."""
 
@@ -42,7 +47,7 @@ class EmojiWorld(comfy.supported_models.SD15):
     unet_config: ClassVar = comfy.supported_models.SD15.unet_config | {
         "context_dim": architecture.WIDTH,
         "model_channels": architecture.UNET["block_out_channels"][0],
-        "transformer_depth": [1, 1, 0],
+        "transformer_depth": _depths(architecture.UNET["down_block_types"]),
     }
     unet_extra_config: ClassVar = {"num_heads": architecture.UNET["attention_head_dim"], "num_head_channels": -1}
 
@@ -68,7 +73,7 @@ class PictureSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sa
 class FaceWorld(EmojiWorld):
     """How the host knows FaceWorld's UNet."""
 
-    unet_config: ClassVar = EmojiWorld.unet_config | {"transformer_depth": [0, 1]}
+    unet_config: ClassVar = EmojiWorld.unet_config | {"transformer_depth": _depths(faces.UNET["down_block_types"])}
 
     def get_model(self, *given: Any, **how: Any) -> BaseModel:
         model: Any = super().get_model(*given, **how)
@@ -126,10 +131,7 @@ def _sd1_model(world: World, state: dict[str, Tensor], disable_dynamic: bool = F
     """As the host makes it of a checkpoint; its weights are never streamed with `disable_dynamic`."""
     management: Any = comfy.model_management
     channels, blocks = world.unet["block_out_channels"], world.unet["layers_per_block"]
-    attends, answers = (
-        [int("CrossAttn" in kind) for kind in kinds]
-        for kinds in (world.unet["down_block_types"], reversed(world.unet["up_block_types"]))
-    )
+    down, up = _depths(world.unet["down_block_types"]), _depths(reversed(world.unet["up_block_types"]))
     unet_config = {
         "image_size": 32,
         "in_channels": 4,
@@ -137,8 +139,8 @@ def _sd1_model(world: World, state: dict[str, Tensor], disable_dynamic: bool = F
         "model_channels": channels[0],
         "channel_mult": [width // channels[0] for width in channels],
         "num_res_blocks": [blocks] * len(channels),
-        "transformer_depth": [depth for depth in attends for _ in range(blocks)],
-        "transformer_depth_output": [depth for depth in answers for _ in range(blocks + 1)],
+        "transformer_depth": [depth for depth in down for _ in range(blocks)],
+        "transformer_depth_output": [depth for depth in up for _ in range(blocks + 1)],
         "transformer_depth_middle": 1,
         "context_dim": architecture.WIDTH,
         "use_spatial_transformer": True,

@@ -480,8 +480,7 @@ def test_it_speaks_chinese_where_the_host_does(browser: Browser, host: HostServe
         chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
         title = page.evaluate("app.graph.nodes.find((node) => node.comfyClass === 'TokenMixConditioning').title")
         assert title == chinese["TokenMixConditioning"]["display_name"]
-        assert (
-            "\u8f66" not in page.locator(".conceptlens-text").all_inner_texts()
-        )  # the model's words stay what they are
+        # The model's words stay what they are.
+        assert "\u8f66" not in page.locator(".conceptlens-text").all_inner_texts()
         keep(page, "chinese")
         set_setting(page, "Comfy.Locale", "en")

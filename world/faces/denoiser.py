@@ -105,6 +105,11 @@ class Lessons:
         """(faces, numbers) in bfloat16: distances need no more, and a product of all faces is quick."""
         return self.latents.flatten(1).bfloat16()
 
+    @cached_property
+    def _squares(self) -> Tensor:
+        """(faces,): the squared length of each."""
+        return self._flat.float().square().sum(1)
+
     @torch.no_grad()
     def posterior_mean(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """The mean of all faces, weighted by how likely each is what noise hides; shaped as `noisy`.
@@ -114,8 +119,7 @@ class Lessons:
         """
         signal = NOISE.alphas_cumprod[timesteps][:, None]
         products = (noisy.flatten(1).bfloat16() @ self._flat.T).float()
-        squares = self._flat.float().square().sum(1)
-        chances = ((signal.sqrt() * products - signal * squares / 2) / (1 - signal)).softmax(1)
+        chances = ((signal.sqrt() * products - signal * self._squares / 2) / (1 - signal)).softmax(1)
         return (chances.bfloat16() @ self._flat).float().view_as(noisy)
 
     def loss(self, unet: nn.Module, batch: int, step: int) -> Tensor:
