@@ -17,18 +17,19 @@ SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
 def host_page(
     browser: Browser, host: HostServer, settings: Mapping[str, object], width: int = 1500, height: int = 900
 ) -> Iterator[Page]:
-    """With an empty graph; nothing may go wrong on it unseen."""
+    """With an empty graph; nothing may go wrong on it unseen. It opens with the settings: set on an open page, another
+    language would load its graph anew some time later."""
+    host.post("/settings", {**SETTINGS, **settings})
     page = browser.new_page(viewport={"width": width, "height": height})
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if "onceptlens" in said.text else None)
     page.goto(host.address)
     await_host(page)
-    for name, setting in {**SETTINGS, **settings}.items():
-        set_setting(page, name, setting)
     page.keyboard.press("Escape")
     yield page
     page.close()
+    host.post("/settings", SETTINGS)  # for a page that is still open and loaded again
     assert not complaints
 
 

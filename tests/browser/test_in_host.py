@@ -483,4 +483,3 @@ def test_it_speaks_chinese_where_the_host_does(browser: Browser, host: HostServe
         # The model's words stay what they are.
         assert "\u8f66" not in page.locator(".conceptlens-text").all_inner_texts()
         keep(page, "chinese")
-        set_setting(page, "Comfy.Locale", "en")
