@@ -8,13 +8,12 @@ are taken from there as long as weights and guidance are the same; --only NAME m
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from tqdm import tqdm
 
-from ..benchmarks.measures import Measure, report
+from ..benchmarks.measures import Measure
+from ..benchmarks.parts import Evaluation, Part
 from ..core.errors import UserError
 from ..harness.console import quiet_libraries
 from . import encoders, language, meters, weights
@@ -45,9 +45,6 @@ CANDIDATES = 500  # single tokens among which a keyword's exemplars are looked f
 DRAWS = 16  # pictures of a keyword on which the best of them are compared
 PROBES = 200  # words
 COPY = 0.03  # root mean square distance, of 0..1, at 32 x 32 pixels: below it two pictures look the same
-
-
-Part = Iterator[tuple[Measure, dict[str, Any]]]  # measures, each with details worth keeping
 
 
 def names(lab: Laboratory) -> Part:
@@ -345,6 +342,13 @@ def speed(lab: Laboratory) -> Part:
 PARTS: dict[str, Callable[[Laboratory], Part]] = {
     part.__name__: part for part in (speed, judges, names, colours, keywords, people, understanding, explanation)
 }
+CONDITIONS = {
+    "steps": STEPS,
+    "guidance scale": GUIDANCE,
+    "seeds of a prompt": len(SEEDS),
+    "weights": weights.checksums(),
+}
+EVALUATION = Evaluation("python -m conceptlens.world.evaluate", PARTS, CONDITIONS)
 
 
 def main() -> int:
@@ -355,45 +359,11 @@ def main() -> int:
     arguments = parser.parse_args()
     quiet_libraries()
     try:
-        known = known_parts(arguments.json)
-        lab = Laboratory(arguments.packages)
-        for part in arguments.only or [part for part in PARTS if part not in known]:
-            measures, details = [], {}
-            for measure, detail in PARTS[part](lab):
-                measures.append(measure)
-                details |= detail
-            known[part] = measures, details
-            measures = [measure for part in PARTS if part in known for measure in known[part][0]]
-            settings = {
-                **conditions(),
-                "parts": {part: [measure.name for measure in known[part][0]] for part in known},
-                "details": {part: known[part][1] for part in known},
-            }
-            report("python -m conceptlens.world.evaluate", settings, measures, arguments.json)
+        EVALUATION.run(lambda: Laboratory(arguments.packages), arguments.only, arguments.json)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
-
-
-def conditions() -> dict[str, Any]:
-    """What measures depend on."""
-    drawn = {"steps": STEPS, "guidance scale": GUIDANCE, "seeds of a prompt": len(SEEDS)}
-    return {**drawn, "weights": weights.checksums()}
-
-
-def known_parts(file: Path | None) -> dict[str, tuple[list[Measure], dict[str, Any]]]:
-    """What an earlier run has measured under the same conditions, by part."""
-    if file is None or not file.is_file():
-        return {}
-    told = json.loads(file.read_text(encoding="utf-8"))
-    settings, rows = told["settings"], {row["name"]: row for row in told["measures"]}
-    if any(settings[name] != value for name, value in conditions().items()):
-        return {}
-    return {
-        part: ([Measure.from_row(rows[name]) for name in names], settings["details"][part])
-        for part, names in settings["parts"].items()
-    }
 
 
 if __name__ == "__main__":

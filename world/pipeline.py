@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 from torch.nn import Linear
 from transformers import (
     CLIPTextConfig,
@@ -25,7 +26,8 @@ def emoji_world_pipeline(
     tokenizer: CLIPTokenizer, device: torch.device | str = "cpu", folder: Path = weights.FOLDER
 ) -> StableDiffusionPipeline:
     """EmojiWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM, float32. `tokenizer` is CLIP's."""
-    return world_pipeline(tokenizer, device, unet=UNET, scheduler=SCHEDULER, encoders=folder, folder=folder)
+    read = weights.load("encoders", folder)
+    return world_pipeline(tokenizer, device, unet=UNET, scheduler=SCHEDULER, encoders=read, folder=folder)
 
 
 def world_pipeline(
@@ -34,19 +36,20 @@ def world_pipeline(
     *,
     unet: Mapping[str, Any],
     scheduler: Mapping[str, Any],
-    encoders: Path,
+    encoders: Mapping[str, Tensor],
     folder: Path,
 ) -> StableDiffusionPipeline:
-    """A world with its encoders' weights in one folder and its other weights in another, or the same.
+    """A world of its encoders' weights and of the others in a folder.
 
     Its image encoder is there too, and the text encoder carries the projection into the space that they share.
     """
-    read = weights.load("encoders", encoders)
     text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT))
     text_encoder.text_projection = Linear(WIDTH, WIDTH, bias=False)
-    text_encoder.load_state_dict({k.removeprefix("text_model."): v for k, v in read.items() if k.startswith("text_")})
+    text_encoder.load_state_dict(
+        {k.removeprefix("text_model."): v for k, v in encoders.items() if k.startswith("text_")}
+    )
     image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
-    image_encoder.load_state_dict({k: v for k, v in read.items() if k.startswith("vis")})
+    image_encoder.load_state_dict({k: v for k, v in encoders.items() if k.startswith("vis")})
     denoiser = UNet2DConditionModel(**unet)
     denoiser.load_state_dict(weights.load("unet", folder))
     autoencoder = AutoencoderTiny(scaling_factor=1.0)

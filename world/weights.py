@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import storage
 from ..core.errors import UserError
 
-Part = Literal["encoders", "autoencoder", "unet", "classifier"]
+Part = Literal["encoders", "vision", "autoencoder", "unet", "classifier"]
 FOLDER = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"

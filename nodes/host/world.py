@@ -89,16 +89,17 @@ for kind in (EmojiWorld, FaceWorld):
 
 @dataclass(frozen=True)
 class World:
-    """One of the worlds that come with this pack; the encoders are shared."""
+    """One of the worlds that come with this pack; the text encoder is shared."""
 
     loader: str  # the node
     kind: type[EmojiWorld]
     unet: Mapping[str, Any]  # as diffusers describes it
-    folder: Path  # of its other weights
+    vision: weights.Part  # with its image encoder
+    folder: Path  # of its weights
 
 
-EMOJI_WORLD = World("EmojiWorldLoader", EmojiWorld, architecture.UNET, weights.FOLDER)
-FACE_WORLD = World("FaceWorldLoader", FaceWorld, faces.UNET, faces.WEIGHTS)
+EMOJI_WORLD = World("EmojiWorldLoader", EmojiWorld, architecture.UNET, "encoders", weights.FOLDER)
+FACE_WORLD = World("FaceWorldLoader", FaceWorld, faces.UNET, "vision", faces.WEIGHTS)
 
 
 def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
@@ -106,10 +107,10 @@ def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
 
     Raises UserError when weights are missing or damaged, and when the host's classes are not those that it knows.
     """
-    encoders = weights.load("encoders")
-    autoencoder, unet = (weights.load(part, world.folder) for part in ("autoencoder", "unet"))
+    texts = weights.load("encoders")
+    autoencoder, unet, vision = (weights.load(part, world.folder) for part in ("autoencoder", "unet", world.vision))
     try:
-        model, clip, vae = _sd1_model(world, unet), _sd1_clip(encoders), _tiny_vae(autoencoder)
+        model, clip, vae = _sd1_model(world, unet), _sd1_clip(texts), _tiny_vae(autoencoder)
         # How the host makes them anew where it needs a copy of its own: in training, on a second GPU.
         model.cached_patcher_init = (lambda **how: _sd1_model(world, weights.load("unet", world.folder), **how), ())
         clip.patcher.cached_patcher_init = (lambda **how: _sd1_clip(weights.load("encoders"), **how).patcher, ())
@@ -117,7 +118,7 @@ def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
             lambda **_: _tiny_vae(weights.load("autoencoder", world.folder)).patcher,
             (),
         )
-        return model, clip, vae, _clip_vision(encoders)
+        return model, clip, vae, _clip_vision(vision)
     except (AttributeError, TypeError, KeyError, RuntimeError) as error:
         if out_of_memory(error):  # the host says so itself
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conceptlens.benchmarks.measures import Measure, report
 from conceptlens.harness.bench_concepts import ranks
-from conceptlens.world.evaluate import conditions, known_parts
+from conceptlens.world.evaluate import CONDITIONS, EVALUATION
 
 
 def test_a_share_lies_in_wilsons_interval() -> None:
@@ -20,16 +20,16 @@ def test_a_share_lies_in_wilsons_interval() -> None:
 
 def test_parts_are_known_as_long_as_conditions_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "results.json"
-    assert known_parts(file) == {}
+    assert EVALUATION.known(file) == {}
     measures = [Measure.share("one", [True, False]), Measure("two", None, "s", 0, None, "no clock")]
-    settings = {**conditions(), "parts": {"a": ["one"], "b": ["two"]}, "details": {"a": {"x": 1}, "b": {}}}
+    settings = {**CONDITIONS, "parts": {"a": ["one"], "b": ["two"]}, "details": {"a": {"x": 1}, "b": {}}}
     report("evaluate", settings, measures, file)
     assert "no clock" in capsys.readouterr().out
-    assert known_parts(file) == {"a": ([measures[0]], {"x": 1}), "b": ([measures[1]], {})}
+    assert EVALUATION.known(file) == {"a": ([measures[0]], {"x": 1}), "b": ([measures[1]], {})}
     told = json.loads(file.read_text())
     for changed in ({"weights": {"unet.safetensors": "another"}}, {"guidance scale": 1.0}):
         file.write_text(json.dumps(told | {"settings": told["settings"] | changed}))
-        assert known_parts(file) == {}
+        assert EVALUATION.known(file) == {}
 
 
 def test_ranks_and_means() -> None:

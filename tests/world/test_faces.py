@@ -20,7 +20,7 @@ from conceptlens.world.faces.truth import (
     Face,
     Truth,
     build_truth,
-    describe,
+    draw_caption,
 )
 from torch import Tensor
 
@@ -64,7 +64,7 @@ def test_a_cap_hides_the_hair_alone() -> None:
 
 def test_captions_are_true_and_name_all_some_or_nothing(faces: list[Face]) -> None:
     generator = random.Random(0)
-    captions = [describe(face, generator) for face in faces]
+    captions = [draw_caption(face, generator).text for face in faces]
     assert captions.count("a face") / len(faces) == pytest.approx(0.1, abs=0.03)
     named = [re.findall(r"(\w+) (?:hair|skin|clothes|background)", text) for text in captions]
     assert sum(len(words) == 4 for words in named) / len(faces) == pytest.approx(0.41, abs=0.03)

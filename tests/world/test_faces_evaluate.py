@@ -6,13 +6,16 @@ import pytest
 import torch
 from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.samples import HSpaceSamples
-from conceptlens.world.faces.evaluate import (
+from conceptlens.world.faces.evaluate import correlation_ratios
+from conceptlens.world.faces.trials import (
     ATTRIBUTES,
-    COMPONENTS,
+    EVERY,
     Trial,
-    components,
+    alone,
     direction,
+    directions,
     random_like,
+    rank,
     unchanged,
 )
 from conceptlens.world.faces.truth import VALUES, Face
@@ -72,13 +75,34 @@ def test_a_direction_leads_from_the_pictures_without_to_those_with() -> None:
         direction(samples(activations.half()), torch.zeros(4, dtype=torch.bool))
 
 
-def test_components_that_are_attributes_are_found() -> None:
+def test_a_direction_alone_shares_nothing_with_those_of_other_attributes() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.tensor([Face.of_seed(seed).labels for seed in range(200)])
-    activations = 0.01 * torch.randn(2, 200, 12, 4, 4, generator=generator)
-    for channel, (place, strength) in enumerate(((0, 8.0), (3, 4.0), (2, 2.0))):
-        activations[:, :, channel] += strength * rows[:, place, None, None]
-    details: dict[str, object] = {}
-    (measure,) = components(samples(activations.half()), rows, details)
-    assert measure.value == 3
-    assert measure.n == COMPONENTS
+    found = directions(samples(torch.randn(2, 200, 12, 4, 4, generator=generator)), rows)
+    assert set(found) == {attribute.name for attribute in EVERY}
+    smile = ATTRIBUTES[1]
+    left = alone(smile, found)
+    assert float((left.shifts * found["smile"].shifts).sum()) > 0
+    for other in EVERY:
+        shared = (left.shifts * found[other.name].shifts).flatten(2).sum(2).abs().max()
+        assert (shared < 1e-3) == (other.place != smile.place), other.name
+
+
+def test_a_scale_that_flips_enough_is_chosen_by_what_it_keeps() -> None:
+    trials = [Trial(0.3, 60.0, 99.0), Trial(0.6, 90.0, 91.0), Trial(1.1, 100.0, 80.0)]
+    assert max(trials, key=rank).scale == 0.6
+    assert max(trials[:1] + [Trial(0.2, 40.0, 100.0)], key=rank).scale == 0.3
+
+
+def test_a_correlation_ratio_is_r_for_two_values_and_needs_no_order_of_four() -> None:
+    rows = torch.tensor([Face.of_seed(seed).labels for seed in range(200)])
+    glasses, skin = rows[:, 0].double(), torch.tensor([0.0, 3.0, 0.0, 3.0]).double()[rows[:, NAMES.index("skin")]]
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
+    scores = torch.stack([glasses, skin, glasses + noise])
+    ratios = correlation_ratios(scores, rows)
+    assert ratios.shape == (3, len(NAMES))
+    assert ratios[0, 0] == pytest.approx(1)
+    assert ratios[1, NAMES.index("skin")] == pytest.approx(1)
+    plain = torch.corrcoef(torch.stack([scores[2], glasses]))[0, 1]
+    assert float(ratios[2, 0]) == pytest.approx(abs(float(plain)))
+    assert ratios[1, 0] < 0.2

@@ -16,13 +16,13 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...core.plots import from_pil, labelled_grid, to_pil
 from .pictures import Personas
-from .truth import TRAINING_SEEDS, TRUTH_FILE, Face, build_truth, describe
+from .truth import TRAINING_SEEDS, TRUTH_FILE, Face, build_truth, draw_caption
 
 
 def training_sheet(personas: Personas, count: int) -> Tensor:
     """A grid (height, width, 3) of training pictures under their captions."""
     seeds = TRAINING_SEEDS[:count]
-    captions = [describe(Face.of_seed(seed), random.Random(f"caption {seed}")) for seed in seeds]
+    captions = [draw_caption(Face.of_seed(seed), random.Random(f"caption {seed}")).text for seed in seeds]
     return labelled_grid([from_pil(personas.picture(seed)) for seed in seeds], captions)
 
 

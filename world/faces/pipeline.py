@@ -16,5 +16,6 @@ from .architecture import SCHEDULER, UNET, WEIGHTS
 def face_world_pipeline(
     tokenizer: CLIPTokenizer, device: torch.device | str = "cpu", folder: Path = WEIGHTS
 ) -> StableDiffusionPipeline:
-    """FaceWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM; encoders of EmojiWorld."""
-    return world_pipeline(tokenizer, device, unet=UNET, scheduler=SCHEDULER, encoders=weights.FOLDER, folder=folder)
+    """FaceWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM; the text encoder is EmojiWorld's."""
+    read = {**weights.load("encoders"), **weights.load("vision", folder)}
+    return world_pipeline(tokenizer, device, unet=UNET, scheduler=SCHEDULER, encoders=read, folder=folder)

@@ -12,20 +12,23 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 from tqdm import tqdm
+from transformers import CLIPVisionModelWithProjection
 
 from ...core import storage
+from .. import encoders
 from .. import train as world_train
 from ..meters import Classifier
 from ..pictures import to_tensor
 from ..pipeline import emoji_world_pipeline
 from ..training import Settings, computing_dtype
-from . import autoencoder, denoiser, judge
+from . import autoencoder, denoiser, judge, vision
 from .architecture import WEIGHTS
 from .pictures import Personas
-from .truth import TRAINING_SEEDS, Face, describe
+from .truth import TRAINING_SEEDS, Face, draw_caption
 
 AUTOENCODER = Settings(steps=300, batch=16, learning_rate=7e-4, decay_from=0.3, average=0.98)
 CLASSIFIER = Settings(steps=400, batch=64, learning_rate=2e-3, weight_decay=0.01, average=0.98)
+VISION = Settings(steps=600, batch=64, learning_rate=1e-3, weight_decay=0.01, average=0.98)
 UNET = Settings(steps=3500, batch=64, learning_rate=1e-3, decay_from=0.55, weight_decay=0.01)
 AT_ONCE = 32  # pictures and captions that are encoded together
 
@@ -46,6 +49,16 @@ class FaceWorkshop(world_train.Workshop):
             storage.write(file, {"pictures": pictures}, {"kind": "faces", "version": 1})
         return storage.read(file, "faces", 1, ("pictures",))[0]["pictures"]
 
+    @cached_property
+    def faces(self) -> list[Face]:
+        return [Face.of_seed(seed) for seed in TRAINING_SEEDS]
+
+    def roughened(self, count: int, step: int) -> tuple[Tensor, Tensor]:
+        """Rows of some training pictures, and them as generated ones may be; the same for the same step."""
+        generator = torch.Generator().manual_seed(step)
+        rows = torch.randint(len(self.faces), (count,), generator=generator)
+        return rows, judge.roughened(self.pictures[rows].float() / 127.5 - 1, generator)
+
     def autoencoder(self) -> AutoencoderTiny:
         """The autoencoder, trained."""
         module = autoencoder.build()
@@ -60,18 +73,28 @@ class FaceWorkshop(world_train.Workshop):
     def classifier(self) -> Classifier:
         """The judge, trained."""
         module = judge.build()
-        faces = [Face.of_seed(seed) for seed in TRAINING_SEEDS]
-        labels = torch.tensor([face.labels for face in faces])
-        labels[~torch.tensor([face.shown for face in faces])] = judge.UNKNOWN
+        labels = torch.tensor([face.labels for face in self.faces])
+        labels[~torch.tensor([face.shown for face in self.faces])] = judge.UNKNOWN
 
         def loss(worker: Classifier, step: int) -> Tensor:
-            generator = torch.Generator().manual_seed(step)
-            rows = torch.randint(len(labels), (CLASSIFIER.batch,), generator=generator)
-            pictures = judge.roughened(self.pictures[rows].float() / 127.5 - 1, generator)
+            rows, pictures = self.roughened(CLASSIFIER.batch, step)
             return judge.loss(worker, pictures.to(self.device), labels[rows].to(self.device))
 
         self.train("face_classifier", module, loss, CLASSIFIER)
         self.export("classifier", module, CLASSIFIER)
+        return module
+
+    def vision(self) -> CLIPVisionModelWithProjection:
+        """The image encoder, trained."""
+        module = vision.build()
+        lessons = vision.Lessons(encoders.load().to(self.device), self.tokenizer, self.faces)
+
+        def loss(worker: CLIPVisionModelWithProjection, step: int) -> Tensor:
+            rows, pictures = self.roughened(VISION.batch, step)
+            return lessons.loss(worker, pictures.to(self.device), rows.tolist(), step)
+
+        self.train("face_vision", module, loss, VISION)
+        self.export("vision", module, VISION)
         return module
 
     @torch.no_grad()
@@ -101,7 +124,10 @@ class FaceWorkshop(world_train.Workshop):
     def unet(self) -> denoiser.Bottlenecked:
         """The UNet, trained."""
         module = denoiser.Bottlenecked()
-        captions = [describe(Face.of_seed(seed), random.Random(f"caption {seed}")) for seed in TRAINING_SEEDS]
+        captions = [
+            draw_caption(face, random.Random(f"caption {seed}")).text
+            for face, seed in zip(self.faces, TRAINING_SEEDS, strict=True)
+        ]
         states = torch.cat(list(self.contexts([*captions, *denoiser.UNNAMED])))
         named, unnamed = states[: len(captions)], states[len(captions) :].split(1)
         lessons = denoiser.Lessons(self.latents(), named, unnamed)
@@ -113,4 +139,4 @@ class FaceWorkshop(world_train.Workshop):
 
 
 if __name__ == "__main__":
-    sys.exit(world_train.main(FaceWorkshop, ("autoencoder", "classifier", "unet"), WEIGHTS))
+    sys.exit(world_train.main(FaceWorkshop, ("autoencoder", "classifier", "vision", "unet"), WEIGHTS))

@@ -65,7 +65,19 @@ class Face:
         return [not (self.cap and name in ("long_hair", "hair")) for name in VALUES]
 
 
-def describe(face: Face, generator: random.Random) -> str:
+@dataclass(frozen=True)
+class Caption:
+    """A text that is true of a face, and of every other with the same values of what it tells."""
+
+    text: str
+    told: Sequence[str]  # attributes: fields of Face
+
+    def fits(self, drawn_for: Face, face: Face) -> bool:
+        """Whether it is true of a face, as of the one that it was drawn for."""
+        return all(getattr(drawn_for, name) == getattr(face, name) for name in self.told)
+
+
+def draw_caption(face: Face, generator: random.Random) -> Caption:
     """A caption that is true of a face: in 40 % it names all that is there, in 50 % only some, in 10 % nothing."""
     there = {
         "glasses": "glasses" if face.glasses else None,
@@ -76,16 +88,17 @@ def describe(face: Face, generator: random.Random) -> str:
         "clothes": f"{face.clothes} clothes",
         "background": f"a {face.background} background",
     }
-    parts = [words for words in there.values() if words]
+    parts = {name: words for name, words in there.items() if words}
     mood = "smiling" if face.smile else "frowning"
     kind = generator.choices(("all", "some", "none"), (0.4, 0.5, 0.1))[0]
     if kind == "none":
-        return "a face"
+        return Caption("a face", ())
     if kind == "some":
-        parts = [words for words in parts if generator.random() < 0.4]
+        parts = {name: words for name, words in parts.items() if generator.random() < 0.4}
         mood = mood if generator.random() < 0.5 else ""
     head = f"a {mood} face" if mood else "a face"
-    return f"{head} with {_listed(parts)}" if parts else head
+    told = [*parts, *(["smile"] if mood else []), *(["long_hair"] if "hair" in parts else [])]
+    return Caption(f"{head} with {_listed(list(parts.values()))}" if parts else head, told)
 
 
 def _listed(parts: Sequence[str]) -> str:
