@@ -62,10 +62,14 @@ def samples(folder: Path) -> HSpaceSamples:
     return joined([HSpaceSamples.load(file) for file in sorted(folder.glob("*.safetensors"))])
 
 
-@pytest.mark.parametrize("family", ["SD 1.x", "SD 2.x", "SDXL"])
-def test_pictures_are_the_pipelines_own(family: Any, comfyui: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "prediction"),
+    [("SD 1.x", "epsilon"), ("SD 1.x", "sample"), ("SD 2.x", "v_prediction"), ("SDXL", "epsilon")],
+)
+def test_pictures_are_the_pipelines_own(family: Any, prediction: str, comfyui: Path) -> None:
     """But for diffusers' last step, which leaves a rest of noise."""
     pipe = tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")
+    pipe.scheduler.register_to_config(prediction_type=prediction)
     drawn = DiffusersBottleneck(pipe, "a rose", 3.0, 64).draw([4, 5], 5)
     expected = sample_latents(pipe, [4, 5], Sampling((), 5, 3.0, 64), prompt="a rose")
     assert float((drawn - expected).norm() / expected.norm()) < 0.05
