@@ -29,6 +29,7 @@ from ...core.hspace.directions import HSpaceDirections, disentangled
 from ...core.hspace.jacobian import along_levels, directions_of_levels
 from ...core.hspace.pca import pca
 from ...core.hspace.process import invert, restored
+from ...core.plots import labelled_grid, to_pil
 from ...harness.console import quiet_libraries
 from .. import weights
 from ..pictures import to_tensor
@@ -69,6 +70,7 @@ OUTSIDE = 48  # singular directions of the rest of the picture that are taken ou
 PUSHES = (-0.3, -0.15, 0.15, 0.3)  # along a singular vector, in lengths of the direction of what shall move
 # Of the latents: rows and columns, and the attribute that is to be seen there.
 MASKS = {"smile": (slice(9, 12), slice(5, 11)), "glasses": (slice(4, 8), slice(3, 13))}
+SHOWN, SHOWN_SEED = (-0.6, -0.3, 0.0, 0.3, 0.6), 15  # scales of a sheet, and whose face it shows
 CLOSE = 0.25  # of the distance between two faces, outside of the eyes: as near an edited picture stays
 
 
@@ -274,6 +276,17 @@ def real(studio: Studio, personas: Personas) -> Part:
     )
 
 
+def sheet(studio: Studio) -> Tensor:
+    """A grid (height, width, 3): a face along the direction of each attribute alone, at rising scales."""
+    pictures, labels = [], []
+    for attribute in YES:
+        for scale in SHOWN:
+            latents = studio.drawn([SHOWN_SEED], alone(attribute, studio.found), scale)
+            pictures.append(studio.bottleneck.pictures(latents)[0])
+            labels.append(f"{attribute.name} {scale:+g}" if scale else "0")
+    return labelled_grid(pictures, labels, columns=len(SHOWN))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR", help="where the weights are")
@@ -282,6 +295,9 @@ def main() -> int:
     names = [part.__name__ for part in chosen]
     parser.add_argument("--only", choices=names, action="append", help="this part alone; may be given again")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the measures are written as well")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="a face along directions; measures nothing"
+    )
     arguments = parser.parse_args()
     quiet_libraries()
     conditions: dict[str, Any] = {
@@ -295,6 +311,9 @@ def main() -> int:
     parts: dict[str, Callable[[Studio], Part]] = dict(zip(names, chosen, strict=True))
     parts["real"] = lambda studio: real(studio, Personas(arguments.packages))
     try:
+        if arguments.sheet:
+            to_pil(sheet(Studio(arguments.weights))).save(arguments.sheet)
+            return 0
         evaluation = Evaluation("python -m conceptlens.world.faces.evaluate", parts, conditions)
         evaluation.run(lambda: Studio(arguments.weights), arguments.only, arguments.json)
     except UserError as error:
