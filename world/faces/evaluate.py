@@ -295,9 +295,7 @@ def main() -> int:
     names = [part.__name__ for part in chosen]
     parser.add_argument("--only", choices=names, action="append", help="this part alone; may be given again")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the measures are written as well")
-    parser.add_argument(
-        "--sheet", type=Path, metavar="FILE", help="a face along directions; measures nothing"
-    )
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="a face along directions; measures nothing")
     arguments = parser.parse_args()
     quiet_libraries()
     conditions: dict[str, Any] = {
