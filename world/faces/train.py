@@ -87,7 +87,8 @@ class FaceWorkshop(world_train.Workshop):
     def vision(self) -> CLIPVisionModelWithProjection:
         """The image encoder, trained."""
         module = vision.build()
-        lessons = vision.Lessons(encoders.load().to(self.device), self.tokenizer, self.faces)
+        clip: Any = encoders.load()
+        lessons = vision.Lessons(clip.to(self.device), self.tokenizer, self.faces)
 
         def loss(worker: CLIPVisionModelWithProjection, step: int) -> Tensor:
             rows, pictures = self.roughened(VISION.batch, step)
