@@ -16,7 +16,7 @@ FEW: dict[str, int | str] = {
     "validate_every": 1,
     "validation_images": 2,
     "num_images": 4,
-    "samples": 12,
+    "samples": 32,  # so many that both groups of a balance have some at either end
     "count": 4,
     "iterations": 2,
     "dictionary_size": 32,
@@ -26,7 +26,7 @@ FEW: dict[str, int | str] = {
 }
 OPEN = """async ([name, few]) => {
   await app.loadGraphData(await (await fetch(`/api/workflow_templates/conceptlens/${name}.json`)).json());
-  for (const node of app.graph.nodes) {
+  for (const node of app.graph.nodes.filter((node) => node.type !== "SolidMask")) {  // a part of a mask is small
     for (const widget of node.widgets ?? []) if (widget.name in few) widget.value = few[widget.name];
   }
 }"""
