@@ -6,6 +6,7 @@ import pytest
 import torch
 from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.samples import HSpaceSamples
+from conceptlens.harness.bench_hspace import random_like
 from conceptlens.world.faces.evaluate import correlation_ratios
 from conceptlens.world.faces.trials import (
     ATTRIBUTES,
@@ -14,7 +15,6 @@ from conceptlens.world.faces.trials import (
     alone,
     direction,
     directions,
-    random_like,
     rank,
     unchanged,
 )

@@ -30,6 +30,7 @@ from ...core.hspace.jacobian import along_levels, directions_of_levels
 from ...core.hspace.pca import pca
 from ...core.hspace.process import invert, restored
 from ...core.plots import labelled_grid, to_pil
+from ...harness.bench_hspace import random_like
 from ...harness.console import quiet_libraries
 from .. import weights
 from ..pictures import to_tensor
@@ -38,6 +39,7 @@ from .architecture import WEIGHTS
 from .pictures import Personas
 from .trials import (
     ATTRIBUTES,
+    FLIPPED,
     FOUND_IN,
     NAMES,
     NEW,
@@ -49,7 +51,6 @@ from .trials import (
     Trial,
     alone,
     directions,
-    random_like,
     unchanged,
 )
 from .truth import HELD_OUT_SEEDS, VALUES, Face
@@ -195,7 +196,7 @@ def by_text(studio: Studio) -> Part:
             one, other = pipe.text_encoder.text_projection(pipe.text_encoder(inputs.input_ids).pooler_output)
         high, low = ends_of(pictures @ (one / one.norm() - other / other.norm()), ENDS)
         trial = studio.tried(attribute, contrast(samples.chosen(high), samples.chosen(low)), studio.scale(attribute))
-        found.append(trial.flipped >= 75)
+        found.append(trial.flipped >= FLIPPED)
         labels = studio.drawn_to_find[2]
         right = [float(attribute.there(labels[end]).float().mean()) for end in (high, low)]
         details[attribute.name] = {"trial": vars(trial), "share with it at both ends": right}

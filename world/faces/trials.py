@@ -190,11 +190,3 @@ def stacked(several: Sequence[HSpaceDirections]) -> HSpaceDirections:
     """Directions of the same noise levels as one set."""
     shifts, values = (torch.cat([getattr(each, name) for each in several]) for name in ("shifts", "values"))
     return replace(several[0], shifts=shifts, values=values)
-
-
-def random_like(found: HSpaceDirections) -> HSpaceDirections:
-    """A direction of noise, as long as another at each noise level."""
-    noise = torch.randn(found.shifts.shape, generator=torch.Generator().manual_seed(0))
-    lengths = (shifts.flatten(2).norm(dim=2)[..., None, None, None] for shifts in (found.shifts, noise))
-    wanted, own = lengths
-    return replace(found, shifts=noise * wanted / own)
