@@ -305,14 +305,14 @@ def comfyui(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
-    command = ["-m", "conceptlens.harness.demo", "--out", absolute(arguments.out)]
+    command = ["-m", "conceptlens.hosting.demo", "--out", absolute(arguments.out)]
     return python(*command, *(["--open"] if arguments.open else []), host=host)
 
 
 def test(arguments: argparse.Namespace) -> int:
     """Lint, types and tests; the last line says what was run, and what was not."""
     host = prepare(arguments.comfyui)
-    if not arguments.no_browser and python("-m", "conceptlens.benchmarks.browser", host=host):
+    if not arguments.no_browser and python("-m", "conceptlens.hosting.browser", host=host):
         return 1  # it has said what to do
     results = VENV / "tests.xml"
     results.unlink(missing_ok=True)
@@ -347,7 +347,7 @@ def account(results: Path) -> str:
 def bench(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
     options = ["--json", absolute(arguments.json)] if arguments.json else []
-    return python("-m", "conceptlens.benchmarks", *options, host=host)
+    return python("-m", "conceptlens.evaluation", "speed", *options, host=host)
 
 
 def port(text: str) -> int:

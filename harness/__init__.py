@@ -1,1 +1,1 @@
-"""The same core without ComfyUI: diffusers adapter, command line, demo."""
+"""The command line of the methods, without ComfyUI."""

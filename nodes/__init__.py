@@ -5,25 +5,12 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from . import routes
-from .bias import ConceptBias, TokenMixBalance
-from .card import ConceptCard
-from .decompose import ConceptDecompose
-from .gallery import TokenMixGallery
-from .grid import LabelledGrid, StrengthSweep
-from .hspace import (
-    HSpaceDirection,
-    HSpaceDisentangle,
-    HSpacePCA,
-    HSpaceSample,
-    LoadHSpaceDirections,
-    SaveHSpaceDirections,
-)
-from .hspace_contrast import HSpaceContrast, HSpaceContrastByChoice, HSpaceContrastByText
-from .hspace_jacobian import HSpaceJacobian
-from .hspace_process import HSpaceInvert, SamplerAsyrp
-from .image_decompose import ImageDecompose
-from .model_edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
-from .token_mix import (
+from .conceptor.bias import ConceptBias, TokenMixBalance
+from .conceptor.card import ConceptCard
+from .conceptor.decompose import ConceptDecompose
+from .conceptor.gallery import TokenMixGallery
+from .conceptor.image_decompose import ImageDecompose
+from .conceptor.token_mix import (
     LoadTokenMix,
     SaveTokenMix,
     SaveTokenMixEmbedding,
@@ -31,7 +18,20 @@ from .token_mix import (
     TokenMixFromText,
     TokenMixPlot,
 )
-from .vocabulary import VocabEmbed, VocabSearch
+from .conceptor.vocabulary import VocabEmbed, VocabSearch
+from .grid import LabelledGrid, StrengthSweep
+from .hspace.contrast import HSpaceContrast, HSpaceContrastByChoice, HSpaceContrastByText
+from .hspace.directions import (
+    HSpaceDirection,
+    HSpaceDisentangle,
+    HSpacePCA,
+    HSpaceSample,
+    LoadHSpaceDirections,
+    SaveHSpaceDirections,
+)
+from .hspace.jacobian import HSpaceJacobian
+from .hspace.process import HSpaceInvert, SamplerAsyrp
+from .time_edit.edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
 from .worlds import EmojiWorldLoader, FaceWorldLoader
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..core.plots import label_each, labelled_grid
-from ..core.sweep import sweep
+from ..core.pictures.grid import label_each, labelled_grid
+from ..core.pictures.sweep import sweep
 from .connected import Node
 
 CATEGORY = "ConceptLens/Helpers"

@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from ..core.vocabulary import completions
+from ..core.conceptor.vocabulary import completions
 from . import host
 
 LONGEST, MOST = 64, 100  # of a query, and of an answer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pytest
-from conceptlens.core.backend import Family
+from conceptlens.core.model.protocols import Family
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def comfyui() -> Path:
     """The host's folder; it also carries CLIP's tokenizer."""
-    from conceptlens.harness.host_server import comfyui_folder
+    from conceptlens.hosting.folder import comfyui_folder
 
     return comfyui_folder()
 
@@ -82,8 +82,8 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture(scope="module")
-def pipe(family: Family, comfyui: Path) -> Any:
+def pipe(family: Family) -> Any:
     """A tiny diffusers pipeline of each family, for one module's tests."""
     from conceptlens.tests.tiny import tiny_pipeline
 
-    return tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")
+    return tiny_pipeline(family)

@@ -133,12 +133,12 @@ def main() -> int:
     register()
     torch.inference_mode = NoGradient  # pyright: ignore
     # Only now: what they import is decorated with it.
-    from conceptlens.core import decomposition
+    from conceptlens.core.conceptor import decomposition
     from conceptlens.harness import __main__ as harness
-    from conceptlens.harness import diffusers_backend
+    from conceptlens.harness.terminal import models
     from conceptlens.tests.tiny import RACERS
 
-    load = diffusers_backend.load_any_pipeline
+    load = models.load_any_pipeline
 
     def load_there(path: Any, device: str | None = None) -> Any:  # noqa: ARG001
         pipe = load(path, "cpu")
@@ -147,7 +147,7 @@ def main() -> int:
                 part.to(torch.device(NAME, 0)).requires_grad_(False)
         return pipe
 
-    diffusers_backend.load_any_pipeline = load_there
+    models.load_any_pipeline = load_there
     decomposition.RACERS = RACERS
     return harness.main(sys.argv[1:])
 

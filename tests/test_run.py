@@ -259,7 +259,7 @@ def test_the_last_line_says_what_was_run(
     last = capsys.readouterr().out.splitlines()[-1]
     tests = "2 passed, 2 failed, 1 skipped (left out by --no-browser)"
     assert last == f"run.py test: lint {lint}, types {types}, tests: {tests}"
-    assert "conceptlens.benchmarks.browser" not in {call[1] for call in called}
+    assert "conceptlens.hosting.browser" not in {call[1] for call in called}
     (tests,) = (call for call in called if call[1] == "pytest")
     assert tests[-3:] == ("--no-browser", "-k", "alignment")
 
@@ -270,7 +270,7 @@ def test_without_a_browser_nothing_is_tested(run: ModuleType, tmp_path: Path, mo
     monkeypatch.setattr(run, "python", lambda _, module, **__: called.append(module) or 1)
     arguments = run.parse(["test"])
     assert arguments.run(arguments) == 1
-    assert called == ["conceptlens.benchmarks.browser"]
+    assert called == ["conceptlens.hosting.browser"]
 
 
 def test_no_results_are_no_tests(run: ModuleType, tmp_path: Path) -> None:

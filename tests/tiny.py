@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from conceptlens.core.backend import Family
+from conceptlens.core.model.protocols import Family
+from conceptlens.world.tokenizer import FOLDER
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
@@ -37,11 +37,11 @@ def text_config(family: Family, which: int = 0) -> dict[str, Any]:
     }
 
 
-def tiny_pipeline(family: Family, tokenizer: Path) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+def tiny_pipeline(family: Family) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     torch.manual_seed(0)
     # OpenCLIP's encoders (SD 2.x, the second of SDXL) are padded with "!", whose id is 0.
     paddings = {"SD 1.x": ["<|endoftext|>"], "SD 2.x": ["!"], "SDXL": ["<|endoftext|>", "!"]}[family]
-    tokenizers = [CLIPTokenizer.from_pretrained(tokenizer, model_max_length=77, pad_token=pad) for pad in paddings]
+    tokenizers = [CLIPTokenizer.from_pretrained(FOLDER, pad_token=pad) for pad in paddings]
     unet: dict[str, Any] = {
         "block_out_channels": (32, 64),
         "layers_per_block": 2,

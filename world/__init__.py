@@ -1,1 +1,1 @@
-"""EmojiWorld: a small text-to-image model whose truth is known: its data, recipe, weights, judges and evaluation."""
+"""Worlds whose truth is known: what any of them needs. Each has a folder: its data, recipe, truth and weights."""

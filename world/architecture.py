@@ -1,11 +1,10 @@
-"""The shapes of EmojiWorld's parts, in the words of the configuration files that diffusers and the host read."""
+"""The shapes of what the worlds share, in the words of the configuration files that diffusers and the host read."""
 
 from __future__ import annotations
 
 from typing import Any
 
 LATENT_SIZE = 16  # a picture's side in latents; 8 pixels each
-GUIDANCE = 2.5  # with which it draws best: more sharpens mixtures, the shares of exemplars to the power of it
 # The host divides SD 1.x latents by it; ours have unit variance, so the autoencoder multiplies.
 SCALING_FACTOR = 0.18215
 
@@ -37,15 +36,6 @@ VISION: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
-}
-UNET: dict[str, Any] = {
-    "sample_size": LATENT_SIZE,
-    "block_out_channels": (64, 128, 192),
-    "layers_per_block": 1,
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "cross_attention_dim": WIDTH,
-    "attention_head_dim": 4,  # diffusers' name for the number of heads
 }
 SCHEDULER: dict[str, Any] = {
     "beta_start": 0.00085,

@@ -1,4 +1,4 @@
-"""EmojiWorld in diffusers: an ordinary pipeline."""
+"""A world in diffusers: an ordinary pipeline."""
 
 from __future__ import annotations
 
@@ -13,25 +13,16 @@ from torch.nn import Linear
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
-    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
 
 from . import weights
-from .architecture import SCHEDULER, TEXT, UNET, VISION, WIDTH
-
-
-def emoji_world_pipeline(
-    tokenizer: CLIPTokenizer, device: torch.device | str = "cpu", folder: Path = weights.FOLDER
-) -> StableDiffusionPipeline:
-    """EmojiWorld as a StableDiffusionPipeline: 128 x 128 pixels, DDIM, float32. `tokenizer` is CLIP's."""
-    read = weights.load("encoders", folder)
-    return world_pipeline(tokenizer, device, unet=UNET, scheduler=SCHEDULER, encoders=read, folder=folder)
+from .architecture import TEXT, VISION, WIDTH
+from .tokenizer import clip_tokenizer
 
 
 def world_pipeline(
-    tokenizer: CLIPTokenizer,
     device: torch.device | str,
     *,
     unet: Mapping[str, Any],
@@ -57,7 +48,7 @@ def world_pipeline(
     parts: dict[str, Any] = {
         "vae": autoencoder,
         "text_encoder": text_encoder,
-        "tokenizer": tokenizer,
+        "tokenizer": clip_tokenizer(),
         "unet": denoiser,
         "scheduler": DDIMScheduler(**scheduler),
         "image_encoder": image_encoder,

@@ -1,4 +1,4 @@
-"""EmojiWorld's weights: one file for each part, in float16, with the token table in four bits an entry."""
+"""Weights of a world: one file for each part, in float16, with the token table in four bits an entry."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from ..core import storage
 from ..core.errors import UserError
 
 Part = Literal["encoders", "vision", "autoencoder", "unet", "classifier"]
-FOLDER = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
 LEVELS = 7  # -7..7 in four bits
 CLIPPING = (1.0, 0.9, 0.8, 0.7, 0.6)  # shares of a row's largest entry that are tried as the largest level
 
 
-def save(part: Part, state: Mapping[str, Tensor], made: Mapping[str, Any], folder: Path = FOLDER) -> None:
+def save(part: Part, state: Mapping[str, Tensor], made: Mapping[str, Any], folder: Path) -> None:
     """Writes the weights of a part in float16 and notes their checksum; `made` says how they were made."""
     tensors = {name: tensor.half() for name, tensor in state.items() if name != EMBEDDING}
     if EMBEDDING in state:
         tensors |= pack(state[EMBEDDING])
     file = folder / f"{part}.safetensors"
-    storage.write(file, tensors, {"kind": f"EmojiWorld {part}", **made})
+    storage.write(file, tensors, made)
     known = {**checksums(folder), file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
     (folder / CHECKSUMS).write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def checksums(folder: Path = FOLDER) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
     """The checksum of each part's file; none where there are no weights."""
     file = folder / CHECKSUMS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def load(part: Part, folder: Path = FOLDER) -> dict[str, Tensor]:
+def load(part: Part, folder: Path) -> dict[str, Tensor]:
     """The weights of a part, named as diffusers and transformers name them; float16.
 
     Raises UserError that names the file, the checksum found and the one expected, and how to restore it.
     """
     file = folder / f"{part}.safetensors"
-    restore = f"restore it with: git -C {folder.parent.parent} checkout -- {folder.parent.name}/{folder.name}"
+    restore = f"restore it with: git -C {folder.parent} checkout -- {folder.name}"
     try:
         expected = checksums(folder)[file.name]
         data = file.read_bytes()

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..backend import Progress, unseen
 from ..errors import UserError
-from ..memory import Portions
+from ..model.memory import Portions
+from ..model.protocols import Progress, unseen
 from .directions import HSpaceDirections, Position, aligned, check_one_size
 
 Decoder = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...core.backend import Progress
 from ...core.hspace.process import Denoise, Fresh, Inversion, asyrp, invert, restored
+from ...core.model.protocols import Progress
 from .hspace import UNSHIFTED, HostBottleneck
 from .patches import answered_without_unet, check_evaluated, wrappers_of
 

@@ -13,11 +13,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from torch import Tensor
 
-from ...core.backend import Family, Progress
 from ...core.errors import UserError
 from ...core.hspace.directions import HSpaceDirections, Position
 from ...core.hspace.jacobian import Decoder, guided_decoder, nearest_levels
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
+from ...core.model.protocols import Family, Progress
 from .evaluations import Evaluated, apart, check_alone, tolerance, watched
 from .model import HostDenoiser, HostDiffusion
 from .patches import (

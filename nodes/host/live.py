@@ -8,8 +8,8 @@ import comfy.utils
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from ...core.backend import Progress
-from ...core.plots import to_pil
+from ...core.model.protocols import Progress
+from ...core.pictures.grid import to_pil
 
 
 def routes() -> Any:

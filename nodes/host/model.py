@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ...core.backend import Family
-from ...core.diffusion import Prediction
 from ...core.errors import UserError
 from ...core.hspace.directions import Position
 from ...core.hspace.jacobian import Decoder
-from ...core.lora import LoraFactors
-from ...core.text_tower import Encoded
+from ...core.model.diffusion import Prediction
+from ...core.model.protocols import Family
+from ...core.model.text_tower import Encoded
+from ...core.time_edit.lora import LoraFactors
 from .halves import Evaluation, halves
 from .patches import POSITIVES, Options, check_prediction, has_patches, portable
 

@@ -11,7 +11,7 @@ from comfy.sd import CLIP, VAE
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.lora import check_match
+from ...core.time_edit.lora import check_match
 from .model import HostDenoiser
 from .text import HostTextEncoder
 

@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sd import VAE
 from torch import Tensor
 
-from ...core.backend import Progress, unseen
+from ...core.model.protocols import Progress, unseen
 from .patches import KEY
 
 _batched: dict[str, bool] = {}  # of each sampler: whether `draws_each_alone`

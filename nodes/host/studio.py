@@ -16,8 +16,8 @@ from comfy.sd import CLIP, VAE
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...core.backend import Family, Progress, unseen
-from ...core.diffusion import check_channels
+from ...core.model.diffusion import check_channels
+from ...core.model.protocols import Family, Progress, unseen
 from .evaluations import check_alone
 from .model import HostDenoiser, HostDiffusion, prediction_of
 from .patches import check_prediction

@@ -14,10 +14,10 @@ from comfy.sd1_clip import SD1ClipModel, SDTokenizer
 from comfy.sdxl_clip import SDXLClipModel
 from torch import Tensor
 
-from ...core.backend import CONTEXT_LENGTH, Family
+from ...core.conceptor.vocabulary import WORD_END, token_texts
 from ...core.errors import UserError
-from ...core.text_tower import PROJECTION, TextTower
-from ...core.vocabulary import WORD_END, token_texts
+from ...core.model.protocols import Family
+from ...core.model.text_tower import CONTEXT_LENGTH, PROJECTION, TextTower
 from .model import effective_weight
 
 CLIP_TOKENS = 49408  # in CLIP's vocabulary

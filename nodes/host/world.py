@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...core.errors import UserError, out_of_memory
 from ...world import architecture, weights
+from ...world.emoji import architecture as emoji
 from ...world.faces import architecture as faces
 
 SUPPORTED_HOSTS = "0.24 to 0.30"
@@ -46,10 +47,10 @@ class EmojiWorld(comfy.supported_models.SD15):
 
     unet_config: ClassVar = comfy.supported_models.SD15.unet_config | {
         "context_dim": architecture.WIDTH,
-        "model_channels": architecture.UNET["block_out_channels"][0],
-        "transformer_depth": _depths(architecture.UNET["down_block_types"]),
+        "model_channels": emoji.UNET["block_out_channels"][0],
+        "transformer_depth": _depths(emoji.UNET["down_block_types"]),
     }
-    unet_extra_config: ClassVar = {"num_heads": architecture.UNET["attention_head_dim"], "num_head_channels": -1}
+    unet_extra_config: ClassVar = {"num_heads": emoji.UNET["attention_head_dim"], "num_head_channels": -1}
 
     def clip_target(self, state_dict: Any = {}) -> ClipTarget:
         return ClipTarget(super().clip_target(state_dict).tokenizer, EmojiClipModel)
@@ -98,7 +99,7 @@ class World:
     folder: Path  # of its weights
 
 
-EMOJI_WORLD = World("EmojiWorldLoader", EmojiWorld, architecture.UNET, "encoders", weights.FOLDER)
+EMOJI_WORLD = World("EmojiWorldLoader", EmojiWorld, emoji.UNET, "encoders", emoji.WEIGHTS)
 FACE_WORLD = World("FaceWorldLoader", FaceWorld, faces.UNET, "vision", faces.WEIGHTS)
 
 
@@ -107,13 +108,16 @@ def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
 
     Raises UserError when weights are missing or damaged, and when the host's classes are not those that it knows.
     """
-    texts = weights.load("encoders")
+    texts = weights.load("encoders", emoji.WEIGHTS)
     autoencoder, unet, vision = (weights.load(part, world.folder) for part in ("autoencoder", "unet", world.vision))
     try:
         model, clip, vae = _sd1_model(world, unet), _sd1_clip(texts), _tiny_vae(autoencoder)
         # How the host makes them anew where it needs a copy of its own: in training, on a second GPU.
         model.cached_patcher_init = (lambda **how: _sd1_model(world, weights.load("unet", world.folder), **how), ())
-        clip.patcher.cached_patcher_init = (lambda **how: _sd1_clip(weights.load("encoders"), **how).patcher, ())
+        clip.patcher.cached_patcher_init = (
+            lambda **how: _sd1_clip(weights.load("encoders", emoji.WEIGHTS), **how).patcher,
+            (),
+        )
         vae.patcher.cached_patcher_init = (
             lambda **_: _tiny_vae(weights.load("autoencoder", world.folder)).patcher,
             (),

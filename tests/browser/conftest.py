@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conceptlens.benchmarks.browser import chromium
-from conceptlens.benchmarks.editor import serve
-from conceptlens.harness.host_server import HostServer
+from conceptlens.evaluation.speed.editor import serve
+from conceptlens.hosting.browser import chromium
+from conceptlens.hosting.server import HostServer
 from playwright.sync_api import Browser, Page
 
 MOUNT = """async (words) => {

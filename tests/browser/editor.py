@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from conceptlens.core.mixture import MixEdits
+from conceptlens.core.conceptor.mixture import MixEdits
 from playwright.sync_api import Locator, Page
 
 ROWS = [[11, 12, 13, 14], ["rose", "tulip", "daisy", "grass"], [0.8, 0.4, 0.2, 0.1]]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from conceptlens.harness.host_server import HostServer
+from conceptlens.hosting.server import HostServer
 from playwright.sync_api import Browser, Page
 
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conceptlens.benchmarks.browser import chromium
-from conceptlens.harness.host_server import HostServer
+from conceptlens.hosting.browser import chromium
+from conceptlens.hosting.server import HostServer
 from conceptlens.tests.browser.host_page import host_page, queue
 from conceptlens.tests.conftest import ROOT
 from PIL import Image

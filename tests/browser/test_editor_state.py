@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conceptlens.core.mixture import MixEdits, TokenMix
+from conceptlens.core.conceptor.mixture import MixEdits, TokenMix
 from conceptlens.tests.browser.conftest import MOUNT
 from conceptlens.tests.browser.editor import TOKENS, bar, drag, learn, row, told, value
 from playwright.sync_api import Page, expect

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conceptlens.harness.host_server import HostServer
+from conceptlens.hosting.server import HostServer
 from conceptlens.tests.browser.host_page import host_page, queue
 from conceptlens.tests.conftest import ROOT
 from playwright.sync_api import Browser, Page

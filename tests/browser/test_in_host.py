@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conceptlens.harness.host_server import HostServer
+from conceptlens.evaluation.laboratory import Laboratory
+from conceptlens.hosting.server import HostServer
 from conceptlens.tests.browser.editor import bar, drag, row, value
 from conceptlens.tests.browser.host_page import await_host, host_page, queue, set_setting
-from conceptlens.world.laboratory import Laboratory
 from conceptlens.world.pictures import to_tensor
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, Page, expect

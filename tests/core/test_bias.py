@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conceptlens.core.bias import (
-    Share,
-    balance,
-    balanced,
-    edits_for_share,
-    nearness,
-    pairs_in,
-    picture_share,
-    reach_share,
-    slot_of,
-    word_groups,
-    word_pair,
-)
+from conceptlens.core.conceptor.bias import balance, balanced, nearness, pairs_in, word_groups, word_pair
+from conceptlens.core.conceptor.mixture import TokenMix
+from conceptlens.core.conceptor.shares import Share, picture_share
 from conceptlens.core.errors import UserError
-from conceptlens.core.mixture import TokenMix
-from conceptlens.core.model_edit import EditPair
+from conceptlens.core.time_edit.strength import edits_for_share, reach_share, slot_of
+from conceptlens.core.time_edit.time_edit import EditPair
 from conceptlens.tests.core.toy import ToyEncoder
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from conceptlens.core.card import WIDTH, concept_card, report_page
+from conceptlens.core.conceptor.card import WIDTH, concept_card, report_page
+from conceptlens.core.conceptor.mixture import TokenMix
 from conceptlens.core.errors import UserError
-from conceptlens.core.mixture import TokenMix
-from conceptlens.core.plots import from_pil
+from conceptlens.core.pictures.grid import from_pil
 from PIL import Image
 
 MIX = TokenMix.of([1, 2, 3], ["smoke", "sax", "<night>"], [0.9, 0.5, 0.1], concept="jazz & blues", family="SD 1.x")

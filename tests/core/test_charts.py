@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conceptlens.core.charts import bar_chart, word_cloud
 from conceptlens.core.errors import UserError
+from conceptlens.core.pictures.charts import bar_chart, word_cloud
 from PIL import ImageColor
 from torch import Tensor
 

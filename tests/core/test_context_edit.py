@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conceptlens.core.context_edit import ContextEdit
 from conceptlens.core.errors import UserError
+from conceptlens.core.time_edit.context_edit import ContextEdit
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file

@@ -14,11 +14,11 @@ import pytest
 import torch
 from conceptlens.core import storage
 from conceptlens.core.checkpoint import Checkpoint
-from conceptlens.core.context_edit import ContextEdit
+from conceptlens.core.conceptor.mixture import TokenMix
 from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.directions import HSpaceDirections
 from conceptlens.core.hspace.samples import HSpaceSamples
-from conceptlens.core.mixture import TokenMix
+from conceptlens.core.time_edit.context_edit import ContextEdit
 
 MUTATIONS = 2000
 JUNK: list[Any] = [None, True, -1, 0, 1, 2**63, 1e300, "", "x", "after", [], [[]], {}, {"a": None}, ["x"], "\ud800"]

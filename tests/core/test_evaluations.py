@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conceptlens.core.evaluations import Evaluations
+from conceptlens.core.conceptor.evaluations import Evaluations
 from hypothesis import given
 from hypothesis import strategies as some
 

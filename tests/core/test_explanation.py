@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conceptlens.core.decomposition import Settings
-from conceptlens.core.explanation import seeds_of
+from conceptlens.core.conceptor.decomposition import Settings
+from conceptlens.core.conceptor.explanation import seeds_of
 
 
 def test_after_the_largest_seed_they_begin_anew() -> None:

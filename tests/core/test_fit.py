@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.dictionary import Dictionary
-from conceptlens.core.fit import FitState, Settings
+from conceptlens.core.conceptor.dictionary import Dictionary
+from conceptlens.core.conceptor.fit import FitState, Settings
 
 
 @pytest.mark.parametrize(("method", "stays"), [("shares", True), ("conceptor", False)])

@@ -14,9 +14,9 @@ from conceptlens.core.hspace import jacobian
 from conceptlens.core.hspace.contrast import contrast, ends_of
 from conceptlens.core.hspace.directions import HSpaceDirections, aligned, disentangled, resized
 from conceptlens.core.hspace.jacobian import along_levels, nearest_levels, products, singular_directions
+from conceptlens.core.hspace.parsing import counted, percents
 from conceptlens.core.hspace.pca import IncrementalPCA, incremental_pca, pca, principal_components
 from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
-from conceptlens.core.hspace.written import counted, percents
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conceptlens.core.backend import Family
-from conceptlens.core.context_edit import ContextEdit
 from conceptlens.core.errors import UserError
-from conceptlens.core.lora import (
+from conceptlens.core.model.protocols import Family
+from conceptlens.core.time_edit.context_edit import ContextEdit
+from conceptlens.core.time_edit.lora import (
     LoraFactors,
     edit_denoiser,
     lora_names,
@@ -17,7 +17,7 @@ from conceptlens.core.lora import (
     save_lora,
     sufficient_rank,
 )
-from conceptlens.core.model_edit import EditPair, edit_model
+from conceptlens.core.time_edit.time_edit import EditPair, edit_model
 from conceptlens.tests.core.toy import ToyDenoiser, ToyEncoder
 from safetensors import safe_open
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.core.memory import Portions
+from conceptlens.core.model.memory import Portions
 
 
 class Crowded:

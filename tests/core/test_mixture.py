@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conceptlens.core.conceptor.mixture import MixEdits, TokenMix, mix_from_text
 from conceptlens.core.errors import UserError
-from conceptlens.core.mixture import MixEdits, TokenMix, mix_from_text
 from conceptlens.tests.core.toy import ToyEncoder
 from hypothesis import given
 from hypothesis import strategies as st

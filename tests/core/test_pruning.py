@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from conceptlens.benchmarks.pruning import published_pruning
+from conceptlens.core.conceptor.mixture import TokenMix
+from conceptlens.core.conceptor.pruning import Search, bundles_of, prune
 from conceptlens.core.errors import UserError
-from conceptlens.core.mixture import TokenMix
-from conceptlens.core.pruning import Search, bundles_of, prune
+from conceptlens.evaluation.pruning import published_pruning
 
 THRESHOLD = 0.93
 

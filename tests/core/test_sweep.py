@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conceptlens.core.errors import UserError
-from conceptlens.core.sweep import sweep
+from conceptlens.core.pictures.sweep import sweep
 
 
 @pytest.mark.parametrize(

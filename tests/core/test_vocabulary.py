@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from conceptlens.core.conceptor.vocabulary import completions, named_tokens, nearest_tokens, token_texts
 from conceptlens.core.errors import UserError
-from conceptlens.core.vocabulary import completions, named_tokens, nearest_tokens, token_texts
 from torch.nn.functional import cosine_similarity
 
 ENTRIES = ["<|startoftext|>", "dog</w>", "dog", "Hund</w>", "3</w>", "don't</w>", "\u72ac</w>", "<|endoftext|>"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from conceptlens.core.backend import CONTEXT_LENGTH, Family
+from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.text_tower import CONTEXT_LENGTH
 from torch import Tensor
 
 START, END = 0, 1

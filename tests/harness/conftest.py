@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.dictionary import Dictionary, Slot
-from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary
-from conceptlens.harness.diffusers_backend import DiffusersDiffusion, DiffusersTextEncoder
+from conceptlens.core.conceptor.dictionary import Dictionary, Slot
+from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary
+from conceptlens.pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder
 from torch import Tensor
 
 

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from conceptlens.core.mixture import TokenMix, mix_from_text
+from conceptlens.core.conceptor.mixture import TokenMix, mix_from_text
 from conceptlens.harness.__main__ import main
-from conceptlens.harness.diffusers_backend import EMOJI_WORLD, DiffusersTextEncoder, load_pipeline
-from conceptlens.harness.results import keep_result
-from conceptlens.harness.studio import DiffusersStudio
+from conceptlens.harness.terminal.models import EMOJI_WORLD, load_pipeline
+from conceptlens.harness.terminal.results import keep_result
+from conceptlens.pipelines.adapter import DiffusersTextEncoder
+from conceptlens.pipelines.studio import DiffusersStudio
 
 pytestmark = pytest.mark.usefixtures("comfyui")
 SAMPLING = ("--steps", "8", "--guidance-scale", "2.5")
@@ -28,14 +29,13 @@ def bias(out: Path, *more: str) -> int:
     return main(["bias", "--model", "emoji-world", *GROUPS, *counted, *more])
 
 
-def test_a_picture_is_explained_by_few_of_the_words(
-    mix: TokenMix, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_picture_is_explained_by_few_of_the_words(mix: TokenMix, tmp_path: Path) -> None:
     file, out = tmp_path / "mix.safetensors", tmp_path / "explained"
     mix.without([token for token, text in zip(mix.ids, mix.texts, strict=True) if "male" in text]).save(file)
     options = ("--seed", "3", "--threshold", "0.8", *SAMPLING)
-    assert main(["explain", "--model", "emoji-world", "--mix", str(file), *options, "--out", str(out), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["3"]
+    options += ("--out", str(out), "--json", str(out / "found.json"))
+    assert main(["explain-picture", "--model", "emoji-world", "--mix", str(file), *options]) == 0
+    found = json.loads((out / "found.json").read_text())["3"]
     assert found["words"][0] == "rose"
     assert len(found["words"]) < 4
     assert found["similarity"] >= 0.8
@@ -44,23 +44,25 @@ def test_a_picture_is_explained_by_few_of_the_words(
 
 
 def test_a_planted_bias_is_measured_and_finished_concepts_are_not_drawn_again(
-    mix: TokenMix, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mix: TokenMix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In EmojiWorld nine of ten mechanics are men, and one of ten singers."""
     mixes, out = tmp_path / "mixes", tmp_path / "bias"
     for concept, words in (("mechanic", mix), ("singer", mix.top(1))):
         words.save(mixes / f"{concept}.safetensors")
-    concepts = ("--concept", "mechanic", "--concept", "singer", "--mixes", str(mixes), "--json")
-    assert bias(out, *concepts) == 0
-    found = json.loads(capsys.readouterr().out)
+    concepts = ("--concept", "mechanic", "--concept", "singer", "--mixes", str(mixes))
+    file = tmp_path / "found.json"
+    assert bias(out, *concepts, "--json", str(file)) == 0
+    found = json.loads(file.read_text())
     assert found["mechanic"]["pictures"] > 0.7
     assert found["singer"]["pictures"] < 0.3
     assert found["mechanic"]["mix"] == pytest.approx(0.75)
     assert found["singer"]["mix"] is None
     assert (out / "bias.png").is_file()
     monkeypatch.setattr(DiffusersStudio, "latents_of_prompt", lambda *_: pytest.fail("drawn again"))
-    assert bias(out, *concepts) == 0
-    assert json.loads(capsys.readouterr().out) == found
+    file.unlink()
+    assert bias(out, *concepts, "--json", str(file)) == 0
+    assert json.loads(file.read_text()) == found
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conceptlens.core.mixture import TokenMix
-from conceptlens.core.plots import from_pil, labelled_grid, to_pil
+from conceptlens.core.conceptor.mixture import TokenMix
+from conceptlens.core.pictures.grid import from_pil, labelled_grid, to_pil
 from conceptlens.harness.__main__ import main
-from conceptlens.harness.options import file_name
+from conceptlens.harness.terminal.options import file_name
 from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.tiny import tiny_pipeline
 from PIL import Image
@@ -29,24 +30,35 @@ def harness(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def json_to(folder: Path) -> tuple[str, str]:
+    return "--json", str(folder / "found.json")
+
+
+def found_in(folder: Path) -> dict[str, Any]:
+    """What a command wrote there with --json."""
+    return json.loads((folder / "found.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
-def model(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline("SD 1.x", comfyui / "comfy/sd1_tokenizer").save_pretrained(folder)
+    tiny_pipeline("SD 1.x").save_pretrained(folder)
     return folder
 
 
 def test_edit_writes_the_lora_and_the_pictures(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "edits" / "blue.safetensors"
     sampling = ("--prompt", "a rose", "--prompt", "a cat", "--seed", "3", "--steps", "2", "--size", "64")
-    result = harness("edit", "--model", model, *EDIT, "--lambda", "0.5", "--out", out, *sampling, "--json")
+    result = harness(
+        "edit", "--model", model, *EDIT, "--lambda", "0.5", "--out", out, *sampling, "--json", tmp_path / "found.json"
+    )
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
+    told = found_in(tmp_path)
     assert told == {"edit": str(out), "rank": told["rank"], "layers": 22, "pictures": str(out.with_suffix(".png"))}
     assert len(load_file(out)) == 3 * 22
     assert Image.open(told["pictures"]).width >= 2 * 128
-    assert "lambda 0.5" in result.stderr
-    assert "editing weights (22)" in result.stderr
+    assert "lambda 0.5" in result.stdout
+    assert "editing weights (22)" in result.stdout
 
 
 def test_edit_on_top_of_a_lora_differs(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,10 +110,10 @@ def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest
     listed = tmp_path / "concepts.txt"
     listed.write_text("ice cream\n\n\u65e5\u672c\u306e\u72ac\n", encoding="utf-8-sig")  # as Windows' Notepad does
     out = tmp_path / "out"
-    command = ["decompose", "--json", "--model", str(model), "--out", str(out), *SMALL]
+    command = ["decompose", *json_to(tmp_path), "--model", str(model), "--out", str(out), *SMALL]
     command += ["--concept", "castle", "--concepts", str(listed)]
     assert main(command) == 0
-    results = json.loads(capsys.readouterr().out)
+    results = found_in(tmp_path)
     assert list(results) == ["castle", "ice cream", "\u65e5\u672c\u306e\u72ac"]
     for name in ("castle", "ice_cream", "\u65e5\u672c\u306e\u72ac"):
         mix = TokenMix.load(out / f"{name}.safetensors")
@@ -112,7 +124,7 @@ def test_concepts_are_explained_once(model: Path, tmp_path: Path, capsys: pytest
     (out / "castle.safetensors").unlink()
     written = {file: file.stat().st_mtime_ns for file in out.glob("*.safetensors")}
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out) == results
+    assert found_in(tmp_path) == results
     assert {file: file.stat().st_mtime_ns for file in written} == written
     assert main([*command, "--steps", "3"]) == 1
     assert "was made with other settings" in capsys.readouterr().err
@@ -141,13 +153,14 @@ def test_what_can_not_be_explained_is_one_line(
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_find_what_one_does(model: Path, tmp_path: Path) -> None:
     """Both have work: three concepts, whose pictures and words they share out."""
     concepts = ("castle", "river", "palace")
-    command = ["decompose", "--json", "--model", str(model), *SMALL, "--num-images", "17"]
+    command = ["decompose", *json_to(tmp_path), "--model", str(model), *SMALL, "--num-images", "17"]
     command += [part for concept in concepts for part in ("--concept", concept)]
     assert main([*command, "--out", str(tmp_path / "one")]) == 0
-    one = capsys.readouterr().out
+    expected = found_in(tmp_path)
+    (tmp_path / "found.json").unlink()
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "conceptlens.harness"]
     two = subprocess.run(
         [*together, *command, "--out", str(tmp_path / "two")],
@@ -158,19 +171,20 @@ def test_two_processes_find_what_one_does(model: Path, tmp_path: Path, capsys: p
     )
     assert two.returncode == 0, two.stderr
     assert sorted(map(str, (tmp_path / "two").glob("*.png"))) != []
-    found, expected = json.loads(two.stdout), json.loads(one)
+    found = found_in(tmp_path)
     assert list(found) == list(expected) == list(concepts)
     for concept in concepts:
         assert found[concept] == pytest.approx(expected[concept], rel=1e-3)
 
 
 def test_a_run_that_was_cut_off_finds_its_pictures_again(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conceptlens.core import explanation
-    from conceptlens.harness import studio
+    from conceptlens.core.conceptor import explanation
+    from conceptlens.pipelines import studio
 
-    command = ["decompose", "--json", "--model", str(model), "--out", str(tmp_path), *SMALL, "--concept", "castle"]
+    command = ["decompose", *json_to(tmp_path), "--model", str(model), "--out", str(tmp_path), *SMALL]
+    command += ["--concept", "castle"]
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -194,9 +208,8 @@ def test_a_run_that_was_cut_off_finds_its_pictures_again(
     for file in kept:  # one of them: the words
         file.write_bytes(file.read_bytes()[:100])
     (tmp_path / "castle.safetensors").rename(tmp_path / "before")
-    capsys.readouterr()
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out)["castle"] == pytest.approx(
+    assert found_in(tmp_path)["castle"] == pytest.approx(
         dict(zip(*_words(TokenMix.load(tmp_path / "before")), strict=True)), rel=1e-3
     )
 
@@ -206,9 +219,9 @@ def _words(mix: TokenMix) -> tuple[tuple[str, ...], tuple[float, ...]]:
 
 
 def test_words_nearest_to_a_text(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["vocab", "--json", "--model", str(model), "--templates", "none", "--cache", str(tmp_path)]
+    command = ["vocab", *json_to(tmp_path), "--model", str(model), "--templates", "none", "--cache", str(tmp_path)]
     assert main([*command, "--text", "castle", "--text", "ice cream", "--top", "3"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = found_in(tmp_path)
     assert told["tokens"] > 30_000
     assert next(iter(told["nearest"]["castle"].items())) == ("castle", pytest.approx(1, abs=1e-3))
     assert len(told["nearest"]["ice cream"]) == 3
@@ -221,19 +234,17 @@ def test_words_nearest_to_a_text(model: Path, tmp_path: Path, capsys: pytest.Cap
     assert "can't be read as a picture" in capsys.readouterr().err
 
 
-def test_a_mix_is_pictured_changed_and_kept_as_an_embedding(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mix_is_pictured_changed_and_kept_as_an_embedding(model: Path, tmp_path: Path) -> None:
     """`mix` draws what its prompt would with the embedding in the place of <>."""
-    from conceptlens.harness.diffusers_backend import load_pipeline
-    from conceptlens.harness.pictures import Sampling, sample
+    from conceptlens.harness.terminal.models import load_pipeline
+    from conceptlens.pipelines.pictures import Sampling, sample
 
     picture, embedding = tmp_path / "mix.png", tmp_path / "mix.safetensors"
-    command = ["mix", "--json", "--model", str(model), "--words", "dog: 0.6, snow: 0.3, night: 0.1", "--steps", "2"]
-    command += ["--size", "64", "--seed", "3", "--out", str(picture)]
+    command = ["mix", "--model", str(model), "--words", "dog: 0.6, snow: 0.3, night: 0.1", "--steps", "2"]
+    command += ["--size", "64", "--seed", "3", "--out", str(picture), *json_to(tmp_path)]
     changes = ["--set", "snow: 0.8, river: 0.4", "--without", "night", "--top", "2", "--embedding", str(embedding)]
     assert main([*command, *changes]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = found_in(tmp_path)
     assert told == {"mix": {"snow": 0.8, "dog": 0.6}, "picture": str(picture)}
     pipe = load_pipeline(model)
     pipe.load_textual_inversion(str(embedding), token="<mix>")
@@ -317,10 +328,8 @@ def test_a_long_concept_has_a_short_file_name_of_its_own() -> None:
     assert file_name("ice cream") == "ice_cream"
 
 
-def test_a_console_with_few_letters_shows_all_words(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As Windows' pipes: what they lack is written by its number, and JSON has nothing else."""
+def test_a_console_with_few_letters_shows_all_words(model: Path, tmp_path: Path) -> None:
+    """As Windows' pipes: what they lack is written by its number; the JSON file has it."""
     command = ["mix", "--model", str(model), "--words", "\U0001f602: 1", "--out", str(tmp_path / "a.png")]
     command += ["--steps", "1", "--size", "64"]
     narrow = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
@@ -328,10 +337,8 @@ def test_a_console_with_few_letters_shows_all_words(
     told = subprocess.run([*program, *command], capture_output=True, env=narrow, check=False)
     assert told.returncode == 0, told.stderr
     assert b"\\U0001f602" in told.stdout
-    assert main([*command, "--json"]) == 0
-    said = capsys.readouterr().out
-    assert said.isascii()
-    assert list(json.loads(said)["mix"]) == ["\U0001f602"]
+    assert main([*command, *json_to(tmp_path)]) == 0
+    assert list(found_in(tmp_path)["mix"]) == ["\U0001f602"]
 
 
 def test_cards_are_drawn_once_and_for_what_they_show(
@@ -375,15 +382,11 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("comfyui")
 def test_rose_turns_blue_and_apple_stays_red() -> None:
     """On a trained model: the edit is seen in the edited and in a related prompt, and not in a preserved one."""
-    from conceptlens.core.lora import lora_state_dict
-    from conceptlens.core.model_edit import EditPair, edit_model
-    from conceptlens.harness.diffusers_backend import (
-        EMOJI_WORLD,
-        DiffusersDenoiser,
-        DiffusersTextEncoder,
-        load_pipeline,
-    )
-    from conceptlens.harness.pictures import Sampling, sample
+    from conceptlens.core.time_edit.lora import lora_state_dict
+    from conceptlens.core.time_edit.time_edit import EditPair, edit_model
+    from conceptlens.harness.terminal.models import EMOJI_WORLD, load_pipeline
+    from conceptlens.pipelines.adapter import DiffusersDenoiser, DiffusersTextEncoder
+    from conceptlens.pipelines.pictures import Sampling, sample
 
     pipe = load_pipeline(EMOJI_WORLD)
     sampling = Sampling(seeds=(1, 2, 3), steps=15, guidance_scale=4.0)

@@ -8,17 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.backend import Family
 from conceptlens.core.checkpoint import Checkpoint
-from conceptlens.core.decomposition import Concept, decompose, explained, explains, helpful, race, removal_costs
-from conceptlens.core.dictionary import Dictionary, Slot, own_words, rank_by_gradient, token_losses
-from conceptlens.core.diffusion import Prediction, draw
+from conceptlens.core.conceptor.decomposition import (
+    Concept,
+    decompose,
+    explained,
+    explains,
+    helpful,
+    race,
+    removal_costs,
+)
+from conceptlens.core.conceptor.dictionary import Dictionary, Slot, own_words, rank_by_gradient, token_losses
+from conceptlens.core.conceptor.evaluations import Evaluations
+from conceptlens.core.conceptor.fit import FitStep, Judge, Settings
+from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens
 from conceptlens.core.errors import UserError
-from conceptlens.core.evaluations import Evaluations
-from conceptlens.core.fit import FitStep, Judge, Settings
-from conceptlens.core.text_tower import Encoded
-from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary, named_tokens
-from conceptlens.harness.diffusers_backend import DiffusersTextEncoder
+from conceptlens.core.model.diffusion import Prediction, draw
+from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.text_tower import Encoded
+from conceptlens.pipelines.adapter import DiffusersTextEncoder
 from torch import Tensor
 
 CPU = torch.device("cpu")

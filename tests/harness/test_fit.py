@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.dictionary import Dictionary, Slot, loss_gradient, token_losses
-from conceptlens.core.diffusion import Draws, add_noise, denoising_loss, draw
+from conceptlens.core.conceptor.dictionary import Dictionary, Slot, loss_gradient, token_losses
+from conceptlens.core.conceptor.fit import PATIENCE, FitState, FitStep, Settings, fit_conceptor
 from conceptlens.core.errors import UserError
-from conceptlens.core.fit import PATIENCE, FitState, FitStep, Settings, fit_conceptor
-from conceptlens.core.text_tower import Encoded
-from conceptlens.harness.diffusers_backend import DiffusersDiffusion, DiffusersTextEncoder
+from conceptlens.core.model.diffusion import Draws, add_noise, denoising_loss, draw
+from conceptlens.core.model.text_tower import Encoded
+from conceptlens.pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 

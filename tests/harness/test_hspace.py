@@ -14,13 +14,13 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.directions import HSpaceDirections
 from conceptlens.core.hspace.jacobian import singular_directions
 from conceptlens.core.hspace.samples import HSpaceSamples, joined
+from conceptlens.evaluation.hspace import ATTRIBUTES, channel, random_like
 from conceptlens.harness.__main__ import main
-from conceptlens.harness.bench_hspace import ATTRIBUTES, channel, random_like
-from conceptlens.harness.bottleneck import DiffusersBottleneck
-from conceptlens.harness.pictures import Sampling, sample_latents
+from conceptlens.pipelines.bottleneck import DiffusersBottleneck
+from conceptlens.pipelines.pictures import Sampling, sample_latents
 from conceptlens.tests.tiny import tiny_pipeline
-from conceptlens.world.meters import kinds
-from conceptlens.world.truth import Truth
+from conceptlens.world.emoji.classifier import kinds
+from conceptlens.world.emoji.truth import Truth
 from diffusers import AutoencoderTiny, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from torch import Tensor
@@ -29,10 +29,10 @@ DRAWING = ("--steps", "3", "--guidance-scale", "3", "--size", "64")
 
 
 @pytest.fixture(scope="module")
-def folder(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SD 1.x model and an unconditional one, and samples of the first."""
     folder = tmp_path_factory.mktemp("models")
-    tiny_pipeline("SD 1.x", comfyui / "comfy/sd1_tokenizer").save_pretrained(folder / "text")
+    tiny_pipeline("SD 1.x").save_pretrained(folder / "text")
     unconditional().save_pretrained(folder / "plain")
     assert hspace(*sampling(folder, "a rose", folder / "roses")) == 0
     assert hspace(*sampling(folder, "a cat", folder / "cats")) == 0
@@ -66,9 +66,9 @@ def samples(folder: Path) -> HSpaceSamples:
     ("family", "prediction"),
     [("SD 1.x", "epsilon"), ("SD 1.x", "sample"), ("SD 2.x", "v_prediction"), ("SDXL", "epsilon")],
 )
-def test_pictures_are_the_pipelines_own(family: Any, prediction: str, comfyui: Path) -> None:
+def test_pictures_are_the_pipelines_own(family: Any, prediction: str) -> None:
     """But for diffusers' last step, which leaves a rest of noise."""
-    pipe = tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")
+    pipe = tiny_pipeline(family)
     pipe.scheduler.register_to_config(prediction_type=prediction)
     drawn = DiffusersBottleneck(pipe, "a rose", 3.0, 64).draw([4, 5], 5)
     expected = sample_latents(pipe, [4, 5], Sampling((), 5, 3.0, 64), prompt="a rose")
@@ -91,8 +91,8 @@ def test_samples_are_kept_and_not_drawn_again(folder: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("position", ["after", "before", "inside"])
 @pytest.mark.parametrize("kind", ["text", "plain"])
-def test_the_rest_of_the_unet_is_a_function_of_the_bottleneck(kind: str, position: Any, comfyui: Path) -> None:
-    pipe = unconditional() if kind == "plain" else tiny_pipeline("SDXL", comfyui / "comfy/sd1_tokenizer")
+def test_the_rest_of_the_unet_is_a_function_of_the_bottleneck(kind: str, position: Any) -> None:
+    pipe = unconditional() if kind == "plain" else tiny_pipeline("SDXL")
     bottleneck = DiffusersBottleneck(pipe, None if kind == "plain" else "a rose", 3.0)
     x = 3 * torch.randn(1, *bottleneck.shape, generator=torch.Generator().manual_seed(0))
     seen: list[Tensor] = []
@@ -129,8 +129,8 @@ def test_an_interrupt_leaves_no_hooks() -> None:
 
 def test_components_are_found_and_applied(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "found.safetensors"
-    assert hspace("pca", folder / "roses", "--components", "3", "--out", out, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    assert hspace("pca", folder / "roses", "--components", "3", "--out", out, "--json", tmp_path / "found.json") == 0
+    told = json.loads((tmp_path / "found.json").read_text())
     assert told["count"] == len(told["shares"]) == 3
     assert Image.open(out.with_suffix(".png")).width > 100
     along = ("apply", "--model", folder / "text", "--prompt", "a rose", *DRAWING, "--directions", out)

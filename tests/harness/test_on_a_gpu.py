@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conceptlens.core import decomposition
+from conceptlens.core.conceptor import decomposition
 from conceptlens.harness.__main__ import main
 from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.tiny import RACERS, tiny_pipeline
@@ -28,9 +28,9 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def model(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline("SD 1.x", comfyui / "comfy/sd1_tokenizer").save_pretrained(folder)
+    tiny_pipeline("SD 1.x").save_pretrained(folder)
     return folder
 
 

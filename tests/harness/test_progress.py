@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.dictionary import ROWS_AT_ONCE
-from conceptlens.core.diffusion import Prediction
-from conceptlens.core.explanation import explain
-from conceptlens.core.fit import Settings
-from conceptlens.core.text_tower import Encoded
-from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary, named_tokens
-from conceptlens.harness.console import Console
-from conceptlens.harness.diffusers_backend import DiffusersTextEncoder
-from conceptlens.harness.pictures import Sampling
-from conceptlens.harness.studio import DiffusersStudio
+from conceptlens.core.conceptor.dictionary import ROWS_AT_ONCE
+from conceptlens.core.conceptor.explanation import explain
+from conceptlens.core.conceptor.fit import Settings
+from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens
+from conceptlens.core.model.diffusion import Prediction
+from conceptlens.core.model.text_tower import Encoded
+from conceptlens.harness.terminal.console import Console
+from conceptlens.pipelines.adapter import DiffusersTextEncoder
+from conceptlens.pipelines.pictures import Sampling
+from conceptlens.pipelines.studio import DiffusersStudio
 from conceptlens.tests.tiny import tiny_pipeline
 from torch import Tensor
 
@@ -92,8 +91,8 @@ class Counting(DiffusersStudio):
 
 
 @pytest.fixture(scope="module")
-def pipe(comfyui: Path) -> Any:
-    return tiny_pipeline("SDXL", comfyui / "comfy/sd1_tokenizer")
+def pipe() -> Any:
+    return tiny_pipeline("SDXL")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +151,7 @@ def test_a_pipe_is_told_how_much_there_is_and_how_long_it_takes(
     """Also where the first step that is heard of is not the first: pictures are drawn in batches."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with Console(False).progress("drawing") as progress:
+    with Console().progress("drawing") as progress:
         for done in range(16, 97, 16):
             now[0] += 25
             progress(done, 96)

@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.backend import CONTEXT_LENGTH, Family
-from conceptlens.core.errors import UserError
-from conceptlens.core.mixture import TokenMix
-from conceptlens.core.text_tower import TextTower, encode
-from conceptlens.core.vocabulary import (
+from conceptlens.core.conceptor.mixture import TokenMix
+from conceptlens.core.conceptor.vocabulary import (
     CONCEPTOR_TEMPLATES,
     TEMPLATES,
     embed_vocabulary,
@@ -22,7 +19,10 @@ from conceptlens.core.vocabulary import (
     template_features,
     text_feature,
 )
-from conceptlens.harness.diffusers_backend import DiffusersTextEncoder
+from conceptlens.core.errors import UserError
+from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.text_tower import CONTEXT_LENGTH, TextTower, encode
+from conceptlens.pipelines.adapter import DiffusersTextEncoder
 from torch import Tensor
 from torch.nn.functional import normalize
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conceptlens.harness.host_server import HostServer
+from conceptlens.hosting.server import HostServer
 from conceptlens.tests.conftest import ROOT
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import torch
-from conceptlens.harness.host_server import Graph, HostServer
+from conceptlens.hosting.server import Graph, HostServer
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from conceptlens.core.backend import Family
-from conceptlens.core.diffusion import Draws, denoising_loss
 from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.jacobian import singular_directions
-from conceptlens.core.lora import lora_names, lora_state_dict
-from conceptlens.core.model_edit import EditPair, edit_model
-from conceptlens.core.text_tower import encode
-from conceptlens.harness.diffusers_backend import DiffusersDenoiser, DiffusersDiffusion, DiffusersTextEncoder
+from conceptlens.core.model.diffusion import Draws, denoising_loss
+from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.text_tower import encode
+from conceptlens.core.time_edit.lora import lora_names, lora_state_dict
+from conceptlens.core.time_edit.time_edit import EditPair, edit_model
+from conceptlens.pipelines.adapter import DiffusersDenoiser, DiffusersDiffusion, DiffusersTextEncoder
 from torch.nn import Linear
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def test_patched_model_and_lora_loader_agree(encoder: HostTextEncoder, denoiser:
 
 def test_sdxl_names_are_the_original_ones(comfyui: Path) -> None:
     import comfy.utils
-    from conceptlens.harness.random_checkpoint import UNETS
+    from conceptlens.hosting.random_checkpoint import UNETS
 
     assert comfyui
     names = {k: v for k, v in comfy.utils.unet_to_diffusers(UNETS["sdxl"]).items() if "attn2.to_k" in k}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.plots import from_pil
-from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.core.pictures.grid import from_pil
+from conceptlens.hosting.server import Graph, GraphError, HostServer
 from conceptlens.tests.host.graphs import node
 from PIL import Image
 from torch import Tensor

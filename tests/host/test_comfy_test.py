@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conceptlens.harness.host_server import HostServer
+from conceptlens.hosting.server import HostServer
 from conceptlens.tests.conftest import ROOT
 
 

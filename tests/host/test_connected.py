@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.hosting.server import Graph, GraphError, HostServer
 from conceptlens.tests.host.graphs import CHECKPOINT, edit_node, node
 from conceptlens.tests.host.test_decompose import decompose_graph
 from conceptlens.tests.tiny import tiny_pipeline
@@ -96,19 +95,19 @@ def test_inputs_that_validation_names_keep_the_hosts_checks(nodes: list[Any]) ->
     ],
 )
 def test_parts_of_another_model_are_named(world: tuple, parts: dict[str, Any], said: str) -> None:
-    from conceptlens.nodes.hspace_process import HSpaceInvert
-    from conceptlens.nodes.image_decompose import ImageDecompose
+    from conceptlens.nodes.conceptor.image_decompose import ImageDecompose
+    from conceptlens.nodes.hspace.process import HSpaceInvert
 
     which = HSpaceInvert if "latent_image" in parts else ImageDecompose
     with pytest.raises(UserError, match=said):
         which.execute(model=world[0], **parts)
 
 
-def test_a_text_encoder_of_another_model_is_named(world: tuple, comfyui: Path) -> None:
-    from conceptlens.nodes.decompose import ConceptDecompose
+def test_a_text_encoder_of_another_model_is_named(world: tuple) -> None:
+    from conceptlens.nodes.conceptor.decompose import ConceptDecompose
     from conceptlens.tests.host.twin import twin_model
 
-    model = twin_model(tiny_pipeline("SD 1.x", comfyui / "comfy/sd1_tokenizer"), "SD 1.x")
+    model = twin_model(tiny_pipeline("SD 1.x"), "SD 1.x")
     with pytest.raises(UserError, match="the text encoder gives width 384; take both from the same checkpoint"):
         decompose: Any = ConceptDecompose
         decompose.execute(model=model, clip=world[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conceptlens.harness.host_server import HostServer
+from conceptlens.hosting.server import HostServer
 from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.host.graphs import SETTINGS
 from PIL import Image

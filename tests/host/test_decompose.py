@@ -10,16 +10,16 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conceptlens.core import decomposition
-from conceptlens.core.backend import Family
+from conceptlens.core.conceptor import decomposition
+from conceptlens.core.conceptor.explanation import explain
+from conceptlens.core.conceptor.fit import Settings
+from conceptlens.core.conceptor.mixture import TokenMix
+from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, fingerprint
 from conceptlens.core.errors import UserError
-from conceptlens.core.explanation import explain
-from conceptlens.core.fit import Settings
-from conceptlens.core.mixture import TokenMix
-from conceptlens.core.vocabulary import Vocabulary, embed_vocabulary, fingerprint
-from conceptlens.harness.host_server import Graph, GraphError, HostServer
-from conceptlens.harness.pictures import Sampling
-from conceptlens.harness.studio import DiffusersStudio
+from conceptlens.core.model.protocols import Family
+from conceptlens.hosting.server import Graph, GraphError, HostServer
+from conceptlens.pipelines.pictures import Sampling
+from conceptlens.pipelines.studio import DiffusersStudio
 from conceptlens.tests.host.graphs import executed_nodes, node, watch
 from conceptlens.tests.tiny import RACERS
 from torch import Tensor
@@ -163,7 +163,7 @@ def test_what_can_not_be_explained_is_said_before_pictures_are_made(
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_picture_of_a_list_is_told_from_a_batch(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conceptlens.nodes import decompose
+    from conceptlens.nodes.conceptor import decompose
 
     explained = MagicMock()
     explained.report.return_value = "words"

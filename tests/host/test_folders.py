@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from conceptlens.core.conceptor.mixture import TokenMix
 from conceptlens.core.errors import UserError
-from conceptlens.core.mixture import TokenMix
-from conceptlens.harness.host_server import GraphError, HostServer
+from conceptlens.hosting.server import GraphError, HostServer
 from conceptlens.tests.host.graphs import node
 from safetensors import safe_open
 

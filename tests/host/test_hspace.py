@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.hosting.server import Graph, GraphError, HostServer
 from conceptlens.tests.host.graphs import Link, node, sampling_graph, saved_latent
 from safetensors import safe_open
 from torch import Tensor
@@ -273,7 +273,7 @@ def test_what_can_not_be_parted_is_one_sentence(server: HostServer, changes: dic
 
 
 def picture(server: HostServer, image: dict[str, str]) -> Tensor:
-    from conceptlens.core.plots import from_pil
+    from conceptlens.core.pictures.grid import from_pil
     from PIL import Image
 
     return from_pil(Image.open(server.base / "output" / image["subfolder"] / image["filename"]))

@@ -7,7 +7,7 @@ from weakref import finalize
 
 import pytest
 import torch
-from conceptlens.core.backend import Family
+from conceptlens.core.model.protocols import Family
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

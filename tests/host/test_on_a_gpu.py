@@ -10,11 +10,11 @@ from weakref import ref
 
 import pytest
 import torch
-from conceptlens.core.backend import Family
-from conceptlens.core.dictionary import encoded_gradient
-from conceptlens.core.diffusion import Draws
+from conceptlens.core.conceptor.dictionary import encoded_gradient
 from conceptlens.core.errors import UserError
-from conceptlens.core.text_tower import Encoded
+from conceptlens.core.model.diffusion import Draws
+from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.text_tower import Encoded
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.backend import Family, unseen
 from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.directions import HSpaceDirections
-from conceptlens.core.text_tower import Encoded
+from conceptlens.core.model.protocols import Family, unseen
+from conceptlens.core.model.text_tower import Encoded
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")
@@ -628,7 +628,7 @@ def test_samples_of_a_noisy_sampler_are_those_of_their_seeds(model: Any) -> None
 
 def test_a_noise_mask_leaves_the_rest_of_an_inverted_picture(model: Any) -> None:
     import comfy.samplers
-    from conceptlens.nodes.hspace_process import HSpaceInvert
+    from conceptlens.nodes.hspace.process import HSpaceInvert
 
     picture = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     mask = torch.zeros(1, 64, 64)

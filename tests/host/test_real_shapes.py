@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conceptlens.harness.host_server import HostServer
+from conceptlens.hosting.server import HostServer
 from conceptlens.tests.host.conftest import write_checkpoint
 from conceptlens.tests.host.graphs import edit_node, edited_graph, node, run_to_latent, sampling_graph
 from safetensors import safe_open

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conceptlens.benchmarks.robustness import campaign
-from conceptlens.harness.host_server import HostServer
+from conceptlens.evaluation.robustness import campaign
+from conceptlens.hosting.server import HostServer
 
 
 def test_random_graphs_run_or_end_with_a_sentence(server: HostServer) -> None:

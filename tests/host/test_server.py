@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.hosting.server import Graph, GraphError, HostServer
 from conceptlens.tests.host.graphs import (
     EDIT,
     SETTINGS,

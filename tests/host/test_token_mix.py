@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.backend import Family
+from conceptlens.core.conceptor.mixture import TokenMix, mix_from_text
 from conceptlens.core.errors import UserError
-from conceptlens.core.mixture import TokenMix, mix_from_text
-from conceptlens.core.plots import from_pil
-from conceptlens.core.text_tower import encode
-from conceptlens.harness.host_server import Graph, GraphError, HostServer
+from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.text_tower import encode
+from conceptlens.core.pictures.grid import from_pil
+from conceptlens.hosting.server import Graph, GraphError, HostServer
 from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.host.graphs import CHECKPOINT, executed_nodes, node, saved_latent
 from conceptlens.tests.tiny import FAMILIES, tiny_pipeline
@@ -52,7 +52,7 @@ def test_the_hosts_conditioning_is_the_fits(encoder: Any, family: Family) -> Non
 
 
 def test_one_file_is_the_mix_in_the_host_and_in_diffusers(
-    encoder: Any, family: Family, comfyui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Any, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`embedding:my_concept` here, the help page's lines there, and the live pseudo-token give one context."""
     mix, tables, clip = mix_of(encoder), encoder.tables(), encoder._clip
@@ -64,7 +64,7 @@ def test_one_file_is_the_mix_in_the_host_and_in_diffusers(
     ((here, extras_here),) = clip.encode_from_tokens_scheduled(prompt)
     assert torch.equal(here, expected)
 
-    pipe = tiny_pipeline(family, comfyui / "comfy/sd1_tokenizer")  # of its own: it is given a word
+    pipe = tiny_pipeline(family)  # of its own: it is given a word
     if family == "SDXL":
         pipe.text_encoder_2.text_model.eos_token_id = 2  # as in the published checkpoint
     page = (ROOT / "web/docs/SaveTokenMixEmbedding.md").read_text(encoding="utf-8")
@@ -231,7 +231,7 @@ def test_vocabulary_is_searched_by_text_and_picture(
     encoder: Any, family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from conceptlens.nodes import host
-    from conceptlens.nodes.vocabulary import VocabEmbed, VocabSearch
+    from conceptlens.nodes.conceptor.vocabulary import VocabEmbed, VocabSearch
 
     monkeypatch.setattr(host, "cache_folder", lambda: tmp_path)
     clip = encoder._clip

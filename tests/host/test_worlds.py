@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.harness.diffusers_backend import load_pipeline
-from conceptlens.harness.host_server import Graph, HostServer
+from conceptlens.harness.terminal.models import load_pipeline
+from conceptlens.hosting.server import Graph, HostServer
 from conceptlens.tests.host.graphs import node, run_to_latent, sampling_graph
 from conceptlens.world import weights
 from torch import Tensor

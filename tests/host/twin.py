@@ -9,7 +9,7 @@ import comfy.supported_models
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from conceptlens.core.backend import Family
+from conceptlens.core.model.protocols import Family
 from conceptlens.tests.tiny import LAYERS, text_config
 from torch import Tensor
 

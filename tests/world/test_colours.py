@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 import pytest
-from conceptlens.world.colours import HUES, NEAR, colour_name, hue_distance, in_hue, main_hue
+from conceptlens.world.emoji.colours import HUES, NEAR, colour_name, hue_distance, in_hue, main_hue
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw

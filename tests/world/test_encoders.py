@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conceptlens.world.captions import draw_caption
-from conceptlens.world.encoders import contrastive_loss, shows
-from conceptlens.world.truth import Truth
+from conceptlens.world.emoji.captions import draw_caption
+from conceptlens.world.emoji.encoders import contrastive_loss, shows
+from conceptlens.world.emoji.truth import Truth
 from torch.nn.functional import normalize
 
 

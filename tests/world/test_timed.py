@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from itertools import pairwise
 
-from conceptlens.core.timed import TimedPair, Wording, read_pairs
-from conceptlens.world.captions import FLAT_TEMPLATES, TEMPLATES, with_article
-from conceptlens.world.timed import TEST, VALIDATION, edits
-from conceptlens.world.truth import Truth
+from conceptlens.evaluation.timed_set import TimedPair, Wording, read_pairs
+from conceptlens.world.emoji.captions import FLAT_TEMPLATES, TEMPLATES, with_article
+from conceptlens.world.emoji.timed import TEST, VALIDATION, edits
+from conceptlens.world.emoji.truth import Truth
 
 TRUTH = Truth.load()
 PAIRS = {file: read_pairs(file) for file in (TEST, VALIDATION)}

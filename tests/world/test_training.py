@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.world.train import OutOfTimeError, Workshop
 from conceptlens.world.training import Settings, train
+from conceptlens.world.workshop import OutOfTimeError, Workshop
 from torch import Tensor
 from torch.nn import Conv2d, Flatten, Linear, ReLU, Sequential
 

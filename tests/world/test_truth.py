@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conceptlens.core.errors import UserError
-from conceptlens.world import sources as sources_module
-from conceptlens.world.captions import KINDS, draw_caption, with_article
-from conceptlens.world.colours import HUES
-from conceptlens.world.pictures import SEEN, varied
-from conceptlens.world.sources import PACKAGES, Package, fetch
-from conceptlens.world.truth import TONES, Truth
+from conceptlens.world import packages
+from conceptlens.world.emoji.captions import KINDS, draw_caption, with_article
+from conceptlens.world.emoji.colours import HUES
+from conceptlens.world.emoji.pictures import SEEN, varied
+from conceptlens.world.emoji.sources import PACKAGES
+from conceptlens.world.emoji.truth import TONES, Truth
+from conceptlens.world.packages import Package, fetch
 from PIL import Image
 
 
@@ -132,7 +133,7 @@ def test_variants_differ_and_keep_the_whole_emoji() -> None:
 
 def test_wrong_download_is_refused_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = Package("unicode-emoji-json", "0.9.0", "AAAA")
-    monkeypatch.setattr(sources_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(packages.shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="npm was not found"):
         fetch(package, tmp_path)
     monkeypatch.undo()
@@ -144,10 +145,10 @@ def test_wrong_download_is_refused_and_removed(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.slow
 @pytest.mark.usefixtures("comfyui")
 def test_truth_is_what_the_packages_give(truth: Truth, tmp_path: Path) -> None:
-    from conceptlens.world.build import training_sheet
-    from conceptlens.world.language import clip_tokenizer
-    from conceptlens.world.sources import Sources
-    from conceptlens.world.truth import build_truth
+    from conceptlens.world.emoji.build import training_sheet
+    from conceptlens.world.emoji.sources import Sources
+    from conceptlens.world.emoji.truth import build_truth
+    from conceptlens.world.tokenizer import clip_tokenizer
 
     sources = Sources(tmp_path)
     assert build_truth(sources, clip_tokenizer()) == truth

@@ -6,8 +6,10 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from .. import autoencoder, weights
-from ..autoencoder import CROP
+from .. import weights
+from ..emoji import autoencoder
+from ..emoji.architecture import WEIGHTS
+from ..emoji.autoencoder import CROP
 
 LATENT_NOISE = 0.1  # a sampler of faces is less exact than EmojiWorld's decoder was prepared for
 
@@ -15,7 +17,7 @@ LATENT_NOISE = 0.1  # a sampler of faces is less exact than EmojiWorld's decoder
 def build() -> AutoencoderTiny:
     """With EmojiWorld's weights."""
     model = autoencoder.build()
-    model.load_state_dict(weights.load("autoencoder"))
+    model.load_state_dict(weights.load("autoencoder", WEIGHTS))
     return model
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.plots import from_pil, labelled_grid, to_pil
+from ...core.pictures.grid import from_pil, labelled_grid, to_pil
 from .pictures import Personas
 from .truth import TRAINING_SEEDS, TRUTH_FILE, Face, build_truth, draw_caption
 

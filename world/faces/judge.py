@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate, normalize
 
-from ..meters import Classifier
+from ..classifier import Classifier
 from .truth import VALUES
 
 COUNTS = [len(values) for values in VALUES.values()]

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..sources import SIZE, Package, fetch
+from ..packages import Package, fetch
+from ..pictures import SIZE
 from .truth import Face
 
 PERSONAS = Package(

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from transformers import CLIPVisionModelWithProjection
 
 from ...core import storage
-from .. import encoders
-from .. import train as world_train
-from ..meters import Classifier
+from ..classifier import Classifier
+from ..emoji import encoders
+from ..emoji.pipeline import emoji_world_pipeline
 from ..pictures import to_tensor
-from ..pipeline import emoji_world_pipeline
 from ..training import Settings, computing_dtype
+from ..workshop import Workshop, main
 from . import autoencoder, denoiser, judge, vision
 from .architecture import WEIGHTS
 from .pictures import Personas
@@ -33,7 +33,7 @@ UNET = Settings(steps=3500, batch=64, learning_rate=1e-3, decay_from=0.55, weigh
 AT_ONCE = 32  # pictures and captions that are encoded together
 
 
-class FaceWorkshop(world_train.Workshop):
+class FaceWorkshop(Workshop):
     """FaceWorld's parts."""
 
     world = "FaceWorld"
@@ -116,7 +116,7 @@ class FaceWorkshop(world_train.Workshop):
     @torch.no_grad()
     def contexts(self, texts: list[str]) -> Iterator[Tensor]:
         """EmojiWorld's text encoder's states of texts, some (n, 77, width) float16 at a time."""
-        encoder: Any = emoji_world_pipeline(self.tokenizer).text_encoder.to(self.device)
+        encoder: Any = emoji_world_pipeline().text_encoder.to(self.device)
         for first in tqdm(range(0, len(texts), AT_ONCE), desc="encoding captions"):
             some = texts[first : first + AT_ONCE]
             inputs = self.tokenizer(some, padding="max_length", truncation=True, return_tensors="pt")
@@ -140,4 +140,4 @@ class FaceWorkshop(world_train.Workshop):
 
 
 if __name__ == "__main__":
-    sys.exit(world_train.main(FaceWorkshop, ("autoencoder", "classifier", "vision", "unet"), WEIGHTS))
+    sys.exit(main(FaceWorkshop, ("autoencoder", "classifier", "vision", "unet"), WEIGHTS))

@@ -13,14 +13,15 @@ from transformers import CLIPModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionM
 
 from .. import weights
 from ..architecture import VISION
-from ..encoders import contrastive_loss, text_features
+from ..emoji.architecture import WEIGHTS
+from ..emoji.encoders import contrastive_loss, text_features
 from .truth import Face, draw_caption
 
 
 def build() -> CLIPVisionModelWithProjection:
     """With EmojiWorld's weights."""
     model = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
-    read = weights.load("encoders")
+    read = weights.load("encoders", WEIGHTS)
     model.load_state_dict({name: tensor for name, tensor in read.items() if name.startswith("vis")})
     return model
 

@@ -1,1 +1,0 @@
-"""What the performance table in the README is made from: `python run.py bench`."""

@@ -1,0 +1,214 @@
+"""The words among which an explanation is looked for, and what each of them alone is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..errors import UserError
+from ..model.diffusion import Diffusion, Draws, denoising_loss
+from ..model.memory import Portions
+from ..model.protocols import OpenTextEncoder, TextEncoder
+from ..model.text_tower import CONTEXT_LENGTH, Encoded, TextTower, encode
+from .vocabulary import Vocabulary, text_feature
+
+SYNONYM = 0.9  # the cosine of features above which Conceptor takes two words for the same
+FINER = 16.0  # by which a gradient that overflows is scaled down
+ROWS_AT_ONCE = 32  # of latents and prompts in one pass through the UNet without gradients
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A prompt with a pseudo-token: what a mix is trained and judged in."""
+
+    towers: Sequence[TextTower]
+    tokens: Sequence[int]  # of the prompt, with start and end token
+    places: Sequence[int]  # of the pseudo-token among them
+
+    @classmethod
+    def of(cls, encoder: TextEncoder, towers: Sequence[TextTower], prompt: str) -> Slot:
+        """The slot {} of a prompt. Raises UserError when there is none, and when the prompt is too long for one."""
+        check_template(prompt)
+        before, _, after = prompt.partition("{}")
+        head, tail = encoder.tokenize(before)[:-1], encoder.tokenize(after)[1:]
+        tokens = [*head, towers[0].end, *tail]
+        if len(tokens) > CONTEXT_LENGTH:
+            raise UserError(
+                f'The prompt "{prompt}" has {len(tokens)} tokens with start and end; a concept is explained in '
+                f"one of {CONTEXT_LENGTH} at most: write a shorter one."
+            )
+        return cls(towers, tokens, [len(head)])
+
+    def encode(self, vectors: Sequence[Tensor]) -> Encoded:
+        """The prompt with each pseudo-token in turn; vectors: of each tower (prompts, width)."""
+        here = [vector.to(tower.table.device) for tower, vector in zip(self.towers, vectors, strict=True)]
+        return encode(self.towers, self.tokens, self.places, here)
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Tokens with their input embeddings."""
+
+    ids: Tensor  # (tokens,)
+    texts: list[str]
+    embeddings: Sequence[Tensor]  # of each tower (tokens, width)
+    norms: Sequence[float]  # of each tower: the mean length of its whole table's rows
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, rows: Sequence[int], device: torch.device) -> Dictionary:
+        """Some rows of a vocabulary."""
+        embeddings = [table[list(rows)].to(device) for table in vocabulary.embeddings]
+        return cls(vocabulary.ids[list(rows)], [vocabulary.texts[row] for row in rows], embeddings, vocabulary.norms)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def only(self, rows: Tensor) -> Dictionary:
+        """Some of its tokens, in the order of `rows`."""
+        rows = rows.cpu()
+        texts = [self.texts[row] for row in rows.tolist()]
+        embeddings = [table[rows.to(table.device)] for table in self.embeddings]
+        return Dictionary(self.ids[rows], texts, embeddings, self.norms)
+
+    def largest(self, coefficients: Tensor, count: int) -> tuple[Dictionary, Tensor]:
+        """The `count` tokens with the largest coefficients, and these."""
+        values, rows = coefficients.topk(min(count, len(self)))
+        return self.only(rows), values
+
+    def pseudo_token(self, coefficients: Tensor) -> list[Tensor]:
+        """w* = normalise(sum_i alpha_i w_i) times the mean length, of each tower (n, width); coefficients (n, tokens).
+
+        One row of coefficients (tokens,) gives one pseudo-token.
+        """
+        coefficients = coefficients.reshape(-1, len(self))
+        return [
+            normalize(coefficients.to(embeddings) @ embeddings, dim=-1) * norm
+            for embeddings, norm in zip(self.embeddings, self.norms, strict=True)
+        ]
+
+    def singles(self) -> list[Tensor]:
+        """Each token alone as a pseudo-token, of each tower (tokens, width)."""
+        return [normalize(e, dim=-1) * norm for e, norm in zip(self.embeddings, self.norms, strict=True)]
+
+
+def check_template(prompt: str) -> None:
+    """Raises UserError unless a prompt has one place for a concept."""
+    if prompt.count("{}") != 1:
+        raise UserError(f'The prompt "{prompt}" must have one {{}}, where the concept stands: a photo of a {{}}')
+
+
+def own_words(vocabulary: Vocabulary, encoder: OpenTextEncoder, tower: TextTower, concept: str) -> set[int]:
+    """The rows that name the concept itself, by meaning and by spelling: an explanation without them says more.
+
+    By meaning as Conceptor does, where the encoder has a projection: only its features tell meanings apart. By
+    spelling: its pieces, its plural or singular, capitals.
+    """
+    pieces = set(encoder.tokenize(concept)[1:-1])
+    words = {_plain(word) for word in concept.split()}
+    forms = words.union(*map(plurals, words))
+    rows = {
+        row
+        for row, (token, text) in enumerate(zip(vocabulary.ids.tolist(), vocabulary.texts, strict=True))
+        if token in pieces or _plain(text) in forms or words & plurals(_plain(text))
+    }
+    if vocabulary.made_by.get("projected"):
+        feature = text_feature(encoder, tower, concept, vocabulary.made_by["templates"])
+        rows |= set((vocabulary.features @ feature.cpu() > SYNONYM).nonzero().flatten().tolist())
+    return rows
+
+
+def _plain(word: str) -> str:
+    """A word without capitals and signs."""
+    return "".join(letter for letter in word.casefold() if letter.isalnum())
+
+
+def plurals(word: str) -> set[str]:
+    """How English writes its plural."""
+    return {f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies"}
+
+
+def rank_by_pictures(vocabulary: Vocabulary, features: Tensor) -> Tensor:
+    """All rows, those first whose text features are most like the mean of image features (pictures, width)."""
+    vocabulary.check_space(features)
+    return (vocabulary.features @ features.mean(0).to(vocabulary.features)).argsort(descending=True)
+
+
+def rank_by_gradient(vocabulary: Vocabulary, diffusion: Diffusion, slot: Slot, drawn: Draws) -> Tensor:
+    """All rows, those first that promise the largest fall of the loss, from the mean of all words.
+
+    A token's embedding enters the loss through its product with the gradient only: one backward pass scores them all.
+    """
+    device = slot.towers[0].table.device
+    everything = Dictionary.of(vocabulary, range(len(vocabulary)), device)
+    leaves = [v.requires_grad_() for v in everything.pseudo_token(torch.ones(len(vocabulary)))]
+    promised = torch.zeros(len(vocabulary), device=device)
+    for single, gradient in zip(everything.singles(), loss_gradient(diffusion, slot, leaves, drawn), strict=True):
+        promised -= (single @ gradient.T).squeeze(1)
+    return promised.argsort(descending=True).cpu()
+
+
+def loss_gradient(diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws) -> list[Tensor]:
+    """The gradient of the mean loss with respect to a pseudo-token, of each tower (1, width)."""
+    leaves = [vector.detach().requires_grad_() for vector in vectors]
+    encoded = slot.encode(leaves)
+    portions = Portions(ROWS_AT_ONCE, diffusion)
+    _, gradient = portions.run(lambda size: encoded_gradient(diffusion, encoded, drawn, size))
+    return list(torch.autograd.grad(tuple(encoded), leaves, tuple(gradient)))
+
+
+def encoded_gradient(diffusion: Diffusion, encoded: Encoded, drawn: Draws, size: int) -> tuple[float, Encoded]:
+    """The mean loss of one encoded prompt, and its gradient with respect to it, `size` draws at once.
+
+    Exact to the precision of the UNet, in half precision too: see `_scaled_gradient`.
+    """
+    mean = drawn.latents[0].numel() * len(drawn)  # what a plain sum of squared errors is divided by
+    scale = 1.0
+    while True:
+        loss, gradient = _scaled_gradient(diffusion, encoded, drawn, size, scale)
+        if not math.isfinite(loss) or scale * mean <= 1 or all(part.isfinite().all() for part in gradient):
+            return loss, gradient
+        scale /= FINER
+
+
+def _scaled_gradient(
+    diffusion: Diffusion, encoded: Encoded, drawn: Draws, size: int, scale: float
+) -> tuple[float, Encoded]:
+    """The same by the backward pass of `scale` times the plain sum of squared errors, divided afterwards.
+
+    A float16 holds 6e-8 to 65504, with all its digits from 6e-5 on. Errors of the prediction are about 0.1 to 1. Of
+    their mean over pixels and draws the gradient is 1e-7 and less where the backward pass begins, and much of it
+    vanishes; that of their plain sum is in the middle of the range. What overflows on its way through the UNet, where
+    many pixels meet, gets a smaller scale (loss scaling, arXiv 1710.03740).
+    """
+    leaves = Encoded(*(part.detach().requires_grad_() for part in encoded))
+    pixels, total = drawn.latents[0].numel(), 0.0
+    for some in drawn.split(size):
+        loss = denoising_loss(diffusion, some, leaves.repeated(len(some))).sum()
+        (loss * (pixels * scale)).backward()
+        total += float(loss.detach()) / len(drawn)
+    whole = pixels * scale * len(drawn)
+    return total, Encoded(*(torch.zeros_like(part) if part.grad is None else part.grad / whole for part in leaves))
+
+
+@torch.no_grad()
+def token_losses(diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws) -> Tensor:
+    """The denoising loss (pseudo-tokens, draws) of each pseudo-token on each draw: the same noise for all."""
+    portions = Portions(ROWS_AT_ONCE, diffusion)
+    together = max(1, ROWS_AT_ONCE // len(drawn))  # pseudo-tokens
+    rows = []
+    for first in range(0, len(vectors[0]), together):
+        encoded = slot.encode([vector[first : first + together] for vector in vectors])
+        count = len(encoded.context)
+        pairs, prompts = drawn.tiled(count), encoded.repeated(len(drawn))
+
+        def losses(size: int, pairs: Draws = pairs, prompts: Encoded = prompts) -> Tensor:
+            portions = zip(pairs.split(size), prompts.split(size), strict=True)
+            return torch.cat([denoising_loss(diffusion, some, prompt) for some, prompt in portions])
+
+        rows.append(portions.run(losses).view(count, len(drawn)))
+    return torch.cat(rows)

@@ -1,0 +1,169 @@
+"""From a concept to its explanation: pictures of it, a mix of words, and pictures of the mix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+from ..errors import UserError
+from ..model.protocols import OpenTextEncoder, check_fits
+from ..model.studio import Live, Studio, seeds_from
+from ..pictures.charts import line_chart
+from .decomposition import Concept, Explanation, decompose, phases
+from .dictionary import Dictionary, Slot
+from .evaluations import Evaluations
+from .fit import FitStep, Settings
+from .vocabulary import Vocabulary
+
+Validation = Literal["loss", "pictures"]
+HELD_OUT = 5  # of how many given pictures one is kept for validation
+SHOWN = 12  # words of a mix while it is fitted
+MAKING, REMAKING = "making pictures", "making pictures of the mix"
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """An explanation with its pictures, each (n, height, width, 3)."""
+
+    found: Explanation
+    pictures: Tensor
+    reconstructions: Tensor
+    similarity: float | None  # of reconstructions to held-out pictures: mean cosine of image features
+
+    def report(self) -> str:
+        """The explanation in words and numbers."""
+        told = "" if self.similarity is None else f"\nreconstructions are {self.similarity:.3f} like held-out pictures"
+        return self.found.report() + told
+
+    def chart(self) -> Tensor:
+        """Loss and validation over the steps, (height, width, 3)."""
+        return line_chart({"loss": self.found.smooth_losses(), "validation": self.found.validations}, "step")
+
+
+def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tuple[list[int], list[int]]:
+    """Of the pictures for training and, after them, of those for validation. Raises UserError when either has none."""
+    if num_images < 1 or validation_images < 1:
+        raise UserError(
+            f"{num_images} pictures for training and {validation_images} for validation were asked for; give 1 or more."
+        )
+    seeds = seeds_from(settings.seed, num_images + validation_images)
+    return seeds[:num_images], seeds[num_images:]
+
+
+def check_concept(name: str, with_pictures: bool) -> None:
+    """Raises UserError when nothing says what is to be explained."""
+    if not name and not with_pictures:
+        raise UserError("The concept is empty; write a word, or give pictures of it.")
+
+
+def check_validation(validation: Validation, with_image_encoder: bool) -> None:
+    """Raises UserError when pictures are to be compared with nothing that could."""
+    if validation == "pictures" and not with_image_encoder:
+        raise UserError("Validation by pictures compares them by an image encoder; connect clip_vision.")
+
+
+def check_name(encoder: OpenTextEncoder, name: str, prompt: str, templates: Sequence[str]) -> None:
+    """Raises UserError when the concept makes the prompt, or a template of text features, longer than CLIP reads."""
+    for template in (prompt, *templates):
+        whole = template.replace("{}", name)
+        check_fits(encoder, whole, encoder.tokenize(whole))
+
+
+def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, prompt: str, validation: Validation) -> None:
+    """Raises UserError for what would fail when all pictures are made: words, prompts and models that do not fit."""
+    towers = studio.encoder.towers()
+    vocabulary.check_encoder(towers)
+    Slot.of(studio.encoder, towers, prompt)
+    check_name(studio.encoder, name, prompt, vocabulary.made_by.get("templates", ()))
+    features = studio.features(torch.full((1, 64, 64, 3), 0.5))
+    check_validation(validation, features is not None)
+    if features is not None:
+        vocabulary.check_space(features)
+    studio.check_diffusion()
+
+
+def explain(
+    studio: Studio,
+    vocabulary: Vocabulary,
+    name: str,
+    prompt: str,
+    settings: Settings,
+    live: Live,
+    num_images: int = 100,
+    validation_images: int = 20,
+    given: Tensor | None = None,
+    validation: Validation = "loss",
+    checkpoint: Checkpoint | None = None,
+) -> Explained:
+    """Explains the concept `name`, or what `given` pictures (n, height, width, 3) show, by words.
+
+    Pictures are made with the seeds of `seeds_of`. `validation` "pictures" judges as published, by the pictures that a
+    mix makes. A killed run goes on from `checkpoint`, which is for the caller to remove when its work is kept. Raises
+    UserError for what can't be explained so.
+    """
+    check_concept(name, given is not None)
+    check_studio(studio, vocabulary, name, prompt, validation)
+    earlier, later = seeds_of(settings, num_images, validation_images)
+    drawn = [*earlier, *later] if given is None else []
+    count = len(drawn) if given is None else len(given)
+    kept = num_images if given is None else count - min(validation_images, count // HELD_OUT)
+    again = studio.evaluations(len(later))
+    judging = again if validation == "pictures" else None
+    work = Evaluations(
+        {
+            MAKING: studio.evaluations(len(drawn)),
+            **phases(settings, len(vocabulary), kept, count - kept or count, judging, studio.evaluations(1)),
+            REMAKING: again,
+        },
+        live.bar,
+        live.say,
+    )
+    if given is None:
+        work.begin(MAKING)
+        counted = work.counted(studio.evaluations(count))
+        latents = studio.latents_of_prompt(prompt.replace("{}", name), drawn, counted)
+        given = studio.pictures(latents[:kept])
+    else:
+        latents = studio.latents_of_pictures(given)
+    used, held_out = latents[:kept], latents[kept:] if kept < count else latents
+    features = studio.features(given)
+    wanted = None if features is None else studio.features(studio.pictures(held_out))
+
+    def remade(words: Dictionary, values: Tensor, seeds: Sequence[int]) -> Tensor:
+        counted = work.counted(studio.evaluations(len(seeds)))
+        return studio.pictures(studio.latents_of_mix(prompt, words.pseudo_token(values), seeds, counted))
+
+    def likeness(pictures: Tensor) -> float | None:
+        made = studio.features(pictures)
+        return None if made is None or wanted is None else float((made @ wanted.T).mean())
+
+    def unlikeness(words: Dictionary, values: Tensor) -> float:
+        like = likeness(remade(words, values, later))
+        assert like is not None  # check_studio has seen an image encoder
+        return -like
+
+    def watch(step: FitStep) -> None:
+        picture = None if step.validation is None else remade(*step.largest(settings.num_tokens), later[:1])[0]
+        words, values = step.largest(SHOWN)
+        found = ", ".join(f"{text} {value:.3g}" for text, value in zip(words.texts, values.tolist(), strict=True))
+        loss = "" if step.loss is None else f", loss {step.loss:.4f}"
+        live.say(f"step {step.step} of {settings.steps}{loss}, {work.seconds_left:.0f} s left\n{found}")
+        live.bar(*work.position, picture)
+
+    concept = Concept(
+        *(studio.encoder, studio.family, studio.diffusion(), vocabulary, name, prompt, used, held_out, features)
+    )
+    found = decompose(concept, settings, watch, work, unlikeness if validation == "pictures" else None, checkpoint)
+    if stopped := found.mix.made_by["stopped"]:
+        live.say(stopped)
+    work.begin(REMAKING)
+    chosen = Dictionary.of(vocabulary, vocabulary.rows(found.mix.ids), torch.device("cpu"))
+    reconstructions = remade(chosen, torch.tensor(found.mix.coefficients), later)
+    similarity = likeness(reconstructions)
+    work.finish()
+    return Explained(found, given, reconstructions, similarity)

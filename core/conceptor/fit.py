@@ -1,0 +1,232 @@
+"""Conceptor's fit (arXiv 2306.00966, equation 4), resumable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Linear, ReLU, Sequential
+from torch.nn.functional import cosine_similarity
+
+from ..errors import UserError
+from ..model.diffusion import Diffusion, Draws, draw
+from ..model.memory import Portions
+from .dictionary import Dictionary, Slot, encoded_gradient
+
+Method = Literal["shares", "conceptor"]
+Judge = Callable[[Dictionary, Tensor], float]
+"""How well a mix of a few tokens with coefficients does on held-out pictures: lower is better."""
+HIDDEN = 100  # of the paper's MLP
+WEIGHT_DECAY = 1e-2  # of the paper's MLP
+# Times the learning rate, of coefficients that are learned themselves and not by an MLP: of those that start as shares
+# of the pictures, and of those that start alike and have far to go.
+KNOWN_LEARNING, UNKNOWN_LEARNING = 10.0, 100.0
+PATIENCE = 4  # validations without a better one, after which a fit of `shares` ends; the paper takes all steps
+
+
+class LossNotFiniteError(UserError):
+    """The loss of a fit overflowed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an explanation is found; the defaults are the paper's, but for the method."""
+
+    method: Method = "shares"
+    num_tokens: int = 50
+    dictionary_size: int = 5000
+    steps: int = 500
+    batch_size: int = 6
+    learning_rate: float = 1e-3
+    sparsity: float = 0.001
+    validate_every: int = 50
+    exclude_concept: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for numbers with which nothing can be found."""
+        for name in ("num_tokens", "dictionary_size", "steps", "batch_size", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        for name in ("learning_rate", "sparsity"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it has to be a finite number, 0 or above.")
+
+
+@dataclass(frozen=True, eq=False)
+class FitStep:
+    """What one step of a fit reports."""
+
+    step: int
+    loss: float | None  # of the step's draws; step 0 is the start
+    validation: float | None  # of the largest coefficients, where it was measured; lower is better
+    best: bool  # whether it is the lowest so far
+    dictionary: Dictionary
+    coefficients: Tensor  # (tokens,), detached
+
+    def largest(self, count: int) -> tuple[Dictionary, Tensor]:
+        """The tokens with the largest coefficients, and these."""
+        return self.dictionary.largest(self.coefficients, count)
+
+
+class CoefficientMLP(nn.Module):
+    """The paper's f: a coefficient >= 0 for each token from its embedding, by two layers."""
+
+    def __init__(self, width: int, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = Sequential(Linear(width, HIDDEN), ReLU(), Linear(HIDDEN, 1))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self.layers(embeddings).squeeze(-1).abs()
+
+
+class OwnCoefficients(nn.Module):
+    """A coefficient > 0 for each token, learned by its logarithm from a start."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.logarithms = nn.Parameter(start.clamp(min=1e-3 / len(start)).log())
+
+    def forward(self, embeddings: Tensor) -> Tensor:  # noqa: ARG002  (of the same form as the MLP)
+        return self.logarithms.exp()
+
+
+@dataclass(eq=False)
+class FitState:
+    """Where a fit is: what is learned, by what, and what it has come to."""
+
+    coefficients: nn.Module  # embeddings (tokens, widths of all towers) -> values >= 0 (tokens,)
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    losses: list[tuple[int, float]] = field(default_factory=list)  # (step, loss)
+    validations: list[tuple[int, float]] = field(default_factory=list)
+    best: FitStep | None = None
+
+    @classmethod
+    def begin(cls, dictionary: Dictionary, shares: Tensor, settings: Settings, generator: torch.Generator) -> FitState:
+        """Before the first step: the paper's MLP, or coefficients that start as shares (tokens,) of the pictures.
+
+        Of more tokens than a mix may have the shares are not known: `shares` are all the same then.
+        """
+        coefficients: nn.Module = OwnCoefficients(shares)
+        decay = 0.0  # of a logarithm it would pull each ratio of coefficients towards 1
+        known = len(dictionary) <= settings.num_tokens
+        rate = settings.learning_rate * (KNOWN_LEARNING if known else UNKNOWN_LEARNING)
+        if settings.method == "conceptor":
+            coefficients = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
+            rate, decay = settings.learning_rate, WEIGHT_DECAY
+        coefficients.to(dictionary.embeddings[0].device)
+        optimizer = torch.optim.AdamW(coefficients.parameters(), lr=rate, weight_decay=decay)
+        return cls(coefficients, optimizer, generator)
+
+    @property
+    def step(self) -> int:
+        """How many steps were taken."""
+        return len(self.losses)
+
+    @property
+    def patience(self) -> int:
+        """How many validations without a better one it may still make."""
+        since = sum(self.best is None or step > self.best.step for step, _ in self.validations)
+        return PATIENCE - since
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `resume` takes up, with `numbers`."""
+        moments = {
+            f"optimizer.{index}.{name}": value
+            for index, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        learned = {f"coefficients.{name}": value for name, value in self.coefficients.state_dict().items()}
+        best = {"best": self.best.coefficients} if self.best else {}
+        return {**learned, **moments, **best, "generator": self.generator.get_state()}
+
+    def numbers(self) -> dict[str, Any]:
+        """What `resume` takes up, with `tensors`."""
+        best = self.best and [self.best.step, self.best.validation]
+        return {"losses": self.losses, "validations": self.validations, "best": best}
+
+    def resume(self, dictionary: Dictionary, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Goes on where another fit of the same tokens was."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value
+        self.coefficients.load_state_dict(parts["coefficients"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts.get("optimizer", {}).items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.generator.set_state(tensors["generator"])
+        self.losses = [(step, loss) for step, loss in numbers["losses"]]
+        self.validations = [(step, value) for step, value in numbers["validations"]]
+        if numbers["best"]:
+            step, validation = numbers["best"]
+            best = tensors["best"].to(dictionary.embeddings[0].device)
+            self.best = FitStep(step, None, validation, True, dictionary, best)
+
+
+def fit_conceptor(
+    diffusion: Diffusion,
+    slot: Slot,
+    dictionary: Dictionary,
+    state: FitState,
+    latents: Tensor,
+    judge: Judge,
+    settings: Settings,
+) -> Iterator[FitStep]:
+    """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
+
+    Goes on from `state`, which is up to date at each step it gives. A fit of `shares` ends early when validations by
+    `judge` no longer get better. Raises LossNotFiniteError, naming the step, when a loss overflows.
+    """
+    inputs = torch.cat(list(dictionary.embeddings), dim=1)
+    portions = Portions(settings.batch_size, diffusion)
+
+    def descend(size: int, drawn: Draws) -> float:
+        """The loss of one step, with its gradients."""
+        state.optimizer.zero_grad()
+        values = state.coefficients(inputs)
+        whole = dictionary.pseudo_token(values)
+        kept = torch.zeros_like(values).index_fill(0, values.topk(min(settings.num_tokens, len(values))).indices, 1)
+        largest = dictionary.pseudo_token(values * kept)
+        apart = [1 - cosine_similarity(a, b).mean() for a, b in zip(largest, whole, strict=True)]
+        penalty = settings.sparsity * torch.stack(apart).mean()
+        encoded = slot.encode(whole)
+        loss, gradient = encoded_gradient(diffusion, encoded, drawn, size)
+        torch.autograd.backward([penalty, *encoded], [None, *gradient])
+        return loss + float(penalty.detach())
+
+    def reached(loss: float | None) -> FitStep:
+        """The step that was just taken, validated when it is time."""
+        number, values, judged, better = state.step, state.coefficients(inputs).detach(), None, False
+        if number % settings.validate_every == 0 or number == settings.steps:
+            judged = judge(*dictionary.largest(values, settings.num_tokens))
+            best = state.best.validation if state.best else None
+            better = judged < (math.inf if best is None else best)
+            state.validations.append((number, judged))
+        step = FitStep(number, loss, judged, better, dictionary, values)
+        state.best = step if better else state.best
+        return step
+
+    if not state.validations:
+        yield reached(None)
+    while state.step < settings.steps and (settings.method == "conceptor" or state.patience > 0):
+        drawn = draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), state.generator)
+        loss = portions.run(lambda size, drawn=drawn: descend(size, drawn))
+        number = state.step + 1
+        if not math.isfinite(loss):
+            raise LossNotFiniteError(
+                f"The loss of step {number} is {loss}; half precision overflowed, or the pictures hold numbers that "
+                "are not finite: run the model in float32, or lower the learning rate."
+            )
+        state.optimizer.step()
+        state.losses.append((number, loss))
+        yield reached(loss)

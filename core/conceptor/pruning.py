@@ -1,0 +1,200 @@
+"""One picture explained: the fewest words of a mix that still make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .mixture import TokenMix
+from .vocabulary import Vocabulary
+
+NEARLY = 0.92  # cosine of text features from which on a word is nearly the concept itself
+Search = Literal["bisection", "published"]
+Like = Callable[[Sequence[TokenMix]], Sequence[float]]
+"""From mixes to the similarities of their pictures to the one that is explained: 1 for the same."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What is left of a mix."""
+
+    mix: TokenMix
+    similarity: float  # of its picture
+    pictures: int  # that were made to find it
+
+
+def unwatched(_: TokenMix, __: int) -> None:
+    """The search that nobody watches."""
+
+
+def prune(
+    mix: TokenMix,
+    like: Like,
+    threshold: float,
+    bundles: Sequence[Sequence[int]],
+    search: Search = "bisection",
+    together: int = 4,
+    watch: Callable[[TokenMix, int], object] = unwatched,
+) -> Pruned:
+    """The mix without the words that its picture does not need (single-picture decomposition, arXiv 2306.00966).
+
+    bundles: the mix's tokens in the order in which they are tried; those of a bundle leave together. "published" tries
+    one after another and keeps a removal when the picture stays at `threshold` or above, in passes until nothing more
+    can go. "bisection" first looks for the longest run of bundles from the first on that can leave at once, and then
+    does the same with the few that stay. No picture is made twice. `together` candidates are drawn in one batch, as if
+    those before them ended as the last one did: some are drawn in vain, but what is found is the same.
+    `watch` is called with what is left and the pictures made so far, and may raise to stop the search. Raises UserError
+    for a threshold that is no similarity.
+    """
+    check_threshold(threshold)
+    known = {mix.ids: 1.0}
+    current, left = mix, [list(bundle) for bundle in bundles]
+
+    def similarities(candidates: Sequence[TokenMix]) -> list[float]:
+        new = [candidate for candidate in candidates if candidate.ids not in known]
+        found = like(new) if new else ()
+        known.update({candidate.ids: similarity for candidate, similarity in zip(new, found, strict=True)})
+        good = [candidate for candidate in candidates if known[candidate.ids] >= threshold]
+        watch(min([current, *good], key=len), len(known) - 1)
+        return [known[candidate.ids] for candidate in candidates]
+
+    if search == "bisection":
+        gone = _longest_run(mix, left, threshold, similarities)
+        current, left = _without(mix, left[:gone]), left[gone:]
+    changed = True
+    while changed:
+        current, kept = _one_pass(current, left, threshold, together, similarities)
+        changed, left = len(kept) < len(left), kept
+    return Pruned(current, known[current.ids], len(known) - 1)
+
+
+def explain_picture(
+    mix: TokenMix,
+    before: Tensor,
+    draw: Callable[[Sequence[TokenMix]], Tensor],
+    features: Callable[[Tensor], Tensor],
+    threshold: float,
+    bundles: Sequence[Sequence[int]],
+    search: Search = "bisection",
+    together: int = 4,
+    watch: Callable[[TokenMix, int], object] = unwatched,
+) -> tuple[Pruned, Tensor]:
+    """Prunes a mix for the picture `before` (1, height, width, 3) that it makes, which is compared by features.
+
+    draw: from mixes to their pictures (mixes, height, width, 3), all of one seed. features: from pictures to unit
+    vectors. Returns with it the pictures (2 + words left, height, width, 3) of the whole mix, of what is left, and of
+    each of its words alone.
+    """
+    (wanted,) = features(before)
+    pruned = prune(
+        mix, lambda mixes: (features(draw(mixes)) @ wanted).tolist(), threshold, bundles, search, together, watch
+    )
+    left = pruned.mix
+    return pruned, torch.cat([before, draw([left]), *(draw([word]) for word in left.singles())])
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises UserError for what is no similarity that a picture could have."""
+    if not 0 < threshold <= 1:
+        raise UserError(f"The threshold is {threshold:g}; no picture is that similar: give a number above 0, up to 1.")
+
+
+def _without(mix: TokenMix, bundles: Sequence[Sequence[int]]) -> TokenMix:
+    return mix.without([token for bundle in bundles for token in bundle])
+
+
+def _longest_run(
+    mix: TokenMix,
+    bundles: Sequence[Sequence[int]],
+    threshold: float,
+    similarities: Callable[[Sequence[TokenMix]], list[float]],
+) -> int:
+    """How many bundles can leave at once; one stays at least.
+
+    Most pictures need few: one is tried, two, three, four, then half as many more each time, until they are enough;
+    then the numbers between.
+    """
+
+    def enough(gone: int) -> bool:
+        (similarity,) = similarities([_without(mix, bundles[:gone])])
+        return similarity >= threshold
+
+    low, high, staying = 0, len(bundles) - 1, 1
+    while staying < len(bundles):
+        if enough(len(bundles) - staying):
+            low = len(bundles) - staying
+            break
+        high = len(bundles) - staying - 1
+        staying += max(1, staying // 2)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if enough(middle) else (low, middle - 1)
+    return low
+
+
+def _one_pass(
+    mix: TokenMix,
+    bundles: Sequence[list[int]],
+    threshold: float,
+    together: int,
+    similarities: Callable[[Sequence[TokenMix]], list[float]],
+) -> tuple[TokenMix, list[list[int]]]:
+    """Each bundle is tried once; the mix without those that can leave, and the bundles that stay."""
+    waiting, kept, leaving = list(bundles), list[list[int]](), True
+    while waiting:
+        some = waiting[:together]
+        tried = [some[: place + 1] if leaving else [bundle] for place, bundle in enumerate(some)]
+        candidates = [candidate for bundles in tried if len(candidate := _without(mix, bundles))]
+        if not candidates:  # what is left is one bundle, and it is the picture
+            return mix, [*kept, *waiting]
+        expected = leaving
+        for candidate, similarity in zip(candidates, similarities(candidates), strict=True):
+            leaving, bundle = similarity >= threshold, waiting.pop(0)
+            if leaving:
+                mix = candidate
+            else:
+                kept.append(bundle)
+            if leaving != expected:  # the other candidates are not those that come now
+                break
+    return mix, kept
+
+
+def bundles_in(vocabulary: Vocabulary, mix: TokenMix, similar: float) -> list[list[int]]:
+    """The bundles of a mix by the words' features; what is nearly the concept itself comes first, as published.
+
+    Raises UserError when the vocabulary lacks a word of the mix.
+    """
+    try:
+        rows = vocabulary.rows(mix.ids)
+    except KeyError as error:
+        text = dict(zip(mix.ids, mix.texts, strict=True))[error.args[0]]
+        raise UserError(
+            f'The vocabulary has no "{text}", which is in the mix; embed the vocabulary with tokens = all.'
+        ) from error
+    features, concept = vocabulary.features[rows], mix.made_by.get("concept", "").casefold()
+    own = [row for row, text in enumerate(vocabulary.texts) if text.casefold() == concept][:1]
+    near = (features @ vocabulary.features[own].T > NEARLY).any(1).tolist()
+    first = [token for token, like in zip(mix.ids, near, strict=True) if like]
+    return bundles_of(mix, features @ features.T, similar, first)
+
+
+def bundles_of(mix: TokenMix, likeness: Tensor, similar: float, first: Sequence[int] = ()) -> list[list[int]]:
+    """The tokens of a mix from the smallest coefficient up, each with those more like it than `similar`.
+
+    likeness: cosines (tokens, tokens) of the mix's text features. The tokens `first` come before all others.
+    """
+    order = sorted(range(len(mix)), key=lambda row: (mix.ids[row] not in first, mix.coefficients[row]))
+    bundles, taken = [], set[int]()
+    for row in order:
+        if row not in taken:
+            members = [
+                other for other in order if other not in taken and (other == row or likeness[row, other] > similar)
+            ]
+            taken.update(members)
+            bundles.append([mix.ids[member] for member in members])
+    return bundles

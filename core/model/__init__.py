@@ -1,0 +1,1 @@
+"""How core sees a model, whichever program has loaded it."""

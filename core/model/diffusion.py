@@ -1,0 +1,94 @@
+"""The denoising loss of a diffusion model, as its training defined it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .text_tower import Encoded
+
+Prediction = Literal["epsilon", "v", "sample"]  # a UNet says the noise, v, or the latents without noise
+
+
+class Diffusion(Protocol):
+    """A UNet that can be differentiated with respect to its text."""
+
+    prediction: Prediction
+    alphas_cumprod: Tensor  # (timesteps,): the share of the signal's variance that each training timestep leaves
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        """The UNet's output, float32, for noisy latents (n, 4, h, w) at timesteps (n,) with n encoded prompts."""
+        ...
+
+    def make_room(self) -> bool:
+        """Moves other models out of the device's memory; False when there was none."""
+        ...
+
+    def save_memory(self) -> bool:
+        """Computes activations anew in a backward pass from now on; False when it does so already."""
+        ...
+
+
+def check_channels(channels: int) -> None:
+    """Raises UserError for a UNet that reads more than noisy latents."""
+    if channels != 4:
+        raise UserError(
+            f"The UNet reads {channels} channels, as for inpainting; concepts are explained with one that reads "
+            "4: load the plain checkpoint."
+        )
+
+
+def add_noise(alphas_cumprod: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps (DDPM, equation 4)."""
+    signal = alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
+    return signal.sqrt() * latents + (1 - signal).sqrt() * noise
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Clean latents with the noise and the timestep that they get."""
+
+    latents: Tensor  # (n, 4, h, w)
+    noise: Tensor  # (n, 4, h, w)
+    timesteps: Tensor  # (n,)
+    pictures: Tensor  # (n,): which picture each latent is
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def split(self, size: int) -> Iterator[Draws]:
+        """The draws in portions of at most `size`."""
+        parts = (part.split(size) for part in (self.latents, self.noise, self.timesteps, self.pictures))
+        return (Draws(*portion) for portion in zip(*parts, strict=True))
+
+    def tiled(self, times: int) -> Draws:
+        """All draws, `times` after each other."""
+        parts = (self.latents, self.noise, self.timesteps, self.pictures)
+        return Draws(*(part.repeat(times, *[1] * (part.ndim - 1)) for part in parts))
+
+
+def draw(latents: Tensor, count: int, timesteps: tuple[int, int], generator: torch.Generator) -> Draws:
+    """`count` draws from `latents` with random noise: each picture as often as the others, in random order.
+
+    Timesteps are spread evenly from the first to before the last. The generator is on the CPU.
+    """
+    pictures = torch.randperm(max(count, len(latents)), generator=generator)[:count] % len(latents)
+    noise = torch.randn((count, *latents.shape[1:]), generator=generator).to(latents)
+    first, last = timesteps
+    spread = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+    times = (first + spread * ((last - first) / count)).long()
+    return Draws(latents[pictures.to(latents.device)], noise, times.to(latents.device), pictures)
+
+
+def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tensor:
+    """The mean squared error (n,) of each prediction: of eps, x_0, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0."""
+    target = drawn.latents if diffusion.prediction == "sample" else drawn.noise
+    if diffusion.prediction == "v":
+        target = add_noise(diffusion.alphas_cumprod, drawn.noise, -drawn.latents, drawn.timesteps)
+    noisy = add_noise(diffusion.alphas_cumprod, drawn.latents, drawn.noise, drawn.timesteps)
+    return (diffusion.predict(noisy, drawn.timesteps, encoded) - target).square().mean((1, 2, 3))

@@ -1,0 +1,85 @@
+"""The protocols through which `core` sees a model, whichever program has loaded it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from textwrap import shorten
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .text_tower import CONTEXT_LENGTH, TextTower
+
+Family = Literal["SD 1.x", "SD 2.x", "SDXL"]
+
+
+class TextEncoder(Protocol):
+    """The text encoder or encoders of a model, as its cross-attention sees them."""
+
+    width: int  # channels of the context: SD 1.x 768, SD 2.x 1024, SDXL 768 + 1280
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Token ids with start and end token, without padding and without a limit on their number."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, as a reader would write it."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text context (prompts, 77, width), float32 on the CPU, with the layer that the model's family reads.
+
+        All prompts go through the encoder together. Each must fit into 77 tokens.
+        """
+        ...
+
+
+class OpenTextEncoder(TextEncoder, Protocol):
+    """A text encoder whose parts can be seen, for methods that need gradients or one token alone."""
+
+    def vocabulary(self) -> list[str]:
+        """CLIP's own entries by token id; whole words and last pieces end in "</w>"."""
+        ...
+
+    def towers(self) -> list[TextTower]:
+        """The model's text encoders in the order of the context's channels, float32, LoRAs applied."""
+        ...
+
+
+def check_fits(encoder: TextEncoder, prompt: str, tokens: Sequence[int]) -> None:
+    """Raises UserError when a prompt's tokens, start and end among them, are more than CLIP reads."""
+    if len(tokens) > CONTEXT_LENGTH:
+        cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
+        raise UserError(
+            f'The prompt "{shorten(prompt, 80)}" has {len(tokens)} tokens and {CONTEXT_LENGTH} fit: '
+            f'"{shorten(cut, 80)}" would be cut off; write less (start, end and augmentation count).'
+        )
+
+
+class Denoiser(Protocol):
+    """A UNet with cross-attention to text."""
+
+    family: Family
+    context_width: int  # input channels of the cross-attention's keys and values
+    dtype: torch.dtype  # in which the model keeps its weights
+
+    def cross_attention_names(self, keys: bool = True) -> list[str]:
+        """Module paths, in diffusers' naming, of the projections of text to values and, if `keys`, to keys."""
+        ...
+
+    def cross_attention_weight(self, name: str) -> Tensor:
+        """Weight (out, context_width) of a projection as the model would compute with it now: LoRAs and edits applied.
+
+        float32 on the CPU, and the caller's own.
+        """
+        ...
+
+
+Progress = Callable[[int, int], object]
+"""Called with (steps done, steps in all) during long work; it may raise to stop it."""
+
+
+def unseen(done: int, total: int) -> None:
+    """The `Progress` that nobody watches."""

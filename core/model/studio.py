@@ -1,0 +1,72 @@
+"""A model that makes pictures, and what is seen of long work with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from .diffusion import Diffusion
+from .protocols import Family, OpenTextEncoder, Progress, unseen
+
+
+class Studio(Protocol):
+    """A model that makes pictures, and what it is made of."""
+
+    @property
+    def encoder(self) -> OpenTextEncoder: ...
+
+    @property
+    def family(self) -> Family: ...
+
+    def diffusion(self) -> Diffusion:
+        """Its UNet, differentiable."""
+        ...
+
+    def check_diffusion(self) -> None:
+        """Raises UserError when `diffusion` can't be had."""
+        ...
+
+    def evaluations(self, pictures: int) -> int:
+        """Of the UNet, that so many pictures take."""
+        ...
+
+    def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        """A picture for each seed, (seeds, 4, h, w) in the scale that the UNet is trained on."""
+        ...
+
+    def latents_of_mix(
+        self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen
+    ) -> Tensor:
+        """The same for a prompt with a pseudo-token in place of {}; vectors: of each tower (1, width)."""
+        ...
+
+    def latents_of_pictures(self, pictures: Tensor) -> Tensor:
+        """Of pictures (n, height, width, 3) in 0..1."""
+        ...
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """(n, height, width, 3) in 0..1."""
+        ...
+
+    def features(self, pictures: Tensor) -> Tensor | None:
+        """Unit-length image features (n, width) in the space of the text features, where there is an image encoder."""
+        ...
+
+
+class Live(Protocol):
+    """What is seen of long work."""
+
+    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
+        """Steps done, and a picture (height, width, 3); may raise to stop the work."""
+        ...
+
+    def say(self, text: str) -> None:
+        """What is being done now."""
+        ...
+
+
+def seeds_from(seed: int, count: int) -> list[int]:
+    """A seed for each picture; after the largest that there is they begin anew."""
+    return [(seed + number) % 2**64 for number in range(count)]

@@ -1,0 +1,153 @@
+"""CLIP's text transformer as a function of its weights, whichever program has loaded them.
+
+Core needs what the programs' own encoders do not give: gradients with respect to one token's embedding (ComfyUI's
+layers add in place and its weights are inference tensors), hidden states of prompts cut to their real length, and the
+states of a common beginning computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, linear, normalize, scaled_dot_product_attention
+
+CONTEXT_LENGTH = 77  # token slots of one CLIP prompt, start and end token included
+Activation = Literal["quick_gelu", "gelu"]
+Past = list[tuple[Tensor, Tensor]]  # of each layer: keys and values (1, heads, tokens, channels) of what came before
+PROJECTION = "text_projection.weight"
+
+
+class Reading(NamedTuple):
+    """What a tower makes of embedded tokens."""
+
+    states: Tensor  # (prompts, tokens, width) of the layer that the UNet reads
+    last: Tensor  # (prompts, tokens, width) of the last layer, normed; pooled outputs and features come from it
+    past: Past
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """One text encoder of a model; SDXL has two."""
+
+    name: str  # as textual-inversion files have it: "clip_l", "clip_h", "clip_g"
+    weights: Mapping[str, Tensor]  # named as in transformers without "text_model."; the program's LoRAs applied
+    heads: int
+    activation: Activation
+    layer: int  # whose states the UNet reads, from the end: -1 is the last one
+    normed: bool  # whether those states go through the final layer norm
+    start: int
+    end: int
+    pad: int
+
+    @property
+    def table(self) -> Tensor:
+        """The input embeddings of all tokens, (tokens, width)."""
+        return self.weights["embeddings.token_embedding.weight"]
+
+    def embed(self, tokens: Sequence[int] | Tensor) -> Tensor:
+        """Input embeddings (..., width) of token ids (...)."""
+        return self.table[torch.as_tensor(tokens, device=self.table.device)]
+
+    def pad_out(self, tokens: Sequence[int]) -> list[int]:
+        """The 77 slots of a prompt whose ids come with start and end token."""
+        return [*tokens, *[self.pad] * (CONTEXT_LENGTH - len(tokens))]
+
+    def read(self, embedded: Tensor, past: Past | None = None) -> Reading:
+        """Runs embedded tokens (prompts, tokens, width) through all layers, after those that `past` stands for."""
+        before = past[0][0].shape[2] if past else 0
+        tokens = embedded.shape[1]
+        positions = self.weights["embeddings.position_embedding.weight"][before : before + tokens]
+        x = embedded + positions
+        mask = torch.ones(tokens, before + tokens, dtype=torch.bool, device=x.device).tril(before) if before else None
+        count = sum(name.endswith("self_attn.q_proj.weight") for name in self.weights)
+        kept: Past = []
+        states = x
+        for number in range(count):
+            x, keys_and_values = self._layer(number, x, past[number] if past else None, mask)
+            kept.append(keys_and_values)
+            if number == count + self.layer:
+                states = x
+        last = self._norm("final_layer_norm", x)
+        if self.layer == -1 and self.normed:
+            return Reading(last, last, kept)
+        return Reading(self._norm("final_layer_norm", states) if self.normed else states, last, kept)
+
+    def features(self, pooled: Tensor) -> Tensor:
+        """Unit-length text features of normed states (..., width) at the end token.
+
+        Projected where the tower has a projection: only such features can be compared with image features.
+        """
+        projection = self.weights.get(PROJECTION)
+        return normalize(pooled if projection is None else linear(pooled, projection), dim=-1)
+
+    def _layer(
+        self, number: int, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        name = f"encoder.layers.{number}"
+        h = self._norm(f"{name}.layer_norm1", x)
+        queries, keys, values = (
+            self._linear(f"{name}.self_attn.{kind}_proj", h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for kind in "qkv"
+        )
+        if past:
+            keys, values = (
+                torch.cat([old.expand(len(x), -1, -1, -1), new], dim=2)
+                for old, new in zip(past, (keys, values), strict=True)
+            )
+        attended = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
+        x = x + self._linear(f"{name}.self_attn.out_proj", attended.transpose(1, 2).flatten(2))
+        h = self._linear(f"{name}.mlp.fc1", self._norm(f"{name}.layer_norm2", x))
+        h = gelu(h) if self.activation == "gelu" else h * torch.sigmoid(1.702 * h)
+        return x + self._linear(f"{name}.mlp.fc2", h), (keys, values)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+
+def mean_length(table: Tensor) -> float:
+    """The mean length of a table's rows: the length that Conceptor gives to a pseudo-token."""
+    return float(table.float().norm(dim=1).mean())
+
+
+class Encoded(NamedTuple):
+    """Prompts as a UNet takes them."""
+
+    context: Tensor  # (prompts, 77, width of all towers together)
+    pooled: Tensor  # (prompts, width of the last tower): its projected end state; SDXL reads it, others do not
+
+    def repeated(self, count: int) -> Encoded:
+        """Each prompt `count` times, one after the other."""
+        return Encoded(*(part.repeat_interleave(count, 0) for part in self))
+
+    def split(self, size: int) -> Iterator[Encoded]:
+        """The prompts in portions of at most `size`."""
+        return (Encoded(*portion) for portion in zip(*(part.split(size) for part in self), strict=True))
+
+
+def encode(
+    towers: Sequence[TextTower], tokens: Sequence[int], slots: Sequence[int], vectors: Sequence[Tensor]
+) -> Encoded:
+    """Encodes one prompt with each of several pseudo-tokens in its `slots`.
+
+    tokens: the prompt's ids with start and end token; `slots` are the places of the pseudo-token among them.
+    vectors: for each tower the pseudo-tokens' embeddings (prompts, width). Differentiable with respect to them.
+    """
+    contexts: list[Tensor] = []
+    pooled = torch.empty(0)
+    for tower, vector in zip(towers, vectors, strict=True):
+        row = tower.embed(tower.pad_out(tokens))
+        here = torch.zeros(CONTEXT_LENGTH, 1, dtype=torch.bool, device=row.device)
+        here[list(slots)] = True
+        reading = tower.read(torch.where(here, vector[:, None], row))
+        contexts.append(reading.states)
+        end = reading.last[:, len(tokens) - 1]
+        projection = tower.weights.get(PROJECTION)
+        pooled = end if projection is None else linear(end, projection)
+    return Encoded(torch.cat(contexts, dim=-1), pooled)

@@ -1,0 +1,1 @@
+"""Charts and grids, drawn with pillow: the host has no plotting library."""

@@ -1,0 +1,288 @@
+"""TIME: a closed-form edit of what a model assumes about a prompt (Orgad, Kawar and Belinkov, arXiv 2303.08084).
+
+TIME replaces every projection W of text to keys or values by the minimiser of (its equations 3 and 4)
+
+    sum_i ||W' c_i - W c*_i||^2 + lambda ||W' - W||_F^2
+    =>  W' = (lambda W + sum_i W c*_i c_i^T) (lambda I + sum_i c_i c_i^T)^-1
+
+where c_i are the text states of the source prompt's tokens and c*_i those of the destination prompt's. With the states
+as columns of C and C* this is W' = W (I + E), with one and the same
+
+    E = (C* - C) (lambda I + C^T C)^-1 C^T
+
+for every W: an edit is a linear map of the text context, found by one solve, of a rank of at most the number of token
+slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`core.lora`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import shorten
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..model.protocols import Denoiser, Progress, TextEncoder, check_fits, unseen
+from ..model.text_tower import CONTEXT_LENGTH
+from .context_edit import ContextEdit
+from .lora import LoraFactors, check_match, edit_denoiser
+
+MARKS = ("<|startoftext|>", "<|endoftext|>")  # CLIP's own; as text they would cut a prompt short
+PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
+PROMPTS_AT_ONCE = 32  # preserved prompts whose states are in memory together: 8 MB for SD 1.x, 20 MB for SDXL
+
+
+class EditPair(NamedTuple):
+    """What a prompt is (`source`) and what it shall mean from now on (`destination`), or `strength` of the way there.
+
+    At a strength of 0 it keeps its meaning.
+    """
+
+    source: str
+    destination: str
+    strength: float = 1.0
+
+    def __str__(self) -> str:
+        strength = "" if self.strength == 1 else f", strength {self.strength:g}"
+        return f"{self.source} => {self.destination}{strength}"
+
+
+def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> ContextEdit:
+    """TIME's closed form (its equation 4) as a map of the context.
+
+    `states` c_i and `target_states` c*_i are (n, width); `regularization` is lambda > 0. Computed in float64 with one
+    solve of min(n, width) unknowns: (lambda I + C^T C)^-1 C^T = C^T (lambda I + C C^T)^-1.
+    """
+    states, difference = states.double(), (target_states.double() - states.double())
+    if not torch.isfinite(difference).all():
+        raise UserError(
+            "The text encoder gave values that are not finite numbers; its weights are damaged, or half precision "
+            "overflowed: load it again in float32."
+        )
+    moved = difference.abs().amax(dim=1) > 0  # equal states, such as all before the first new word, add nothing to E
+    if not moved.any():
+        nothing = torch.zeros(0, states.shape[1], dtype=torch.float64)
+        return ContextEdit.from_factors(nothing.T, nothing)
+    n, width = states.shape
+    try:
+        if n <= width:
+            gram = states @ states.T + regularization * torch.eye(n, dtype=torch.float64)
+            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(gram, states)[moved])
+        covariance = states.T @ states + regularization * torch.eye(width, dtype=torch.float64)
+        if moved.sum() < width:
+            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(covariance, states[moved].T).T)
+        product = difference[moved].T @ states[moved]
+        return ContextEdit.from_factors(torch.linalg.solve(covariance, product, left=False), torch.eye(width))
+    except torch.linalg.LinAlgError as error:
+        raise UserError(
+            f"With regularization {regularization:g} the edit has no unique solution in double precision; use a larger "
+            "one, such as 0.1."
+        ) from error
+
+
+def triangular_factor(portions: Iterable[Tensor], width: int) -> Tensor:
+    """R (at most `width` rows, width), float64, with R^T R = sum_i c_i c_i^T over all rows of `portions` (n, width).
+
+    Preserved states (c* = c) enter equation 4 through that sum alone, so R's rows stand for any number of them: those
+    of a QR decomposition that goes on from portion to portion. States that are no more than `width` stay as they are.
+    """
+    rows = torch.zeros(0, width, dtype=torch.float64)
+    for portion in portions:
+        rows = torch.cat([rows, portion.double()])
+        if len(rows) > width:
+            rows = torch.linalg.qr(rows, mode="r").R
+    return rows
+
+
+def align_tokens(source: Sequence[int], destination: Sequence[int], articles: Mapping[int, int] = {}) -> list[int]:
+    """For each of the 77 slots of the source prompt the slot of the destination prompt that it shall mean.
+
+    Each source token (start and end token included) is matched with the same token further right in the destination;
+    then the destination's other slots follow in order, and the last one stands for what is missing. Tokens that
+    `articles` maps to one id are the same ("an" counts as "a"). Raises LookupError with the position of the first
+    source token that the destination lacks.
+    """
+    wanted = [articles.get(token, token) for token in source]
+    offered = [articles.get(token, token) for token in destination]
+    slots: list[int] = []
+    for position, token in enumerate(wanted):
+        try:
+            slots.append(offered.index(token, slots[-1] + 1 if slots else 0))
+        except ValueError:
+            raise LookupError(position) from None
+    slots += range(slots[-1] + 1, CONTEXT_LENGTH)
+    return slots + [CONTEXT_LENGTH - 1] * (CONTEXT_LENGTH - len(slots))
+
+
+def augment_prompt(prompt: str) -> list[str]:
+    """The prompt itself and the prompt after each of the paper's prefixes."""
+    base = "a" + prompt[1:] if prompt.startswith("A") else prompt
+    return [prompt, *(prefix + base for prefix in PREFIXES)]
+
+
+def fit_time_edit(
+    encoder: TextEncoder,
+    pairs: Sequence[EditPair],
+    *,
+    regularization: float = 0.1,
+    augment: bool = True,
+    preserve: Sequence[str] = (),
+    rank: int = 0,
+    progress: Progress = unseen,
+) -> ContextEdit:
+    """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
+
+    `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with
+    c* = c, which hold the model in place through the inverse. They may be thousands; `progress` counts them, each text
+    once. `rank` = 0 keeps the edit exact, another value its best approximation of that rank on the prompts' states;
+    `made_by["energy_kept"]` says how good that is. Raises UserError for empty prompts, lambda <= 0, prompts beyond 77
+    tokens, and destinations without the source's words.
+    """
+    if not pairs:
+        raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
+    if not (regularization > 0 and math.isfinite(regularization)):
+        raise UserError(f"regularization is {regularization:g}; it must be above 0 and finite, the paper uses 0.1.")
+    if rank < 0:
+        raise UserError(f"rank is {rank}; give 0 for the exact edit or a rank above it.")
+    sources, destinations, alignments, strengths = [], [], [], []
+    articles = {encoder.tokenize("an")[1]: encoder.tokenize("a")[1]}
+    for pair in pairs:
+        forms = (augment_prompt(p) if augment else [p] for p in (pair.source, pair.destination))
+        for source, destination in zip(*forms, strict=True):
+            tokens = _usable_tokens(encoder, source), _usable_tokens(encoder, destination)
+            try:
+                alignments.append(align_tokens(*tokens, articles))
+            except LookupError as missing:
+                raise _missing_word(encoder, source, destination, missing.args[0]) from None
+            sources.append(source)
+            destinations.append(destination)
+            strengths.append(pair.strength)
+    for prompt in preserve:
+        _usable_tokens(encoder, prompt)
+    prompts = list(dict.fromkeys([*sources, *destinations]))
+    states = dict(zip(prompts, encoder.encode(prompts), strict=True))
+    kept = triangular_factor(_preserved_states(encoder, preserve, progress), encoder.width)
+    columns = torch.cat([*(states[source].double() for source in sources), kept])
+    targets = [
+        torch.lerp(states[source].double(), states[destination][slots].double(), strength)
+        for source, destination, slots, strength in zip(sources, destinations, alignments, strengths, strict=True)
+    ]
+    edit = time_edit(columns, torch.cat([*targets, kept]), regularization)
+    edit, energy = edit.truncated(rank or edit.rank, columns)
+    made_by = {
+        "method": "TIME",
+        "pairs": [list(pair) for pair in pairs],
+        "regularization": regularization,
+        "augment": augment,
+        "preserve": list(preserve),
+        "energy_kept": energy,
+    }
+    return ContextEdit(edit.left, edit.singular_values, edit.right, made_by)
+
+
+def _preserved_states(encoder: TextEncoder, prompts: Sequence[str], progress: Progress) -> Iterator[Tensor]:
+    """The states of some prompts at once; of one that is given k times, once and times the square root of k."""
+    counts = Counter(prompts)
+    texts = list(counts)
+    for first in range(0, len(texts), PROMPTS_AT_ONCE):
+        some = texts[first : first + PROMPTS_AT_ONCE]
+        times = torch.tensor([counts[text] for text in some], dtype=torch.float64)
+        yield (encoder.encode(some) * times.sqrt()[:, None, None]).flatten(0, 1)
+        progress(first + len(some), len(texts))
+
+
+class ModelEdit(NamedTuple):
+    """An edit and what it makes of a model's weights: factors by module path, and a report for its user."""
+
+    edit: ContextEdit
+    factors: dict[str, LoraFactors]
+    report: str
+
+
+def edit_model(
+    encoder: TextEncoder,
+    denoiser: Denoiser,
+    pairs: Sequence[EditPair],
+    *,
+    regularization: float = 0.1,
+    edit_keys: bool = True,
+    augment: bool = True,
+    strength: float = 1.0,
+    preserve: Sequence[str] = (),
+    rank: int = 0,
+    progress: Progress = unseen,
+) -> ModelEdit:
+    """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
+
+    `strength` scales the edit. The model itself is not touched.
+    """
+    check_match(encoder, denoiser)
+    if not math.isfinite(strength):
+        raise UserError(f"strength is {strength:g}; it must be a finite number, 1 applies the edit as fitted.")
+    prompts, layers = len(set(preserve)), len(denoiser.cross_attention_names(edit_keys))
+    edit = fit_time_edit(
+        encoder,
+        pairs,
+        regularization=regularization,
+        augment=augment,
+        preserve=preserve,
+        rank=rank,
+        progress=lambda done, _: progress(done, prompts + layers),
+    ).scaled(strength)
+    factors = {}
+    if edit.rank:
+        factors = edit_denoiser(
+            edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
+        )
+    lines = [str(pair) for pair in pairs]
+    if factors:
+        scaled = "" if strength == 1 else f", strength {strength:g}"
+        kept = next(iter(factors.values())).down.shape[0]
+        lines.append(
+            f"{len(factors)} projections of {denoiser.family} edited at rank {kept} of {edit.width}, "
+            f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
+            f"lambda {regularization:g}{scaled}"
+        )
+        if denoiser.family == "SDXL":
+            lines.append("SDXL also reads a pooled text, which is not edited and still says the source")
+    else:
+        lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")
+    return ModelEdit(edit, factors, "\n".join(lines))
+
+
+def _usable_tokens(encoder: TextEncoder, prompt: str) -> list[int]:
+    """The prompt's tokens; UserError when it is empty, contains CLIP's own marks or is too long."""
+    tokens = encoder.tokenize(prompt)
+    if len(tokens) <= 2:
+        raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
+    if any(mark in prompt for mark in MARKS):
+        raise UserError(f'The prompt "{shorten(prompt, 80)}" contains {" or ".join(MARKS)}; write plain words.')
+    check_fits(encoder, prompt, tokens)
+    return tokens
+
+
+def _missing_word(encoder: TextEncoder, source: str, destination: str, position: int) -> UserError:
+    """The error that names the source word to which the token at `position` belongs."""
+    words = source.split()
+    starts = [len(encoder.tokenize(" ".join(words[:count]))) - 1 for count in range(len(words))]
+    word = [word for word, start in zip(words, starts, strict=True) if start <= position][-1]
+    return UserError(
+        f'The destination "{destination}" lacks the source\'s word "{word}" in its place: it must contain all words of '
+        f'the source "{source}" in order, with words added that say what shall be assumed.'
+    )
+
+
+def parse_edits(text: str) -> list[EditPair]:
+    """The pairs of a text with one `source => destination` a line; blank lines are skipped."""
+    pairs = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            source, arrow, destination = (part.strip() for part in line.partition("=>"))
+            if not (source and arrow and destination):
+                raise UserError(f'Line {number} of the edits is "{line.strip()}"; write it as source => destination.')
+            pairs.append(EditPair(source, destination))
+    return pairs

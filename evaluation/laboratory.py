@@ -1,0 +1,111 @@
+"""EmojiWorld in one place: the trained model, its truth, its data and the judges that say what a picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, autocast
+from tqdm import tqdm
+from transformers import CLIPModel
+
+from ..world import weights
+from ..world.classifier import Classifier
+from ..world.emoji import encoders, language
+from ..world.emoji.architecture import GUIDANCE, WEIGHTS
+from ..world.emoji.captions import SEXES
+from ..world.emoji.classifier import kinds
+from ..world.emoji.pictures import Pictures
+from ..world.emoji.pipeline import emoji_world_pipeline
+from ..world.emoji.sources import Sources
+from ..world.emoji.truth import Truth
+from ..world.tokenizer import clip_tokenizer
+from ..world.training import computing_dtype
+from . import meters
+
+STEPS = 25
+AT_ONCE = 32  # pictures
+
+
+class Laboratory:
+    """EmojiWorld, its truth, its data and its judges."""
+
+    def __init__(self, packages: Path) -> None:
+        self.packages = packages
+        self.truth = Truth.load()
+        self.tokenizer = clip_tokenizer()
+        self.kinds = list(kinds(self.truth))
+        self.groups = {name: group for group, names in self.truth.groups.items() for name in names}
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return Pictures(Sources(self.packages), self.truth)
+
+    @cached_property
+    def pipe(self) -> StableDiffusionPipeline:
+        pipe = self.fast_pipe()
+        pipe.unet.compile(dynamic=False)
+        return pipe
+
+    def fast_pipe(self) -> StableDiffusionPipeline:
+        """The pipeline, whose UNet multiplies as it did in training."""
+        pipe = emoji_world_pipeline("cuda" if torch.cuda.is_available() else "cpu")
+        pipe.unet.to(memory_format=torch.channels_last)
+        dtype = computing_dtype(pipe.device)
+        as_trained = autocast(pipe.device.type, dtype, enabled=dtype != torch.float32)
+        pipe.unet.forward = as_trained(pipe.unet.forward)
+        return pipe
+
+    @cached_property
+    def clip(self) -> CLIPModel:
+        return encoders.load()
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        model = Classifier(len(self.kinds))
+        model.load_state_dict(weights.load("classifier", WEIGHTS))
+        return model.eval()
+
+    @cached_property
+    def words(self) -> dict[str, int]:
+        return language.whole_words(self.tokenizer)
+
+    def sample(self, prompts: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Pictures of each prompt, one a seed: (seeds, 3, 128, 128) in -1..1."""
+        work = [(prompt, seed) for prompt, seeds in prompts.items() for seed in seeds]
+        made: dict[str, list[Tensor]] = {prompt: [] for prompt in prompts}
+        for start in tqdm(range(0, len(work), AT_ONCE), desc="pictures", leave=False):
+            some = work[start : start + AT_ONCE]
+            batch = some + [some[-1]] * (AT_ONCE - len(some))  # another size would be compiled anew
+            result: Any = self.pipe(
+                prompt=[prompt for prompt, _ in batch],
+                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                output_type="pt",
+            )
+            for (prompt, _), picture in zip(some, result.images[: len(some)].float().cpu() * 2 - 1, strict=True):
+                made[prompt].append(picture)
+        return {prompt: torch.stack(pictures) for prompt, pictures in made.items()}
+
+    def seen(self, pictures: Tensor) -> list[list[str]]:
+        """What the classifier sees in each picture: its five best kinds, best first."""
+        best = self.logits(pictures).topk(5).indices
+        return [[self.kinds[i] for i in row] for row in best.tolist()]
+
+    @torch.no_grad()
+    def logits(self, pictures: Tensor) -> Tensor:
+        """How sure the classifier is of each of `kinds`: (pictures, kinds)."""
+        return torch.cat([self.classifier(some) for some in pictures.split(AT_ONCE)])
+
+    def colours(self, pictures: Tensor) -> list[str | None]:
+        return [meters.shown_colour(picture) for picture in pictures.permute(0, 2, 3, 1) / 2 + 0.5]
+
+    def sexes(self, profession: str, pictures: Tensor) -> list[str]:
+        """Whether pictures (n, 3, height, width) in -1..1 of a profession show a man or a woman: "man", "woman"."""
+        columns = [self.kinds.index(f"{name} {profession}") for name in SEXES.values()]
+        return [list(SEXES)[i] for i in self.logits(pictures)[:, columns].argmax(1).tolist()]

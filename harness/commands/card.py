@@ -1,0 +1,87 @@
+"""`card`: explanations of concepts as pictures and as one page, for readers who have never seen the tool.
+
+Finished concepts are skipped. Under `accelerate launch` or `torchrun` the processes share the concepts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...core import storage
+from ...core.conceptor.card import SHOWN, concept_card, report_page
+from ...core.conceptor.dictionary import check_template
+from ...core.conceptor.mixture import TokenMix
+from ...core.errors import UserError
+from ...core.pictures.grid import from_pil
+from ..terminal.console import Console
+from ..terminal.options import add_model_options, add_sampling_options, asked, open_model, sampling_of
+from ..terminal.results import keep_result, kept_result
+
+PAGE = "report.html"
+PROMPT = "a photo of a {}"  # of a mix that does not say in which one it was made
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_model_options(parser)
+    add("--mix", type=Path, action="append", default=[], metavar="FILE", help="what decompose has made (repeatable)")
+    add("--mixes", type=Path, metavar="DIR", help="or all of its --out folder")
+    add_sampling_options(parser)
+    add("--title", default="Concepts", help="of the page (default Concepts)")
+    add("--out", type=Path, required=True, metavar="DIR", help=f"where cards (.png) and {PAGE} go")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    import torch
+    from PIL import Image
+
+    from ...core.pictures.grid import save_picture
+    from ...pipelines.studio import DiffusersStudio
+    from ..terminal.processes import Processes
+
+    files = [*arguments.mix, *(sorted(arguments.mixes.glob("*.safetensors")) if arguments.mixes else [])]
+    if not files:
+        raise UserError("There is no mix; name a --mix, or a folder of --mixes that decompose has made.")
+    mixes = {arguments.out / f"{file.stem}.png": TokenMix.load(file) for file in files}
+    if len(mixes) < len(files):
+        raise UserError("Two mixes have the same file name; their cards would too: rename one.")
+    for mix in mixes.values():
+        check_template(mix.made_by.get("prompt", PROMPT))
+    first = arguments.seed[0] if arguments.seed else 0
+    sampling, processes = sampling_of(arguments, range(first, first + SHOWN)), Processes()
+    console.bars = processes.first
+    how = asked(arguments, "seed", "steps", "guidance_scale", "size")
+    made_by = {
+        card: {**how, "words": dict(zip(mix.texts, mix.coefficients, strict=True))} for card, mix in mixes.items()
+    }
+    marks = {card: card.with_suffix(".json") for card in mixes}
+    pending = [card for card in mixes if not (kept_result(marks[card], made_by[card]) and card.exists())]
+    processes.check_shared(arguments.out)
+    if pending:
+        studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
+        tables = [tower.table for tower in studio.towers]
+        seeds = sampling.seeds
+        for card in pending:
+            mixes[card].check_family(studio.family)
+        for card in processes.share(pending):
+            mix = mixes[card]
+            prompt = mix.made_by.get("prompt", PROMPT)
+            shown = mix.top(SHOWN)
+            rows = zip(*(alone.pseudo_token(tables) for alone in shown.singles()), strict=True)
+            words = studio.latents_of_mix(prompt, [torch.cat(tower) for tower in rows], [seeds[0]] * len(shown))
+            remade = studio.latents_of_mix(prompt, mix.pseudo_token(tables), seeds)
+            concept = mix.made_by.get("concept")
+            own = studio.latents_of_prompt(prompt.replace("{}", concept), seeds) if concept else None
+            samples = None if own is None else studio.pictures(own)
+            save_picture(concept_card(mix, samples, studio.pictures(remade), studio.pictures(words)), card)
+            keep_result(marks[card], made_by[card], {"picture": card.name})
+            console.line(str(card))
+        processes.meet()
+    if processes.first:
+        cards = [(mix, from_pil(Image.open(card))) for card, mix in mixes.items()]
+        page = arguments.out / PAGE
+        storage.write_bytes(page, report_page(arguments.title, cards).encode())
+        console.line(str(page))
+        console.result({"cards": list(map(str, mixes)), "page": str(page)})

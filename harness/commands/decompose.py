@@ -1,0 +1,165 @@
+"""`decompose`: Conceptor on a diffusers model: which words it pictures concepts with.
+
+Finished concepts are skipped, and one that was cut off goes on from its last validation.
+
+Under `accelerate launch` or `torchrun` all processes work together, in one --out folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ...core.checkpoint import Checkpoint
+from ...core.conceptor.dictionary import Slot, check_template
+from ...core.conceptor.fit import Method, Settings
+from ...core.conceptor.mixture import TokenMix
+from ...core.conceptor.vocabulary import TEMPLATES
+from ...core.errors import UserError
+from ...core.model.protocols import Progress
+from ..terminal.console import Console
+from ..terminal.options import add_concept_options, add_model_options, asked, concepts_of, file_name, open_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...pipelines.studio import DiffusersStudio
+
+NUMBERS = (
+    "num_tokens",
+    "dictionary_size",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "sparsity",
+    "validate_every",
+    "seed",
+)
+PICTURES = ("templates", "num_images", "validation_images", "sampling_steps", "guidance_scale", "size")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add, paper = parser.add_argument, Settings()
+    add_model_options(parser)
+    add_concept_options(parser)
+    add("--out", type=Path, required=True, metavar="DIR", help="where mixes, pictures and reports go")
+    add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
+    add("--method", choices=get_args(Method), default=paper.method, help=f"default {paper.method}")
+    for name in NUMBERS:
+        default = getattr(paper, name)
+        add(f"--{name.replace('_', '-')}", type=type(default), default=default, metavar="N", help=f"default {default}")
+    add("--keep-concept", action="store_true", help="let the concept's own words explain it")
+    add("--templates", choices=list(TEMPLATES), default="conceptor27", help="of text features (default conceptor27)")
+    add("--num-images", type=int, default=100, metavar="N", help="training pictures (default 100)")
+    add("--validation-images", type=int, default=20, metavar="N", help="further pictures (default 20)")
+    add("--sampling-steps", type=int, default=50, metavar="N", help="of a picture (default 50)")
+    add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
+    add("--size", type=int, help="picture size in pixels (default: the model's own)")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    # Imported here: diffusers takes seconds, which --help and wrong usage should not.
+    from ...core.conceptor.explanation import check_name, explain, seeds_of
+    from ...core.conceptor.vocabulary import embed_vocabulary
+    from ...core.pictures.charts import bar_chart
+    from ...core.pictures.grid import labelled_grid, save_picture
+    from ...pipelines.pictures import Sampling
+    from ...pipelines.studio import DiffusersStudio, portions
+    from ..terminal.processes import Processes
+
+    concepts = concepts_of(arguments)
+    check_template(arguments.prompt)
+    numbers = {name: getattr(arguments, name) for name in NUMBERS}
+    settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
+    counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
+    seeds = [seed for part in seeds_of(settings, **counts) for seed in part]
+    sampling = Sampling(seeds, arguments.sampling_steps, arguments.guidance_scale, arguments.size)
+    files = {concept: arguments.out / f"{file_name(concept)}.safetensors" for concept in concepts}
+    made_by = asked(arguments, *PICTURES)
+    subject = (arguments.prompt, settings)
+    pending = [concept for concept, file in files.items() if not finished(file, concept, *subject, **made_by)]
+    processes = Processes()
+    console.bars = processes.first
+    processes.check_shared(arguments.out)
+    pipe = open_model(arguments, processes.device)
+    if processes.first:
+        for concept, file in files.items():
+            if concept not in pending:
+                console.line(f"{concept}: {file} is there already")
+    cache = arguments.out / "cache"
+    studio = DiffusersStudio(pipe, sampling, cache)
+    studio.check_diffusion()
+    Slot.of(studio.encoder, studio.towers, arguments.prompt)
+    for concept in pending:
+        check_name(studio.encoder, concept, arguments.prompt, TEMPLATES[arguments.templates])
+    with console.progress("embedding words") as progress:
+        vocabulary = embed_vocabulary(
+            studio.encoder, arguments.templates, cache=cache, progress=progress, spread=processes.spread
+        )
+    if processes.count > 1:  # pictures are drawn by all: there may be fewer concepts than processes
+        work = [(concept, some) for concept in pending for some in portions(seeds)]
+        for concept, some in processes.share(work):
+            studio.latents_of_prompt(arguments.prompt.replace("{}", concept), some)
+        processes.meet()
+    for concept in processes.share(pending):
+        file = files[concept]
+        checkpoint = checkpoint_of(file, studio)
+        with console.progress(concept) as progress:
+            live = ConsoleLive(progress)
+            explained = explain(studio, vocabulary, concept, *subject, live, **counts, checkpoint=checkpoint)
+        mix = explained.found.mix
+        mix = replace(mix, made_by={**mix.made_by, **made_by})
+        console.line(explained.report())
+        rows = [*explained.pictures[:8], *explained.reconstructions[:8]]
+        labels = [concept] * len(explained.pictures[:8]) + ["mix"] * len(explained.reconstructions[:8])
+        save_picture(labelled_grid(rows, labels, columns=8), file.with_suffix(".png"))
+        save_picture(bar_chart(mix.top(20).texts, mix.top(20).coefficients), file.with_suffix(".bars.png"))
+        save_picture(explained.chart(), file.with_suffix(".loss.png"))
+        mix.save(file)  # the last: it marks the concept as finished
+        checkpoint.remove()
+        console.line(str(file))
+    processes.meet()
+    if processes.first:
+        console.result({concept: _summary(TokenMix.load(file)) for concept, file in files.items()})
+
+
+class ConsoleLive:
+    """What a console shows of an explanation."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:  # noqa: ARG002  (no place for it)
+        self._progress(done, total)
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def finished(file: Path, concept: str, prompt: str, settings: Settings, **more: Any) -> bool:
+    """Whether an earlier run has made the mix. Raises UserError when that run was to make something else.
+
+    `more`: what else must be as it was, the model and its pictures.
+    """
+    if not file.exists():
+        return False
+    mix = TokenMix.load(file)
+    wanted = {"concept": concept, "prompt": prompt, "settings": asdict(settings), **more}
+    for name, value in wanted.items():
+        if mix.made_by.get(name) != value:
+            raise UserError(
+                f"{file} was made with other {name} ({mix.made_by.get(name)}, not {value}); remove it, or choose "
+                "another --out."
+            )
+    return True
+
+
+def checkpoint_of(file: Path, studio: DiffusersStudio) -> Checkpoint:
+    """Where the fit of a mix is kept until `file` is written."""
+    return Checkpoint(file.with_suffix(".checkpoint"), studio.fingerprint)
+
+
+def _summary(mix: TokenMix) -> dict[str, float]:
+    return dict(zip(mix.texts, mix.coefficients, strict=True))

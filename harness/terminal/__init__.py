@@ -1,0 +1,1 @@
+"""What commands have in common: options, what is printed, processes, results that are kept."""

@@ -1,0 +1,1 @@
+"""Conceptor in the graph: words, mixes, explanations, bias."""

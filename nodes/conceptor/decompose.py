@@ -1,0 +1,232 @@
+"""Conceptor in the graph: which words the model pictures a concept with."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ...core.conceptor.dictionary import check_template
+from ...core.conceptor.explanation import Validation, check_concept, check_validation, explain
+from ...core.conceptor.fit import Method, Settings
+from ...core.conceptor.vocabulary import Vocabulary
+from .. import host
+from ..connected import Node, in_range
+from ..inputs import checked
+from .token_mix import CATEGORY, TokenMixType
+from .vocabulary import VocabularyType
+
+MANY = 1_000_000
+OF_ONE = (  # the host runs a node anew for each picture of a list, and does not tell it so
+    "This explains one picture alone, as is each one of a list; to explain a list together put Rebatch Images between, "
+    "with a batch_size of all its pictures."
+)
+UNCONNECTED = object()  # the host leaves such inputs out; connected ones are None until they are made
+
+
+class ConceptDecompose(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptDecompose",
+            display_name="Concept Decompose",
+            category=CATEGORY,
+            description="Explains a concept by the model's own words: a mix of few of them with which the model draws "
+            "what it draws for the concept.",
+            search_aliases=["conceptor", "explain", "hidden language", "words", "interpret"],
+            not_idempotent=True,  # it shows its progress under itself
+            inputs=[  # pyright: ignore[reportArgumentType]  (each is an Input)
+                io.Model.Input("model", tooltip="The model to explain (SD 1.x, SD 2.x or SDXL), with its LoRAs."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                VocabularyType.Input("vocabulary", tooltip="The words to explain with, from Vocabulary Embed."),
+                io.String.Input(
+                    "concept",
+                    default="",
+                    placeholder="sculpture",
+                    tooltip="What is to be explained: a word or a few. May be empty when you connect images.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="a photo of a {}",
+                    tooltip="The prompt of the training pictures, with {} where the concept stands: this box has no "
+                    "choices in braces and no comments.",
+                ),
+                io.Int.Input("num_tokens", default=50, min=1, max=1000, tooltip="Words in the mix at most, 1 to 1000."),
+                io.Int.Input(
+                    "dictionary_size",
+                    default=5000,
+                    min=2,
+                    max=50_000,
+                    tooltip="Words among which is looked: those nearest to the pictures. 2 to 50000.",
+                    advanced=True,
+                ),
+                io.Int.Input("steps", default=500, min=1, max=MANY, tooltip="Steps of the fit, 1 to 1000000."),
+                io.Int.Input(
+                    "batch_size",
+                    default=6,
+                    min=1,
+                    max=256,
+                    tooltip="Pictures in one step, 1 to 256. Little memory makes it slower, not smaller.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=1e-3,
+                    min=1e-6,
+                    max=1.0,
+                    step=1e-4,
+                    round=False,
+                    tooltip="Of the fit, 1e-6 to 1.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "sparsity",
+                    default=0.001,
+                    min=0.0,
+                    max=10.0,
+                    step=1e-3,
+                    round=False,
+                    tooltip="How strongly the mix of the largest words is held to the mix of all, 0 to 10.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "num_images", default=100, min=2, max=10_000, tooltip="Training pictures that are made, 2 to 10000."
+                ),
+                io.Int.Input(
+                    "image_size",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=64,
+                    tooltip="Width and height of the pictures in pixels, 64 to 2048: the model's own size is best.",
+                ),
+                io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100."),
+                io.Int.Input("sampling_steps", default=50, min=1, max=1000, tooltip="Steps of a picture, 1 to 1000."),
+                io.Int.Input(
+                    "validate_every",
+                    default=50,
+                    min=1,
+                    max=MANY,
+                    tooltip="Steps of the fit between two validations, 1 to 1000000.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "validation_images",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Further pictures on which coefficients are judged, and reconstructions that are made, "
+                    "1 to 1000.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "exclude_concept",
+                    default=True,
+                    tooltip="Leave out the concept's own words: plurals, pieces, and what means the same.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=True,
+                    tooltip="Of the pictures and the fit: the same seed gives the same mix.",
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="Your own pictures of the concept, instead of made ones. A batch is explained together, of "
+                    "a list each picture for itself.",
+                ),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="What the made pictures shall not show. Without it: nothing."
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The image encoder that shares a space with the text encoder: it finds the nearest words, "
+                    "and helps to tell them apart. Without it the model's own gradient finds words, less well.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(get_args(Method)),
+                    default="shares",
+                    optional=True,
+                    tooltip="shares: words compete, each picture is explained by the words that alone denoise it best, "
+                    "then the coefficients are fitted. conceptor: as published, a network gives all coefficients.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "validation",
+                    options=list(get_args(Validation)),
+                    default="loss",
+                    optional=True,
+                    tooltip="loss: on held-out pictures, cheap. pictures: as published, by pictures that the mix makes "
+                    "(needs clip_vision; takes longer than the fit).",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                TokenMixType.Output("mix", display_name="mix", tooltip="The words with coefficients that judged best."),
+                io.Image.Output("images", display_name="images", tooltip="The training pictures."),
+                io.Image.Output("reconstructions", display_name="reconstructions", tooltip="Pictures of the mix."),
+                io.Image.Output("chart", display_name="chart", tooltip="Loss and validation over the steps."),
+                io.String.Output("report", display_name="report", tooltip="The words in numbers, and the time taken."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        concept: str | None = None,
+        prompt: str | None = None,
+        validation: Validation | None = None,
+        images: object = UNCONNECTED,
+        clip_vision: object = UNCONNECTED,
+    ) -> bool | str:
+        with_pictures, with_encoder = images is not UNCONNECTED, clip_vision is not UNCONNECTED
+        answers = (
+            in_range(cls, validation=validation),
+            checked(check_template, prompt),
+            checked(check_concept, None if concept is None else concept.strip(), with_pictures),
+            checked(check_validation, validation, with_encoder),
+        )
+        return next((answer for answer in answers if answer is not True), True)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        vocabulary: Vocabulary,
+        concept: str,
+        prompt: str,
+        num_images: int,
+        image_size: int,
+        cfg: float,
+        sampling_steps: int,
+        validation_images: int,
+        images: Tensor | None = None,
+        negative: Any = None,
+        clip_vision: Any = None,
+        validation: Validation = "loss",
+        **settings: Any,
+    ) -> io.NodeOutput:
+        studio = host.HostStudio(model, clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
+        with torch.inference_mode(False):  # what inference mode makes can't be differentiated
+            given = None if images is None else images.clone()
+            explained = explain(
+                *(studio, vocabulary, concept.strip(), prompt, Settings(**settings), host.LiveView()),
+                num_images=num_images,
+                validation_images=validation_images,
+                given=given,
+                validation=validation,
+            )
+        mix, chart, report = explained.found.mix, explained.chart()[None], explained.report()
+        if given is not None and len(given) == 1:
+            report += f"\n{OF_ONE}"
+        return io.NodeOutput(mix, explained.pictures, explained.reconstructions, chart, report)

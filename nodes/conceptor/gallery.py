@@ -1,0 +1,91 @@
+"""The words of a mix as pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
+
+from ...core.conceptor.dictionary import check_template
+from ...core.conceptor.mixture import TokenMix
+from ...core.errors import UserError
+from ...core.pictures.grid import labelled_grid
+from .. import host
+from ..connected import Node
+from ..inputs import checked, model_inputs, sampler_inputs, seed_input, size_inputs
+from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
+
+
+class TokenMixGallery(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TokenMixGallery",
+            display_name="Token Mix Gallery",
+            category=CATEGORY,
+            description="What each word of a mix looks like alone: one picture a word, all from the same noise. "
+            "Token Mix Conditioning shows them beside its words.",
+            search_aliases=["words", "tokens", "contact sheet", "concept"],
+            has_intermediate_output=True,  # a page that is opened anew gets the pictures, though none is drawn
+            inputs=[
+                *model_inputs(),
+                TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
+                io.String.Input(
+                    "prompt",
+                    default="a photo of a {}",
+                    tooltip="The prompt of each picture, with {} for the word: this box has no choices in braces and "
+                    "no comments.",
+                ),
+                io.Int.Input("top", default=8, min=1, max=100, tooltip="How many words are drawn, 1 to 100."),
+                *sampler_inputs(),
+                seed_input("Of the noise, which is the same for all words and KSampler's own for this seed."),
+                *size_inputs(),
+                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="All pictures, each under its word."),
+                io.Image.Output("images", display_name="images", tooltip="One picture a word, the largest first."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        return checked(check_template, prompt)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        mix: TokenMix,
+        prompt: str,
+        top: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        width: int,
+        height: int,
+        negative: Any = None,
+    ) -> io.NodeOutput:
+        encoder = host.HostTextEncoder(clip)
+        mix.check_family(encoder.family)
+        shown, tables, live = mix.top(top), encoder.tables(), host.LiveView()
+        if not len(shown):
+            raise UserError("The mix is empty; there is no word to draw.")
+        negative = negative or host.encoded(clip, "")
+        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
+        pictures: list[Tensor] = []
+        for alone in shown.singles():
+            live.say(alone.texts[0])
+            positive = encoder.conditioning(prompt.replace("{}", host.SLOT), alone.pseudo_token(tables))
+            pictures.append(host.drawn(model, vae, positive, negative, seed, sampling))
+            live.bar(len(pictures), len(shown), pictures[-1])
+        grid = labelled_grid(pictures, shown.texts)[None]
+        images = torch.stack(pictures)
+        preview = ui.PreviewImage(images, cls=cls).as_dict()
+        return io.NodeOutput(grid, images, ui={**preview, "tokens": list(shown.ids)})  # in the order of the pictures

@@ -1,0 +1,241 @@
+"""Token mixes in the graph: words with coefficients, written, changed, shown, kept and used in prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
+
+from ...core.conceptor.mixture import MixEdits, TokenMix, mix_from_text
+from ...core.conceptor.vocabulary import nearest_tokens
+from ...core.pictures.charts import bar_chart, word_cloud
+from .. import host
+from ..connected import Node
+from ..inputs import checked, filename_input
+
+CATEGORY = "ConceptLens/Concepts"
+TokenMixType = io.Custom("TOKEN_MIX")
+WITH_NEIGHBOURS, NEIGHBOURS = 50, 8  # rows whose nearest words the editor is told, and how many of them
+MIX_TOOLTIP = "Words with coefficients, from ConceptDecompose, TokenMixFromText or a file."
+
+
+class TokenMixFromText(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TokenMixFromText",
+            display_name="Token Mix From Text",
+            category=CATEGORY,
+            description="A mix of words written by hand: dog: 0.6, snow: 0.2",
+            search_aliases=["concept", "words", "coefficients", "blend"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder whose tokens the words are."),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    placeholder="dog: 0.6, snow: 0.2",
+                    tooltip="Words with numbers, in lines or between commas. Each word must be one token of the model; "
+                    "#1929 names a token by its id. Only the ratios of the numbers count; they may be negative.",
+                ),
+            ],
+            outputs=[TokenMixType.Output("mix", display_name="mix", tooltip="The mix, the largest number first.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        if text is not None and not text.strip():  # None: comes from another node
+            return "The mix is empty; write words with numbers, such as: dog: 0.6, snow: 0.2"
+        return True
+
+    @classmethod
+    def execute(cls, clip: Any, text: str) -> io.NodeOutput:
+        encoder = host.HostTextEncoder(clip)
+        return io.NodeOutput(mix_from_text(encoder, text, encoder.family))
+
+
+class TokenMixConditioning(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TokenMixConditioning",
+            display_name="Token Mix Conditioning",
+            category=CATEGORY,
+            description="A prompt with a mix of words in place of <>: change a coefficient and the picture follows.",
+            search_aliases=["concept", "pseudo token", "conceptor", "coefficients", "slider"],
+            has_intermediate_output=True,  # a page that is opened anew gets the words, though nothing is computed
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model that samples."),
+                io.String.Input(
+                    "prompt",
+                    default="a photo of a <>",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt, with <> where the mix shall stand; it may stand more than once. Weights, "
+                    "embeddings and everything else work as in CLIP Text Encode.",
+                ),
+                io.Int.Input(
+                    "num_tokens",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="How many words of the mix are used, those with the largest coefficients. 1 to 1000.",
+                ),
+                io.String.Input(
+                    "coefficients",
+                    default="",
+                    tooltip="What the editor writes: changes over the mix, as JSON by token id: "
+                    '{"v": 1, "set": {"1929": 0.5}, "off": [], "add": {}, "top": 20}. Empty: the mix as it comes.',
+                ),
+                TokenMixType.Input("mix", optional=True, tooltip=MIX_TOOLTIP),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning", display_name="conditioning", tooltip="The prompt for the sampler."
+                ),
+                TokenMixType.Output("mix", display_name="mix", tooltip="The mix as it was used, with the changes."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None, coefficients: str | None = None) -> bool | str:
+        said = checked(host.check_slot, prompt)
+        return said if said is not True else checked(MixEdits.parse, coefficients, host.CLIP_TOKENS)
+
+    @classmethod
+    def execute(
+        cls, clip: Any, prompt: str, num_tokens: int, coefficients: str, mix: TokenMix | None = None
+    ) -> io.NodeOutput:
+        encoder = host.HostTextEncoder(clip)
+        base = mix or TokenMix((), (), ())
+        base.check_family(encoder.family)
+        edited = MixEdits.parse(coefficients, host.CLIP_TOKENS).apply(base, encoder).top(num_tokens)
+        tables = encoder.tables()
+        conditioning = encoder.conditioning(prompt, edited.pseudo_token(tables))
+        return io.NodeOutput(conditioning, edited, ui={"token_mix": [_for_editor(base, tables[-1])]})
+
+
+def _for_editor(mix: TokenMix, table: Tensor) -> dict[str, Any]:
+    """What the coefficient editor shows: the rows of a mix, and the nearest words to the largest of them."""
+    words, asked = host.words(), mix.ids[:WITH_NEIGHBOURS]
+    near = nearest_tokens(table, list(words), asked, NEIGHBOURS)
+    named = {token: [[other, words[other]] for other in row] for token, row in zip(asked, near, strict=True)}
+    return {"rows": [mix.ids, mix.texts, mix.coefficients], "near": named}
+
+
+class TokenMixPlot(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TokenMixPlot",
+            display_name="Token Mix Plot",
+            category=CATEGORY,
+            description="A picture of a mix: bars, or a cloud of words.",
+            search_aliases=["chart", "word cloud", "coefficients"],
+            inputs=[
+                TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
+                io.Combo.Input(
+                    "style",
+                    options=["bars", "cloud"],
+                    default="bars",
+                    tooltip="bars: words with numbers. cloud: words, larger for larger coefficients.",
+                ),
+                io.Int.Input("top", default=20, min=1, max=200, tooltip="How many words are shown, 1 to 200."),
+            ],
+            outputs=[io.Image.Output("image", display_name="image", tooltip="The chart.")],
+        )
+
+    @classmethod
+    def execute(cls, mix: TokenMix, style: str, top: int) -> io.NodeOutput:
+        shown = mix.top(top)
+        draw = bar_chart if style == "bars" else word_cloud
+        return io.NodeOutput(draw(shown.texts, shown.coefficients)[None])
+
+
+class SaveTokenMix(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveTokenMix",
+            display_name="Save Token Mix",
+            category=CATEGORY,
+            description="Keeps a mix in a file that Load Token Mix reads.",
+            search_aliases=["save concept", "export"],
+            is_output_node=True,
+            inputs=[
+                TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
+                filename_input("token_mix"),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return host.usable_name(filename_prefix, host.MIXES)
+
+    @classmethod
+    def execute(cls, mix: TokenMix, filename_prefix: str) -> io.NodeOutput:
+        path = host.numbered_path(filename_prefix, host.MIXES)
+        mix.save(path, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
+        return io.NodeOutput(ui=ui.PreviewText(str(path)))
+
+
+class LoadTokenMix(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadTokenMix",
+            display_name="Load Token Mix",
+            category=CATEGORY,
+            description="Reads a mix that Save Token Mix has kept.",
+            search_aliases=["load concept", "import"],
+            inputs=[
+                io.Combo.Input(
+                    "file", options=host.files(host.MIXES), tooltip="A file in the folder models/token_mixes (press R)."
+                )
+            ],
+            outputs=[TokenMixType.Output("mix", display_name="mix", tooltip="The mix that was kept.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        return host.changed_at(host.MIXES, file)
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(TokenMix.load(host.file(host.MIXES, file)))
+
+
+class SaveTokenMixEmbedding(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveTokenMixEmbedding",
+            display_name="Save Token Mix as Embedding",
+            category=CATEGORY,
+            description="Writes the mix as a textual-inversion file: embedding:name in any prompt here. A1111, Forge "
+            "and diffusers read the file too.",
+            search_aliases=["textual inversion", "export concept", "save embedding"],
+            is_output_node=True,
+            inputs=[
+                TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
+                io.Clip.Input("clip", tooltip="The text encoder of the mix."),
+                io.String.Input(
+                    "name", default="my_concept", tooltip="The name in prompts: embedding:my_concept. It must be new."
+                ),
+            ],
+            outputs=[io.String.Output("name", display_name="name", tooltip="embedding:name, ready for a prompt.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        return host.usable_name(name, host.EMBEDDINGS)
+
+    @classmethod
+    def execute(cls, mix: TokenMix, clip: Any, name: str) -> io.NodeOutput:
+        encoder = host.HostTextEncoder(clip)
+        mix.check_family(encoder.family)
+        path = host.new_embedding(name)
+        mix.save_embedding(path, encoder.tables(), encoder.names)
+        return io.NodeOutput(f"embedding:{name}", ui=ui.PreviewText(f"embedding:{name}"))

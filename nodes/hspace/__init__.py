@@ -1,0 +1,1 @@
+"""Directions of h-space in the graph."""

@@ -1,0 +1,265 @@
+"""Directions in the bottleneck of the UNet, found and applied."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from comfy_api.v0_0_2 import io, ui
+
+from ...core.hspace.directions import HSpaceDirections, Position, disentangled
+from ...core.hspace.parsing import counted
+from ...core.hspace.pca import pca
+from ...core.hspace.samples import HSpaceSamples
+from ...core.model.studio import seeds_from
+from ...core.pictures.hspace_charts import variance_chart
+from .. import host
+from ..connected import Node, in_range
+from ..inputs import checked, filename_input, sampler_inputs, seed_input, size_inputs
+
+CATEGORY = "ConceptLens/h-space"
+SamplesType = io.Custom("HSPACE_SAMPLES")
+DirectionsType = io.Custom("HSPACE_DIRECTIONS")
+DIRECTIONS_TOOLTIP = "Directions, from PCA, Contrast or Jacobian, or from a file."
+FOUND = DirectionsType.Output("directions", display_name="directions", tooltip="What was found, for HSpaceDirection.")
+
+
+class HSpaceSample(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSpaceSample",
+            display_name="h-space Sample",
+            category=CATEGORY,
+            description="Draws pictures and keeps what the UNet's bottleneck holds at each noise level.",
+            search_aliases=["bottleneck", "latent direction", "capture", "semantic"],
+            inputs=[
+                io.Model.Input("model", tooltip="SD 1.x, SD 2.x or SDXL."),
+                io.Conditioning.Input("positive", tooltip="The prompt of all pictures."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Vae.Input("vae", tooltip="The model's VAE."),
+                io.Int.Input("samples", default=100, min=1, max=10_000, tooltip="Pictures, 1 to 10000."),
+                seed_input("Of the first picture; the others have the seeds after it."),
+                *sampler_inputs(),
+                *size_inputs(),
+                io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="Pictures drawn at once, 1 to 64."),
+                io.Combo.Input(
+                    "position",
+                    options=list(get_args(Position)),
+                    default="after",
+                    tooltip="Where the bottleneck is read, and shifted later: after or before the UNet's middle block; "
+                    "inside: behind its first residual block.",
+                ),
+            ],
+            outputs=[
+                SamplesType.Output("samples", display_name="samples", tooltip="The bottleneck of each picture."),
+                io.Image.Output("images", display_name="images", tooltip="The pictures, in the order of their seeds."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        vae: Any,
+        samples: int,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int,
+        height: int,
+        batch_size: int,
+        position: Position,
+    ) -> io.NodeOutput:
+        made_by = {
+            "seed": seed,
+            "samples": samples,
+            "steps": steps,
+            "cfg": cfg,
+            "sampler": sampler_name,
+            "scheduler": scheduler,
+            "width": width,
+            "height": height,
+        }
+        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
+        how = (seeds_from(seed, samples), sampling, batch_size, position, made_by, host.LiveView().bar)
+        found, pictures = host.sample_bottleneck(model, vae, positive, negative, *how)
+        return io.NodeOutput(found, pictures)
+
+
+class HSpacePCA(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSpacePCA",
+            display_name="h-space PCA",
+            category=CATEGORY,
+            description="The directions in which pictures of one prompt differ most, the largest first.",
+            search_aliases=["principal components", "semantic direction", "bottleneck"],
+            inputs=[
+                SamplesType.Input("samples", tooltip="From h-space Sample; more pictures than components."),
+                io.Int.Input("components", default=10, min=1, max=1000, tooltip="Directions, 1 to 1000."),
+                io.Boolean.Input(
+                    "per_step",
+                    default=True,
+                    tooltip="On: at each noise level for itself. Off: of whole trajectories, with one spread.",
+                ),
+            ],
+            outputs=[
+                FOUND,
+                io.Image.Output("chart", display_name="chart", tooltip="The share of the variance that each explains."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, samples: HSpaceSamples, components: int, per_step: bool) -> io.NodeOutput:
+        directions, shares = pca(samples, components, per_step)
+        return io.NodeOutput(directions, variance_chart(directions, shares)[None])
+
+
+class HSpaceDisentangle(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSpaceDisentangle",
+            display_name="h-space Disentangle",
+            category=CATEGORY,
+            description="Takes out of directions what they share with others: age without glasses.",
+            search_aliases=["orthogonal", "projection", "semantic direction"],
+            inputs=[
+                DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
+                DirectionsType.Input("remove", tooltip="Directions whose effect is to stay out."),
+                io.String.Input(
+                    "remove_indices", default="0", tooltip="Which of them, counted from 0: 0, 2, 3. Empty: all."
+                ),
+            ],
+            outputs=[FOUND],
+        )
+
+    @classmethod
+    def validate_inputs(cls, remove_indices: str | None = None) -> bool | str:
+        return checked(counted, remove_indices)
+
+    @classmethod
+    def execute(cls, directions: HSpaceDirections, remove: HSpaceDirections, remove_indices: str) -> io.NodeOutput:
+        chosen = counted(remove_indices) or range(len(remove))
+        return io.NodeOutput(disentangled(directions, remove.chosen(chosen)))
+
+
+class HSpaceDirection(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSpaceDirection",
+            display_name="h-space Direction",
+            category=CATEGORY,
+            description="Adds a direction to the bottleneck while the model samples. Several in a row add up; remove "
+            "or bypass the node and the model is what it was.",
+            search_aliases=["apply direction", "semantic", "slider", "bottleneck", "attribute"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the directions were found on, or one like it."),
+                DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
+                io.Int.Input("index", default=0, min=0, max=10_000, tooltip="Which direction, counted from 0."),
+                io.Float.Input(
+                    "scale",
+                    default=1.0,
+                    min=-1000.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Strength. PCA: standard deviations. Contrast: 1 is the distance between both sets. "
+                    "Below 0: the other way; 0: nothing changes.",
+                ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="From here on, 0 to 1."
+                ),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Until here, 0 to 1."),
+                io.Combo.Input(
+                    "apply_to",
+                    options=["both", "positive"],
+                    default="both",
+                    tooltip="both: the positive and the negative prompt. positive: the first alone, which guidance "
+                    "then multiplies.",
+                ),
+            ],
+            outputs=[io.Model.Output("model", display_name="model", tooltip="The model with the direction.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent: float | None = None, end_percent: float | None = None) -> bool | str:
+        if start_percent is not None and end_percent is not None and start_percent >= end_percent:
+            return f"The direction starts at {start_percent} and ends at {end_percent}; let it end after it starts."
+        return in_range(cls, start_percent=start_percent, end_percent=end_percent)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        directions: HSpaceDirections,
+        index: int,
+        scale: float,
+        start_percent: float,
+        end_percent: float,
+        apply_to: str,
+    ) -> io.NodeOutput:
+        bottleneck = host.HostBottleneck(model)
+        window = (start_percent, end_percent)
+        return io.NodeOutput(bottleneck.shifted(directions, index, scale, *window, apply_to == "positive"))
+
+
+class SaveHSpaceDirections(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveHSpaceDirections",
+            display_name="Save h-space Directions",
+            category=CATEGORY,
+            description="Keeps directions in a file that Load h-space Directions reads.",
+            search_aliases=["export direction", "save direction"],
+            is_output_node=True,
+            inputs=[
+                DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
+                filename_input("directions"),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return host.usable_name(filename_prefix, host.DIRECTIONS)
+
+    @classmethod
+    def execute(cls, directions: HSpaceDirections, filename_prefix: str) -> io.NodeOutput:
+        path = host.numbered_path(filename_prefix, host.DIRECTIONS)
+        directions.save(path, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
+        return io.NodeOutput(ui=ui.PreviewText(str(path)))
+
+
+class LoadHSpaceDirections(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadHSpaceDirections",
+            display_name="Load h-space Directions",
+            category=CATEGORY,
+            description="Reads directions that Save h-space Directions has kept.",
+            search_aliases=["import direction", "load direction"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=host.files(host.DIRECTIONS),
+                    tooltip="A file in the folder models/hspace_directions (press R).",
+                )
+            ],
+            outputs=[FOUND],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        return host.changed_at(host.DIRECTIONS, file)
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(HSpaceDirections.load(host.file(host.DIRECTIONS, file)))

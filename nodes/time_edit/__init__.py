@@ -1,0 +1,1 @@
+"""TIME in the graph."""

@@ -1,0 +1,1 @@
+"""Diffusers pipelines through core's protocols: usable without the command line."""

@@ -1,0 +1,119 @@
+"""Pictures of a diffusers pipeline, and their comparison before and after an edit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..core.model.protocols import Progress, unseen
+from ..core.pictures.grid import labelled_grid
+from .adapter import DiffusersDenoiser, Pipeline
+
+MOST_STEPS = 1000  # as many timesteps as Stable Diffusion was trained with
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made; `size` in pixels, None for the model's own."""
+
+    seeds: Sequence[int] = (0,)
+    steps: int = 25
+    guidance_scale: float = 7.5
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UserError(f"{self.steps} sampling steps make no picture; give 1 to {MOST_STEPS}.")
+        if not math.isfinite(self.guidance_scale):
+            raise UserError(f"The guidance scale is {self.guidance_scale}; give a finite number.")
+        if self.size is not None and (self.size < 64 or self.size % 64):
+            raise UserError(f"A size of {self.size} pixels does not suit the model; give a multiple of 64.")
+        if strange := [seed for seed in self.seeds if not 0 <= seed < 2**63]:
+            raise UserError(f"The seed {strange[0]} is not between 0 and 2^63; give another one.")
+
+
+def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
+    """One picture for each seed, (seeds, height, width, 3) in 0..1; a seed gives the same start noise everywhere."""
+    pictures = _run(pipe, sampling.seeds, sampling, "pt", prompt=[prompt] * len(sampling.seeds))
+    return pictures.permute(0, 2, 3, 1).float().cpu()
+
+
+def sample_latents(
+    pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, progress: Progress = unseen, **prompt: Any
+) -> Tensor:
+    """The same before the VAE, (seeds, 4, h, w) in the UNet's scale; `prompt`: a text, or embeddings of one prompt.
+
+    `progress` is called after each step.
+    """
+    prompts = {
+        name: [value] * len(seeds) if isinstance(value, str) else value.expand(len(seeds), *value.shape[1:])
+        for name, value in prompt.items()
+    }
+    return _run(pipe, seeds, sampling, "latent", progress, **prompts)
+
+
+def _run(
+    pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, progress: Progress = unseen, **prompt: Any
+) -> Tensor:
+    call: Any = pipe
+
+    def tell(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        progress(min(step + 1, sampling.steps), sampling.steps)  # some schedulers take one more
+        return kept
+
+    if "negative_prompt_embeds" not in prompt:
+        prompt["negative_prompt"] = [""] * len(seeds)  # as the host has it; without one SDXL's pipeline takes zeros
+    return call(
+        **prompt,
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        height=sampling.size,
+        width=sampling.size,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        output_type=output,
+        callback_on_step_end=tell,
+    ).images
+
+
+def before_and_after(
+    pipe: Pipeline, lora: dict[str, Tensor], prompts: Sequence[str], sampling: Sampling, progress: Progress = unseen
+) -> tuple[Tensor, Tensor]:
+    """Pictures of each prompt without and with the LoRA of an edit, each (prompts, seeds, height, width, 3).
+
+    `progress` counts prompts. The pipeline is left as it was.
+    """
+    denoiser = DiffusersDenoiser(pipe)
+
+    def pictures(first: int) -> Tensor:
+        rows = []
+        for number, prompt in enumerate(prompts, start=first):
+            rows.append(sample(pipe, prompt, sampling))
+            progress(number, 2 * len(prompts))
+        return torch.stack(rows)
+
+    before = pictures(1)
+    denoiser.apply(lora)
+    try:
+        return before, pictures(1 + len(prompts))
+    finally:
+        denoiser.remove()
+
+
+def comparison(before: Tensor, after: Tensor, prompts: Sequence[str], least_width: int = 128) -> Tensor:
+    """A grid with a column for each prompt and, for each seed, a row before and a row after the edit.
+
+    Pictures narrower than `least_width` are enlarged by a whole factor.
+    """
+    factor = max(1, least_width // before.shape[3])
+    images, labels = [], []
+    for seed in range(before.shape[1]):
+        for name, rows in (("before", before), ("after", after)):
+            images += [row[seed].repeat_interleave(factor, 0).repeat_interleave(factor, 1) for row in rows]
+            labels += [f"{prompt} ({name})" for prompt in prompts]
+    return labelled_grid(images, labels, columns=len(prompts))

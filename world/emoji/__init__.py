@@ -1,0 +1,1 @@
+"""EmojiWorld: emoji whose names, keywords, colours and shares are known, for Conceptor and TIME."""
