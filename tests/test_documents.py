@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conceptlens.tests.conftest import ROOT
 
-# document and file of benchmarks/results: text of the document, # for the figure and * for a cell, and the measure
+# document and file of evaluation/results: text of the document, # for the figure and * for a cell, and the measure
 FIGURES = {
     ("README.md", "bench"): {
         "32 projections | # x |": "TIME edit, SD 1.5: published / ours, time",
@@ -57,7 +57,7 @@ FIGURES = {
         "What is drawn does so with #:": "pictures: rank correlation of drawn with planted shares",
         "points of a half (# %;": "TIME edits: share near a half",
     },
-    ("world/README.md", "hspace"): {
+    ("world/emoji/README.md", "hspace"): {
         "in 70 % or more | # |": "attributes moved, class kept",
         "by a random direction | # |": "attributes that a random direction moves, class kept",
         "over five scales | # % |": "strength: attributes monotone over five scales",
@@ -96,8 +96,8 @@ DOCUMENTS = sorted(file for file in ROOT.glob("[!.]*/**/*.md")) + sorted(ROOT.gl
 
 @cache
 def measured(file: str) -> dict[str, float]:
-    """The measures of a file of `benchmarks/results`."""
-    rows = json.loads((ROOT / f"benchmarks/results/{file}.json").read_text(encoding="utf-8"))["measures"]
+    """The measures of a file of `evaluation/results`."""
+    rows = json.loads((ROOT / f"evaluation/results/{file}.json").read_text(encoding="utf-8"))["measures"]
     return {row["name"]: row["value"] for row in rows}
 
 

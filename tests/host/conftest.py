@@ -30,7 +30,7 @@ def write_checkpoint(kind: str, base: Path) -> str:
     """A checkpoint of random weights in the host's folder; returns its name there."""
     file = base / "models/checkpoints" / f"{kind}.safetensors"
     if not file.exists():
-        command = [sys.executable, "-m", "conceptlens.harness.random_checkpoint", kind, str(file)]
+        command = [sys.executable, "-m", "conceptlens.hosting.random_checkpoint", kind, str(file)]
         subprocess.run(command, check=True, cwd=ROOT)
     return file.name
 
