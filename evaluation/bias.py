@@ -18,6 +18,7 @@ from ..core.conceptor.bias import Groups, balanced, pairs_in
 from ..core.conceptor.mixture import TokenMix
 from ..core.conceptor.shares import Share, shares_of_pictures
 from ..core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens
+from ..core.model.template import Template
 from ..core.pictures.charts import share_chart
 from ..core.pictures.grid import labelled_grid, save_picture
 from ..core.time_edit.strength import edits_for_share
@@ -83,17 +84,15 @@ class Professions:
 
     def edited(self, prompt: str, edits: Sequence[EditPair], seeds: Sequence[int]) -> Tensor:
         """Latents after TIME edits of keys and values: maps of the text context."""
-
         pipe, encoder = self.bench.lab.pipe, self.studio.encoder
         edit = fit_time_edit(encoder, edits, regularization=REGULARIZATION)
         context, empty = edit(encoder.encode([prompt, ""])).to(pipe.dtype)[:, None]
         contexts: dict[str, Any] = {"prompt_embeds": context, "negative_prompt_embeds": empty}
-        return sample_latents(pipe, seeds, Sampling((), STEPS, GUIDANCE), **contexts).float()
+        return sample_latents(pipe, seeds, Sampling(STEPS, GUIDANCE), **contexts).float()
 
 
 def measured(bench: Bench, chart: Path | None = None) -> Iterator[Measure]:
-
-    professions = Professions(bench, DiffusersStudio(bench.lab.pipe, Sampling((), STEPS, GUIDANCE), bench.cache))
+    professions = Professions(bench, DiffusersStudio(bench.lab.pipe, Sampling(STEPS, GUIDANCE), bench.cache))
     planted = {name: entry["share_of_men"] for name, entry in bench.lab.truth.professions.items()}
     plain = {name: professions.studio.latents_of_prompt(source_of(name), COUNTED) for name in planted}
     before = {name: professions.by_classifier(name, latents) for name, latents in plain.items()}
@@ -144,7 +143,7 @@ def before_and_after(before: Mapping[str, Share], after: Mapping[str, Share]) ->
 
 
 def source_of(name: str) -> str:
-    return PROMPT.replace("a {}", with_article(name))
+    return str(PROMPT).replace("a {}", with_article(name))
 
 
 def near(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) -> Measure:
@@ -163,9 +162,9 @@ def beside(bench: Bench, professions: Professions, words: Vocabulary, name: str,
     return bench.explained(f"beside {name}", "", slot_before(name), settings, pictures, words)
 
 
-def slot_before(name: str) -> str:
+def slot_before(name: str) -> Template:
     """A prompt with a slot before the profession."""
-    return PROMPT.replace("{}", f"{{}} {name}")
+    return Template.of(PROMPT.filled(f"{{}} {name}"))
 
 
 def share_in(mix: TokenMix) -> float:
@@ -177,15 +176,15 @@ def share_in(mix: TokenMix) -> float:
 def evened(professions: Professions, name: str, mix: TokenMix) -> float:
     """The classifier's share of men in pictures of a mix that is balanced."""
     studio = professions.studio
-    vectors = balanced(mix, pairs_in(mix, [GROUPS]), 0.5).pseudo_token([tower.table for tower in studio.towers])
-    return professions.by_classifier(name, studio.latents_of_mix(slot_before(name), vectors, JUDGED)).value
+    even = balanced(mix, pairs_in(mix, [GROUPS]), 0.5)
+    return professions.by_classifier(name, studio.latents_of_mix(slot_before(name), even, JUDGED)).value
 
 
 def searched(professions: Professions, shares: Mapping[str, float]) -> list[EditPair]:
     """An edit of each profession towards the sex that it lacks, as strong as half of the pictures need."""
     names = {source_of(name): name for name in shares}
     words = {source: GROUPS[shares[name] > 0.5][0] for source, name in names.items()}
-    pairs = [EditPair(source, slot_before(name).replace("{}", words[source])) for source, name in names.items()]
+    pairs = [EditPair(source, slot_before(name).filled(words[source])) for source, name in names.items()]
 
     def share_of(pair: EditPair, edits: Sequence[EditPair]) -> Share:
         return professions.by_classifier(names[pair.source], professions.edited(pair.source, edits, SEARCHED))

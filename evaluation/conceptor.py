@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.conceptor.dictionary import check_template
 from ..core.conceptor.explanation import check_name
 from ..core.conceptor.mixture import TokenMix
 from ..core.errors import UserError
+from ..core.model.template import Template
 from ..core.pictures.grid import labelled_grid, save_picture
 from ..harness.terminal.console import Console
 from ..harness.terminal.options import (
@@ -26,6 +26,7 @@ from ..harness.terminal.options import (
     file_name,
     open_model,
     sampling_of,
+    seeds_of,
 )
 from ..harness.terminal.processes import Processes
 from ..harness.terminal.results import keep_result, kept_result
@@ -59,12 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-
     concepts = concepts_of(arguments)
-    check_template(arguments.prompt)
+    template = Template.of(arguments.prompt)
     if arguments.num_images < 1 or arguments.top < 1:
         raise UserError("--num-images and --top have to be at least 1.")
-    sampling = sampling_of(arguments, range(arguments.seed, arguments.seed + arguments.num_images))
+    sampling, seeds = sampling_of(arguments), seeds_of(arguments, arguments.num_images)
     made_by = asked(arguments, *NUMBERS)
     mixes = {concept: TokenMix.load(arguments.mixes / f"{file_name(concept)}.safetensors") for concept in concepts}
     words = {concept: dict(zip(mix.texts, mix.coefficients, strict=True)) for concept, mix in mixes.items()}
@@ -79,9 +79,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     judge = judge_of(arguments, studio)
     for concept in pending:
         mixes[concept].check_family(studio.family)
-        check_name(studio.encoder, concept, arguments.prompt, ())
+        check_name(studio.encoder, concept, template)
     for concept in processes.share(pending):
-        found = evaluated(studio, judge, concept, mixes[concept].top(arguments.top), arguments, sampling.seeds)
+        picture = files[concept].with_suffix(".png")
+        found = evaluated(studio, judge, concept, mixes[concept].top(arguments.top), template, seeds, picture)
         keep_result(files[concept], work[concept], found)
         console.line(f"{concept}: similarity {found['similarity']:.3f}, distance {found['distance']:.3f}")
     processes.meet()
@@ -98,25 +99,24 @@ def evaluated(
     judge: Judge,
     concept: str,
     mix: TokenMix,
-    arguments: argparse.Namespace,
+    template: Template,
     seeds: Sequence[int],
+    file: Path,
 ) -> dict[str, float]:
     """The figures of one concept, by the names of MEASURES; its pictures go into a file."""
-
-    vectors = mix.pseudo_token([tower.table for tower in studio.towers])
     latents = (
-        studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds),
-        studio.latents_of_mix(arguments.prompt, vectors, seeds),
+        studio.latents_of_prompt(template.filled(concept), seeds),
+        studio.latents_of_mix(template, mix, seeds),
     )
     own, mixed = map(studio.pictures, latents)
     pairs = [picture for pair in zip(own, mixed, strict=True) for picture in pair]
     labels = [f"{kind}, seed {seed}" for seed in seeds for kind in (concept, "its mix")]
-    save_picture(labelled_grid(pairs, labels, columns=8), arguments.out / f"{file_name(concept)}.png")
+    save_picture(labelled_grid(pairs, labels, columns=8), file)
     features, others = judge.pictures(own), judge.pictures(mixed)
     return {
         "similarity": pairwise_similarity(features, others),
         "distance": perceptual_distance(judge.layers(own), judge.layers(mixed)),
         "concept": diversity(features),
         "mix": diversity(others),
-        "tokens": diversity(judge.texts([arguments.prompt.replace("{}", word) for word in mix.texts])),
+        "tokens": diversity(judge.texts([template.filled(word) for word in mix.texts])),
     }

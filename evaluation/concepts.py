@@ -23,6 +23,7 @@ from ..core.conceptor.explanation import explain
 from ..core.conceptor.fit import Method, Settings
 from ..core.conceptor.mixture import TokenMix
 from ..core.conceptor.vocabulary import Vocabulary, embed_vocabulary
+from ..core.model.template import Template
 from ..core.pictures.grid import from_pil
 from ..harness.commands.decompose import ConsoleLive, checkpoint_of, finished
 from ..harness.terminal.console import Console
@@ -35,7 +36,7 @@ from ..world.emoji.pictures import DRAWN, varied
 from .laboratory import Laboratory
 from .measures import Measure, report
 
-PROMPT = "a photo of a {}"
+PROMPT = Template.of("a photo of a {}")
 CONCEPTS = 20  # of each kind
 SETTINGS = Settings(steps=100, batch_size=32, validate_every=25)  # as many pictures as the paper's 500 steps of 6
 PICTURES, HELD_OUT = 32, 16  # of a concept
@@ -80,17 +81,14 @@ class Bench:
 
     @cached_property
     def lab(self) -> Laboratory:
-
         return Laboratory(self.packages)
 
     @cached_property
     def studio(self) -> DiffusersStudio:
-
-        return DiffusersStudio(self.lab.pipe, Sampling((), STEPS, GUIDANCE), self.cache)
+        return DiffusersStudio(self.lab.pipe, Sampling(STEPS, GUIDANCE), self.cache)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-
         with self.console.progress("embedding words") as progress:
             return embed_vocabulary(self.studio.encoder, cache=self.cache, progress=progress)
 
@@ -125,7 +123,6 @@ class Bench:
 
     def clean(self, name: str) -> Tensor:
         """Clean pictures (n, 128, 128, 3) of an emoji."""
-
         generator, truth = random.Random(f"clean {name}"), self.lab.truth
         caption = Caption("", name, "name", name, truth.emoji[name], "3d")
         picture = self.lab.pictures.clean(caption)
@@ -135,19 +132,23 @@ class Bench:
         self,
         title: str,
         concept: str,
-        prompt: str,
+        template: Template,
         settings: Settings,
         given: Tensor | None = None,
         words: Vocabulary | None = None,
     ) -> TokenMix:
         """The explanation of a concept, or of pictures (n, height, width, 3), by all words or by those; made once."""
-
         file = self.out / f"{file_name(title)}.safetensors"
-        if not finished(file, concept, prompt, settings):
+        if not finished(file, settings, concept=concept, prompt=str(template)):
             checkpoint = checkpoint_of(file, self.studio)
             with self.console.progress(title) as progress:
                 explained = explain(
-                    *(self.studio, words or self.vocabulary, concept, prompt, settings, ConsoleLive(progress)),
+                    self.studio,
+                    words or self.vocabulary,
+                    concept,
+                    template,
+                    settings,
+                    ConsoleLive(progress),
                     num_images=PICTURES,
                     validation_images=HELD_OUT,
                     given=given,
@@ -172,12 +173,11 @@ class Bench:
 
     def shown(self, mix: TokenMix) -> list[str]:
         """What the classifier sees in pictures of a mix."""
-        vectors = mix.pseudo_token([tower.table for tower in self.studio.towers])
-        return self._seen(self.studio.latents_of_mix(PROMPT, vectors, range(JUDGED)))
+        return self._seen(self.studio.latents_of_mix(PROMPT, mix, range(JUDGED)))
 
     def shown_by_word(self, concept: str) -> list[str]:
         """The same for the concept's own word."""
-        return self._seen(self.studio.latents_of_prompt(PROMPT.replace("{}", concept), range(JUDGED)))
+        return self._seen(self.studio.latents_of_prompt(PROMPT.filled(concept), range(JUDGED)))
 
     def _seen(self, latents: Tensor) -> list[str]:
         pictures = self.studio.pictures(latents).permute(0, 3, 1, 2) * 2 - 1

@@ -22,7 +22,7 @@ from torch.nn.functional import one_hot
 
 from ..core.hspace.contrast import contrast, ends_of
 from ..core.hspace.directions import HSpaceDirections, disentangled
-from ..core.hspace.jacobian import along_levels, directions_of_levels
+from ..core.hspace.jacobian import Half, jacobian_directions
 from ..core.hspace.pca import pca
 from ..core.hspace.process import invert, restored
 from ..core.pictures.grid import labelled_grid, save_picture
@@ -232,13 +232,17 @@ def looked_at(faces: Faces, seed: int, mask: Tensor) -> tuple[Tensor, HSpaceDire
     visited: list[Tensor] = []
     plain = bottleneck.draw([seed], STEPS, watch=lambda _, x, __: visited.append(x))
     levels = list(zip(bottleneck.sigmas(STEPS)[:-1].tolist(), visited, strict=True))[JACOBIAN_LEVELS]
-    halves = [(sigma, *bottleneck.halves(x, sigma, "after")) for sigma, x in levels]
+    halves = [Half(sigma, *bottleneck.halves(x, sigma, "after")) for sigma, x in levels]
     inside, outside = (
-        directions_of_levels(
-            along_levels(halves, count, 8, 1e-3, part, lambda *_: None),
-            bottleneck.family,
-            "after",
-            {"method": "jacobian"},
+        jacobian_directions(
+            halves,
+            components=count,
+            iterations=8,
+            tolerance=1e-3,
+            mask=part,
+            family=bottleneck.family,
+            position="after",
+            made_by={"method": "jacobian"},
         )
         for count, part in ((1, mask), (OUTSIDE, 1 - mask))
     )

@@ -64,18 +64,15 @@ def odds(more: Sequence[str], less: Sequence[str]) -> Meter:
 
 
 def area(_: Laboratory, pictures: Tensor) -> Tensor:
-
     return ink(pictures).mean((1, 2))
 
 
 def rightness(_: Laboratory, pictures: Tensor) -> Tensor:
-
     return place(pictures)[0][:, 0]
 
 
 def width(_: Laboratory, pictures: Tensor) -> Tensor:
     """Against the height."""
-
     spread = place(pictures)[1]
     return spread[:, 0] - spread[:, 1]
 
@@ -191,7 +188,6 @@ class Bench:
 
     @cached_property
     def lab(self) -> Laboratory:
-
         return Laboratory(self.packages)
 
     @cached_property
@@ -202,12 +198,10 @@ class Bench:
         return pipe
 
     def bottleneck(self, prompt: str) -> DiffusersBottleneck:
-
         return DiffusersBottleneck(self.pipe, prompt, GUIDANCE)
 
     def samples(self, prompt: str, seeds: Sequence[int], steps: int) -> tuple[HSpaceSamples, Tensor]:
         """Samples of a prompt, and their pictures (n, 3, height, width) in -1..1."""
-
         bottleneck = self.bottleneck(prompt)
         together = portions(seeds, len(NEW))  # always as many: another size would be compiled anew
         drawn = [bottleneck.record(some, steps, "after", {"prompt": prompt}) for some in together]
@@ -258,7 +252,6 @@ class Bench:
 
     def keep(self, attribute: Attribute, scale: float, rows: Sequence[Tensor]) -> None:
         """A grid to be looked at: a row of pictures for each part of the scale."""
-
         pictures = [picture.permute(1, 2, 0) / 2 + 0.5 for row in rows for picture in row[:SHOWN]]
         labels = [f"{attribute.name} {part * scale:g}" for part in PARTS for _ in range(SHOWN)]
         save_picture(labelled_grid(pictures, labels, columns=SHOWN), self.out / f"{file_name(attribute.name)}.png")
@@ -271,7 +264,6 @@ def judged(pictures: Tensor) -> Tensor:
 
 def random_like(direction: HSpaceDirections) -> HSpaceDirections:
     """A direction of noise, as long as another at each noise level."""
-
     noise = torch.randn(direction.shifts.shape, generator=torch.Generator().manual_seed(0))
     lengths = (values.flatten(2).norm(dim=2)[..., None, None, None] for values in (direction.shifts, noise))
     wanted, own = lengths

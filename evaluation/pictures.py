@@ -6,7 +6,7 @@ The mixes are those of `concepts`; missing ones are made first, which takes minu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..core.conceptor.dictionary import Slot
 from ..core.conceptor.mixture import TokenMix
-from ..core.conceptor.pruning import Pruned, bundles_in, explain_picture
+from ..core.conceptor.pruning import ExplainedPicture, bundles_in, explain_picture
 from ..core.hspace.process import Denoise, asyrp, invert
-from ..harness.commands.explain_picture import picture_tools
+from ..core.model.diffusion import predicted_x_0
 from ..harness.terminal.console import Console
 from ..pipelines.pictures import Sampling
-from ..pipelines.studio import DiffusersStudio
+from ..pipelines.studio import DiffusersFixedNoise, DiffusersStudio
 from ..world.emoji.architecture import GUIDANCE
 from .concepts import PROMPT, SETTINGS, Bench, add_folders
 from .hspace import judged
@@ -50,15 +50,15 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 def measured(bench: Bench) -> Iterator[Measure]:
     """What is left for the pictures of each keyword: does it name what they show?"""
-
-    studio = DiffusersStudio(bench.lab.pipe, Sampling((), STEPS, GUIDANCE))
+    studio = DiffusersStudio(bench.lab.pipe, Sampling(STEPS, GUIDANCE))
     named, largest, similar, left, ratios, same = ([] for _ in range(6))
     for keyword in bench.keywords[:KEYWORDS]:
         mix = bench.mix(keyword).top(TOKENS)
         bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
         for seed in SEEDS:
-            pruned, pictures = explained(studio, mix, seed, bundles)
-            before, _, *alone = (seen[0] for seen in bench.lab.seen(judged(pictures)))
+            shown = explained(studio, mix, seed, bundles)
+            pruned = shown.found
+            before, *alone = (seen[0] for seen in bench.lab.seen(judged(torch.cat([shown.before, shown.alone]))))
             words = ", ".join(pruned.mix.texts)
             bench.console.line(f"{keyword}, seed {seed}: {before}; {words} ({pruned.pictures} pictures)")
             left.append(float(len(pruned.mix)))
@@ -78,31 +78,33 @@ def measured(bench: Bench) -> Iterator[Measure]:
     yield Measure.share("single pictures: no more words remain than by the published search", same)
 
 
-def explained(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundles) -> tuple[Pruned, Tensor]:
-    draw, features = picture_tools(studio, PROMPT, seed)
-    return explain_picture(mix, draw([mix]), draw, features, THRESHOLD, bundles, together=1)
+def explained(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundles) -> ExplainedPicture:
+    noise = DiffusersFixedNoise(studio, PROMPT, seed)
+    return explain_picture(mix, noise, threshold=THRESHOLD, bundles=bundles, together=1)
 
 
 def plainly(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundles) -> tuple[TokenMix, int]:
     """What the published procedure leaves, and the pictures that it makes."""
-    draw, features = picture_tools(studio, PROMPT, seed)
-    (wanted,) = features(draw([mix]))
-    return published_pruning(mix, lambda mixes: (features(draw(mixes)) @ wanted).tolist(), THRESHOLD, bundles)
+    noise = DiffusersFixedNoise(studio, PROMPT, seed)
+    (wanted,) = noise.features(noise.draw([mix]))
+
+    def like(mixes: Sequence[TokenMix]) -> list[float]:
+        return (noise.features(noise.draw(mixes)) @ wanted).tolist()
+
+    return published_pruning(mix, like, THRESHOLD, bundles)
 
 
 def without_seed(bench: Bench) -> Iterator[Measure]:
     """A clean picture of each keyword's most frequent exemplar, which no seed gives, explained in two ways."""
-
-    studio = DiffusersStudio(bench.lab.pipe, Sampling((), STEPS, GUIDANCE))
-    _, features = picture_tools(studio, PROMPT, 0)
+    studio = DiffusersStudio(bench.lab.pipe, Sampling(STEPS, GUIDANCE))
     named: dict[str, list[bool]] = {"inverted, words of the keyword's mix": [], "fitted, words of all": []}
     for keyword in bench.keywords[:KEYWORDS]:
         shares = bench.lab.truth.keywords[keyword]
         exemplar = max(shares, key=shares.__getitem__)
         picture, mix = bench.clean(exemplar)[:1], bench.mix(keyword).top(TOKENS)
-        draw = from_noise_of(studio, mix, picture)
+        noise = InvertedNoise(studio, mix, picture)
         bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
-        pruned, _ = explain_picture(mix, draw([mix]), draw, features, THRESHOLD, bundles, together=1)
+        pruned = explain_picture(mix, noise, threshold=THRESHOLD, bundles=bundles, together=1).found
         settings = replace(SETTINGS, exclude_concept=False)
         fitted = bench.explained(f"picture of {exemplar}", "", PROMPT, settings, picture)
         for way, words in zip(named, (pruned.mix.texts, fitted.texts[:FITTED]), strict=True):
@@ -112,29 +114,30 @@ def without_seed(bench: Bench) -> Iterator[Measure]:
         yield Measure.share(f"pictures without a seed: the exemplar named, {way}", hits)
 
 
-def from_noise_of(studio: DiffusersStudio, mix: TokenMix, picture: Tensor) -> Callable[[Sequence[TokenMix]], Tensor]:
-    """What draws mixes from the noise of which the whole mix makes `picture` (1, height, width, 3): DDIM inversion."""
+class InvertedNoise(DiffusersFixedNoise):
+    """The noise of which a whole mix makes a picture (1, height, width, 3), found by DDIM inversion."""
 
-    slot = Slot.of(studio.encoder, studio.towers, PROMPT)
-    tables, diffusion = [tower.table for tower in studio.towers], studio.diffusion()
-    sigmas = ((1 - diffusion.alphas_cumprod) / diffusion.alphas_cumprod).sqrt().cpu()
-    timesteps = torch.linspace(len(sigmas) - 1, 0, INVERSION_STEPS).round().long()
-    levels = torch.cat([sigmas[timesteps], torch.zeros(1)])
+    def __init__(self, studio: DiffusersStudio, mix: TokenMix, picture: Tensor) -> None:
+        super().__init__(studio, PROMPT, 0)
+        self._slot = Slot.of(studio.encoder, studio.towers, PROMPT)
+        self._diffusion = studio.diffusion()
+        self._sigmas = ((1 - self._diffusion.alphas_cumprod) / self._diffusion.alphas_cumprod).sqrt().cpu()
+        timesteps = torch.linspace(len(self._sigmas) - 1, 0, INVERSION_STEPS).round().long()
+        self._levels = torch.cat([self._sigmas[timesteps], torch.zeros(1)])
+        x_0 = studio.latents_of_pictures(picture)
+        self._noise = invert(self._denoiser(mix), x_0, self._levels, 0.0, torch.Tensor).path[0]
 
-    def denoiser(some: TokenMix) -> Denoise:
-        encoded = slot.encode(some.pseudo_token(tables))
+    def draw(self, mixes: Sequence[TokenMix]) -> Tensor:
+        made = [asyrp(self._denoiser(some), None, self._noise, self._levels, 0.0, torch.Tensor) for some in mixes]
+        return self._studio.pictures(torch.cat(made))
+
+    def _denoiser(self, mix: TokenMix) -> Denoise:
+        encoded = self._slot.encode(mix.pseudo_token([tower.words for tower in self._studio.towers]))
 
         @torch.no_grad()
         def denoised(x: Tensor, sigma: float) -> Tensor:
-            timestep = (sigmas - sigma).abs().argmin()[None].to(x.device)
-            return x - sigma * diffusion.predict(x / (1 + sigma**2) ** 0.5, timestep, encoded)
+            timestep = (self._sigmas - sigma).abs().argmin()[None].to(x.device)
+            output = self._diffusion.predict(x / (1 + sigma**2) ** 0.5, timestep, encoded)
+            return predicted_x_0(self._diffusion.prediction, x, sigma, output)
 
         return denoised
-
-    noise = invert(denoiser(mix), studio.latents_of_pictures(picture), levels, 0.0, torch.Tensor).path[0]
-
-    def draw(mixes: Sequence[TokenMix]) -> Tensor:
-        made = [asyrp(denoiser(some), None, noise, levels, 0.0, torch.Tensor) for some in mixes]
-        return studio.pictures(torch.cat(made))
-
-    return draw

@@ -307,7 +307,6 @@ def plain(seed: int) -> Graph:
 
 def picture(host: HostServer) -> bytes:
     """The pixels of the plain picture, drawn anew."""
-
     host.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(2)  # the host frees between two graphs
     saved = host.run(plain(1))["outputs"]["save"]["images"][0]

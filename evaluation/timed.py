@@ -76,14 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-
     if arguments.num_seeds < 1:
         raise UserError(f"--num-seeds is {arguments.num_seeds}; a share needs at least 1 picture.")
     if not 0 <= arguments.margin < math.inf:
         raise UserError(f"--margin is {arguments.margin}; it is a difference of cosines: give 0 or above.")
     if is_professions(arguments.dataset) and arguments.method != "time":
         raise UserError("Professions are looked at before and after their edits in any case; leave --method out.")
-    sampling = sampling_of(arguments, ())
+    sampling = sampling_of(arguments)
     kind: Any = Professions if is_professions(arguments.dataset) else Pairs  # each reads what it evaluates
     entries = kind.read(arguments.dataset)
     files = [arguments.out / f"{file_name(entry.edit.destination)}.json" for entry in entries]
@@ -143,7 +142,6 @@ class Workshop:
     @contextmanager
     def edited(self, edit: EditPair, preserve: Sequence[str] = ()) -> Iterator[None]:
         """The model under a TIME edit."""
-
         denoiser, given = DiffusersDenoiser(self.pipe), self.arguments
         made = edit_model(
             self.studio.encoder,

@@ -7,10 +7,9 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from ..core.conceptor.bias import MEN, WOMEN
 from ..core.errors import UserError
 from . import host
-
-MEN, WOMEN = "man, male, he", "woman, female, she"  # the groups that are weighed unless others are named
 
 
 def checked(check: Callable[..., object], *values: Any) -> bool | str:

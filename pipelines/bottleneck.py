@@ -16,8 +16,10 @@ from ..core.hspace.directions import HSpaceDirections, Position
 from ..core.hspace.jacobian import Decoder, guided_decoder
 from ..core.hspace.process import asyrp, unwatched
 from ..core.hspace.samples import HSpaceSamples, Recorder
+from ..core.model.diffusion import predicted_x_0
 from ..core.model.text_tower import Encoded
 from .adapter import DiffusersDenoiser, DiffusersDiffusion, Pipeline
+from .pictures import decoded, in_range
 
 Visit = Callable[[Tensor, float, Sequence[bool]], Tensor]
 """From a bottleneck (rows, channels, height, width), its noise level, and whether each chunk of its rows is prompted,
@@ -58,10 +60,10 @@ class DiffusersBottleneck:
         self._visit: Visit | None = None
         self._sigma = 0.0  # at which the UNet is evaluated now
 
-    def sigmas(self, steps: int) -> Tensor:
-        """The noise levels (steps + 1,) of DDIM's timesteps, and none at the end."""
+    def sigmas(self, num_inference_steps: int) -> Tensor:
+        """The noise levels (num_inference_steps + 1,) of DDIM's timesteps, and none at the end."""
         scheduler = cast(Any, DDIMScheduler.from_config(self.pipe.scheduler.config))
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(num_inference_steps)
         return torch.cat([self._levels[scheduler.timesteps], torch.zeros(1)])
 
     def sigma_at(self, percent: float) -> float:
@@ -74,7 +76,7 @@ class DiffusersBottleneck:
     def draw(
         self,
         seeds: Sequence[int],
-        steps: int,
+        num_inference_steps: int,
         eta: float = 0.0,
         asymmetric: bool = False,
         watch: Callable[..., object] = unwatched,
@@ -89,7 +91,7 @@ class DiffusersBottleneck:
         def fresh() -> Tensor:
             return torch.stack([torch.randn(self.shape, generator=source) for source in sources]).to(self.unet.device)
 
-        sigmas = self.sigmas(steps)
+        sigmas = self.sigmas(num_inference_steps)
         start = fresh() * float((1 + sigmas[0].double() ** 2).sqrt())
         plain = self.predict_plainly if asymmetric else None
         return asyrp(self.predict, plain, start, sigmas, eta, fresh, watch)
@@ -100,11 +102,7 @@ class DiffusersBottleneck:
         output, *unprompted = self.outputs(x, sigma).chunk(len(self._prompted))
         if unprompted:
             output = self._guidance_scale * output + (1 - self._guidance_scale) * unprompted[0]
-        if self._diffusion.prediction == "v":
-            return (x - sigma * (1 + sigma**2) ** 0.5 * output) / (1 + sigma**2)
-        if self._diffusion.prediction == "sample":
-            return output
-        return x - sigma * output
+        return predicted_x_0(self._diffusion.prediction, x, sigma, output)
 
     def predict_plainly(self, x: Tensor, sigma: float) -> Tensor:
         """The same with nothing visiting the bottleneck."""
@@ -127,11 +125,7 @@ class DiffusersBottleneck:
 
     def pictures(self, latents: Tensor) -> Tensor:
         """(n, height, width, 3) in 0..1."""
-        if self._encoded:
-            with torch.no_grad():
-                scaled = latents.to(self.pipe.vae.dtype) / self.pipe.vae.config.scaling_factor
-                latents = self.pipe.vae.decode(scaled).sample
-        return (latents.float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        return decoded(self.pipe, latents) if self._encoded else in_range(latents)
 
     @contextmanager
     def visited(self, position: Position, visit: Visit) -> Iterator[None]:
@@ -156,10 +150,10 @@ class DiffusersBottleneck:
             handle.remove()
 
     def record(
-        self, seeds: Sequence[int], steps: int, position: Position, made_by: dict[str, Any]
+        self, seeds: Sequence[int], num_inference_steps: int, position: Position, made_by: dict[str, Any]
     ) -> tuple[HSpaceSamples, Tensor]:
         """What the bottleneck held at each noise level while pictures were drawn, and their latents."""
-        sigmas = self.sigmas(steps)[:-1]
+        sigmas = self.sigmas(num_inference_steps)[:-1]
         recorder = Recorder(sigmas.tolist())
 
         def look(h: Tensor, sigma: float, prompted: Sequence[bool]) -> Tensor:
@@ -167,7 +161,7 @@ class DiffusersBottleneck:
             return h
 
         with self.visited(position, look):
-            latents = self.draw(seeds, steps)
+            latents = self.draw(seeds, num_inference_steps)
         return HSpaceSamples(sigmas, recorder.stacked(), self.family, position, made_by), latents
 
     @contextmanager

@@ -16,31 +16,35 @@ from ..core.pictures.grid import labelled_grid
 from .adapter import DiffusersDenoiser, Pipeline
 
 MOST_STEPS = 1000  # as many timesteps as Stable Diffusion was trained with
+PICTURES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How pictures are made; `size` in pixels, None for the model's own."""
 
-    seeds: Sequence[int] = (0,)
-    steps: int = 25
+    num_inference_steps: int = 25
     guidance_scale: float = 7.5
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise UserError(f"{self.steps} sampling steps make no picture; give 1 to {MOST_STEPS}.")
+        if not 1 <= self.num_inference_steps <= MOST_STEPS:
+            raise UserError(f"{self.num_inference_steps} sampling steps make no picture; give 1 to {MOST_STEPS}.")
         if not math.isfinite(self.guidance_scale):
             raise UserError(f"The guidance scale is {self.guidance_scale}; give a finite number.")
         if self.size is not None and (self.size < 64 or self.size % 64):
             raise UserError(f"A size of {self.size} pixels does not suit the model; give a multiple of 64.")
-        if strange := [seed for seed in self.seeds if not 0 <= seed < 2**63]:
-            raise UserError(f"The seed {strange[0]} is not between 0 and 2^63; give another one.")
 
 
-def sample(pipe: Pipeline, prompt: str, sampling: Sampling) -> Tensor:
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises UserError for a number that seeds no generator."""
+    if strange := [seed for seed in seeds if not 0 <= seed < 2**63]:
+        raise UserError(f"The seed {strange[0]} is not between 0 and 2^63; give another one.")
+
+
+def sample(pipe: Pipeline, prompt: str, seeds: Sequence[int], sampling: Sampling) -> Tensor:
     """One picture for each seed, (seeds, height, width, 3) in 0..1; a seed gives the same start noise everywhere."""
-    pictures = _run(pipe, sampling.seeds, sampling, "pt", prompt=[prompt] * len(sampling.seeds))
+    pictures = _run(pipe, seeds, sampling, "pt", prompt=[prompt] * len(seeds))
     return pictures.permute(0, 2, 3, 1).float().cpu()
 
 
@@ -64,14 +68,16 @@ def _run(
     call: Any = pipe
 
     def tell(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
-        progress(min(step + 1, sampling.steps), sampling.steps)  # some schedulers take one more
+        progress(
+            min(step + 1, sampling.num_inference_steps), sampling.num_inference_steps
+        )  # some schedulers take one more
         return kept
 
     if "negative_prompt_embeds" not in prompt:
         prompt["negative_prompt"] = [""] * len(seeds)  # as the host has it; without one SDXL's pipeline takes zeros
     return call(
         **prompt,
-        num_inference_steps=sampling.steps,
+        num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
         height=sampling.size,
         width=sampling.size,
@@ -82,7 +88,12 @@ def _run(
 
 
 def before_and_after(
-    pipe: Pipeline, lora: dict[str, Tensor], prompts: Sequence[str], sampling: Sampling, progress: Progress = unseen
+    pipe: Pipeline,
+    lora: dict[str, Tensor],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    progress: Progress = unseen,
 ) -> tuple[Tensor, Tensor]:
     """Pictures of each prompt without and with the LoRA of an edit, each (prompts, seeds, height, width, 3).
 
@@ -93,7 +104,7 @@ def before_and_after(
     def pictures(first: int) -> Tensor:
         rows = []
         for number, prompt in enumerate(prompts, start=first):
-            rows.append(sample(pipe, prompt, sampling))
+            rows.append(sample(pipe, prompt, seeds, sampling))
             progress(number, 2 * len(prompts))
         return torch.stack(rows)
 
@@ -117,3 +128,19 @@ def comparison(before: Tensor, after: Tensor, prompts: Sequence[str], least_widt
             images += [row[seed].repeat_interleave(factor, 0).repeat_interleave(factor, 1) for row in rows]
             labels += [f"{prompt} ({name})" for prompt in prompts]
     return labelled_grid(images, labels, columns=len(prompts))
+
+
+@torch.no_grad()
+def decoded(pipe: Pipeline, latents: Tensor) -> Tensor:
+    """Pictures (n, height, width, 3) in 0..1 of latents (n, 4, h, w) in the UNet's scale."""
+    vae: Any = pipe.vae
+    parts = [
+        vae.decode(some.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+        for some in latents.split(PICTURES_AT_ONCE)
+    ]
+    return in_range(torch.cat(parts))
+
+
+def in_range(pictures: Tensor) -> Tensor:
+    """Pictures (n, 3, height, width) in -1..1 as (n, height, width, 3) in 0..1."""
+    return (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)

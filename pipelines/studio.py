@@ -19,21 +19,20 @@ from ..core.conceptor.dictionary import Slot
 from ..core.conceptor.vocabulary import fingerprint
 from ..core.errors import UserError
 from ..core.model.diffusion import check_channels
-from ..core.model.protocols import Family, Progress, unseen
+from ..core.model.protocols import Family, Progress, PseudoToken, unseen
+from ..core.model.template import Template
 from ..core.model.text_tower import TextTower
 from .adapter import DiffusersDenoiser, DiffusersDiffusion, DiffusersTextEncoder, Pipeline
-from .pictures import Sampling, sample_latents
+from .pictures import PICTURES_AT_ONCE, Sampling, decoded, sample_latents
 
-PICTURES_AT_ONCE = 16
 # Of the pictures that CLIP was trained on, unless an encoder's configuration names its own.
 CLIP_COLOURS = (("mean", (0.48145466, 0.4578275, 0.40821073)), ("std", (0.26862954, 0.26130258, 0.27577711)))
 
 
 class DiffusersStudio:
-    """`core.explanation.Studio`, with the pipeline's image encoder where it has one.
+    """`core.model.studio.Studio`, with the pipeline's image encoder where it has one.
 
-    The seeds of `sampling` are not used: each call names its own. What was drawn from a prompt is kept in the folder
-    `cache` and found there again.
+    What was drawn from a prompt is kept in the folder `cache` and found there again.
     """
 
     def __init__(self, pipe: Pipeline, sampling: Sampling, cache: Path | None = None) -> None:
@@ -41,8 +40,12 @@ class DiffusersStudio:
         self.encoder: DiffusersTextEncoder = DiffusersTextEncoder(pipe)
         self.family: Family = DiffusersDenoiser(pipe).family
 
-    @cached_property
+    @property
     def towers(self) -> list[TextTower]:
+        return self._towers
+
+    @cached_property
+    def _towers(self) -> list[TextTower]:
         return self.encoder.towers()  # a copy of all weights: made once, not for each picture of a mix
 
     @property
@@ -62,7 +65,7 @@ class DiffusersStudio:
         check_channels(self._pipe.unet.config.in_channels)
 
     def evaluations(self, pictures: int) -> int:
-        return pictures * self._sampling.steps * (2 if self._sampling.guidance_scale > 1 else 1)
+        return pictures * self._sampling.num_inference_steps * (2 if self._sampling.guidance_scale > 1 else 1)
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         drawn = []
@@ -70,12 +73,19 @@ class DiffusersStudio:
             drawn.append(self._drawn(prompt, [seeds[row] for row in some], _of_part(some, len(seeds), progress)))
         return torch.cat(drawn)
 
-    @torch.no_grad()
     def latents_of_mix(
-        self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen
+        self, template: Template, mix: PseudoToken, seeds: Sequence[int], progress: Progress = unseen
     ) -> Tensor:
-        """vectors may also have a row for each seed, (seeds, width)."""
-        encoded = Slot.of(self.encoder, self.towers, prompt).encode(vectors)
+        return self.latents_of_mixes(template, [mix], seeds, progress)
+
+    @torch.no_grad()
+    def latents_of_mixes(
+        self, template: Template, mixes: Sequence[PseudoToken], seeds: Sequence[int], progress: Progress = unseen
+    ) -> Tensor:
+        """The same for one mix, or for as many as seeds, one each."""
+        tables = [tower.words for tower in self.towers]
+        vectors = [torch.cat(rows) for rows in zip(*(mix.pseudo_token(tables) for mix in mixes), strict=True)]
+        encoded = Slot.of(self.encoder, self.towers, template).encode(vectors)
         named = zip(("prompt_embeds", "pooled_prompt_embeds"), encoded, strict=True)
         prompts = {
             name: part.to(self._pipe.device, self._pipe.dtype).expand(len(seeds), *part.shape[1:])
@@ -97,14 +107,8 @@ class DiffusersStudio:
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return (latents * vae.config.scaling_factor).float()
 
-    @torch.no_grad()
     def pictures(self, latents: Tensor) -> Tensor:
-        vae: Any = self._pipe.vae
-        decoded = [
-            vae.decode(some.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
-            for some in latents.split(PICTURES_AT_ONCE)
-        ]
-        return (torch.cat(decoded).float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        return decoded(self._pipe, latents)
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor | None:
@@ -125,7 +129,7 @@ class DiffusersStudio:
         try:
             kept, _ = storage.read(file, "latents", 1, ("latents",))
             storage.check_numbers(file, {"latents": 4}, kept)
-            progress(self._sampling.steps, self._sampling.steps)
+            progress(1, 1)
             return kept["latents"].to(self._pipe.device)
         except UserError:  # not there, or cut off while it was written
             latents = self._sample(seeds, progress, prompt=prompt)
@@ -143,11 +147,30 @@ class DiffusersStudio:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that an explanation rests on: also what makes pictures of latents and what looks at them."""
-        drawn = json.dumps({**asdict(self._sampling), "seeds": None})
+        drawn = json.dumps(asdict(self._sampling))
         return _digest(self._model + drawn, self._pipe.vae, self.image_encoder)
 
     def _sample(self, seeds: Sequence[int], progress: Progress, **prompt: Any) -> Tensor:
         return sample_latents(self._pipe, seeds, self._sampling, progress=progress, **prompt).float()
+
+
+class DiffusersFixedNoise:
+    """`core.conceptor.pruning.FixedNoise` of one seed: the image encoder compares, or the VAE where there is none."""
+
+    def __init__(self, studio: DiffusersStudio, template: Template, seed: int) -> None:
+        self._studio, self._template, self._seed = studio, template, seed
+        self.compared_by: str = (
+            "the VAE's latents, for want of an image encoder"
+            if studio.image_encoder is None
+            else "the image encoder's features"
+        )
+
+    def draw(self, mixes: Sequence[PseudoToken]) -> Tensor:
+        return self._studio.pictures(self._studio.latents_of_mixes(self._template, mixes, [self._seed] * len(mixes)))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        seen = self._studio.features(pictures)
+        return normalize(self._studio.latents_of_pictures(pictures).flatten(1), dim=-1) if seen is None else seen
 
 
 def _digest(text: str, *modules: torch.nn.Module | None) -> str:

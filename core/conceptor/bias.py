@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
-from torch import Tensor
-
 from ..errors import UserError
 from ..model.protocols import TextEncoder
+from ..model.text_tower import WordTable
 from .mixture import TokenMix
 from .vocabulary import nearest_tokens
 
+MEN, WOMEN = "man, male, he", "woman, female, she"  # the groups that are weighed unless others are named
 OFFERED = 5  # words of a mix, where it has none of a group
 
 Groups = tuple[tuple[str, ...], tuple[str, ...]]
@@ -64,8 +64,8 @@ def word_pair(group_a: str, group_b: str) -> Groups:
     return groups
 
 
-def nearness(encoder: TextEncoder, table: Tensor) -> Near:
-    """By the direction of input embeddings; table: those of all tokens (tokens, width)."""
+def nearness(encoder: TextEncoder, table: WordTable) -> Near:
+    """By the direction of input embeddings."""
 
     def near(words: Sequence[str], among: Sequence[int], top: int) -> list[int]:
         tokens = [encoder.tokenize(word)[1:-1] for word in words]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import UserError
+from ..model.template import Template
 from ..pictures.charts import AXIS, INK, PAPER, bar_chart, font_for
 from ..pictures.grid import from_pil, to_pil, wrapped
 from .mixture import TokenMix
@@ -68,7 +69,7 @@ def concept_card(
     made_by = mix.made_by
     told = f"{len(mix)} words of {family}" if family else f"{len(mix)} words"
     if made_by.keys() >= {"pictures", "prompt"}:
-        told += f', from {made_by["pictures"]} pictures of "{made_by["prompt"].replace("{}", concept)}"'
+        told += f', from {made_by["pictures"]} pictures of "{Template.of(made_by["prompt"]).filled(concept)}"'
     return _framed(_under([*parts, _text("\n".join([*lines, told]), WIDTH - 2 * GAP, 18)]))
 
 

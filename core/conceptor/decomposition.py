@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -15,7 +15,8 @@ from ..clock import Clock
 from ..errors import UserError
 from ..model.diffusion import Diffusion, Draws, draw
 from ..model.protocols import Family, OpenTextEncoder
-from ..model.text_tower import CONTEXT_LENGTH
+from ..model.template import Template
+from ..model.text_tower import CONTEXT_LENGTH, TextTower
 from .dictionary import Dictionary, Slot, own_words, rank_by_gradient, rank_by_pictures, token_losses
 from .evaluations import BACKWARD, Counted, Evaluations
 from .fit import FitState, FitStep, Judge, LossNotFiniteError, Settings, fit_conceptor
@@ -45,7 +46,8 @@ class Concept:
     diffusion: Diffusion
     vocabulary: Vocabulary
     name: str  # may be empty, for pictures without a name
-    prompt: str  # with {} where the concept stands
+    template: Template
+    towers: Sequence[TextTower]
     latents: Tensor  # (pictures, 4, h, w) as the UNet is trained on
     held_out: Tensor  # (pictures, 4, h, w): those on which coefficients are judged
     features: Tensor | None = None  # (pictures, width) of an image encoder that shares the vocabulary's space
@@ -110,14 +112,14 @@ def decompose(
     none without which the held-out pictures are denoised better, but for those that name pictures: of the largest, the
     best on one. The mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the
     rise of the loss without it. A fit whose loss is no finite number ends with the best state before, and the
-    explanation says so. Raises UserError for a prompt without a slot, and when there is no such state.
+    explanation says so. Raises UserError for a prompt that is too long, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
     work = work or Evaluations()
     diffusion, every = Counted(concept.diffusion, work), (0, len(concept.diffusion.alphas_cumprod))
     concept = replace(concept, diffusion=diffusion)
-    slot = Slot.of(concept.encoder, concept.encoder.towers(), concept.prompt)
+    slot = Slot.of(concept.encoder, concept.towers, concept.template)
     device = slot.towers[0].table.device
     latents = concept.latents.to(device)
     held_out = draw(concept.held_out.to(device), DRAWS_PER_PICTURE * len(concept.held_out), every, generator)
@@ -128,7 +130,7 @@ def decompose(
     made_by = {
         "family": concept.family,
         "concept": concept.name,
-        "prompt": concept.prompt,
+        "prompt": str(concept.template),
         "encoder": concept.vocabulary.made_by["encoder"],
         "settings": asdict(settings),
         "pictures": len(latents),
@@ -178,7 +180,7 @@ def decompose(
     best = state.best
     if best is None:
         raise UserError("No validation gave a finite number; run the model in float32.")
-    chosen, values = best.largest(settings.num_tokens)
+    chosen, values = best.dictionary.largest(best.coefficients, settings.num_tokens)
     with clock.measure("faithfulness"):
         if settings.method == "shares":  # what was published keeps all words
             work.begin("dropping words")
@@ -196,8 +198,7 @@ def decompose(
         "alone": dict(zip(map(str, ids), alone.tolist(), strict=True)),
         "removal": dict(zip(map(str, ids), removal.tolist(), strict=True)),
     }
-    mix = TokenMix.of(ids, chosen.texts, values.tolist(), **made_by)
-    return Explanation(mix, state.losses, state.validations, clock)
+    return Explanation(chosen.mix(values, **made_by), state.losses, state.validations, clock)
 
 
 def phases(
@@ -316,7 +317,7 @@ def explains(concept: Concept, slot: Slot, words: Dictionary, drawn: Draws) -> b
     """
     if not concept.name:
         return True
-    *tokens, end = concept.encoder.tokenize(concept.prompt.replace("{}", concept.name))
+    *tokens, end = concept.encoder.tokenize(concept.template.filled(concept.name))
     own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # as diffusers cuts it
     best = of_each_picture(token_losses(concept.diffusion, slot, words.singles(), drawn), drawn.pictures).amin(0)
     word = token_losses(concept.diffusion, own, [tower.table[:1] for tower in slot.towers], drawn)

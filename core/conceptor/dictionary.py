@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from ..errors import UserError
 from ..model.diffusion import Diffusion, Draws, denoising_loss
 from ..model.memory import Portions
 from ..model.protocols import OpenTextEncoder, TextEncoder
-from ..model.text_tower import CONTEXT_LENGTH, Encoded, TextTower, encode
+from ..model.template import Template
+from ..model.text_tower import CONTEXT_LENGTH, Encoded, TextTower, encode, pseudo_token
+from .mixture import TokenMix
 from .vocabulary import Vocabulary, text_feature
 
 SYNONYM = 0.9  # the cosine of features above which Conceptor takes two words for the same
@@ -31,15 +34,14 @@ class Slot:
     places: Sequence[int]  # of the pseudo-token among them
 
     @classmethod
-    def of(cls, encoder: TextEncoder, towers: Sequence[TextTower], prompt: str) -> Slot:
-        """The slot {} of a prompt. Raises UserError when there is none, and when the prompt is too long for one."""
-        check_template(prompt)
-        before, _, after = prompt.partition("{}")
+    def of(cls, encoder: TextEncoder, towers: Sequence[TextTower], template: Template) -> Slot:
+        """The place of the concept in a prompt with one. Raises UserError when the prompt is too long for it."""
+        before, after = template.parts
         head, tail = encoder.tokenize(before)[:-1], encoder.tokenize(after)[1:]
         tokens = [*head, towers[0].end, *tail]
         if len(tokens) > CONTEXT_LENGTH:
             raise UserError(
-                f'The prompt "{prompt}" has {len(tokens)} tokens with start and end; a concept is explained in '
+                f'The prompt "{template}" has {len(tokens)} tokens with start and end; a concept is explained in '
                 f"one of {CONTEXT_LENGTH} at most: write a shorter one."
             )
         return cls(towers, tokens, [len(head)])
@@ -81,25 +83,17 @@ class Dictionary:
         return self.only(rows), values
 
     def pseudo_token(self, coefficients: Tensor) -> list[Tensor]:
-        """w* = normalise(sum_i alpha_i w_i) times the mean length, of each tower (n, width); coefficients (n, tokens).
+        """Of each tower (n, width); coefficients (n, tokens), or (tokens,) for one."""
+        rows = coefficients.reshape(-1, len(self))
+        return [pseudo_token(words, rows, length) for words, length in zip(self.embeddings, self.norms, strict=True)]
 
-        One row of coefficients (tokens,) gives one pseudo-token.
-        """
-        coefficients = coefficients.reshape(-1, len(self))
-        return [
-            normalize(coefficients.to(embeddings) @ embeddings, dim=-1) * norm
-            for embeddings, norm in zip(self.embeddings, self.norms, strict=True)
-        ]
+    def mix(self, coefficients: Tensor, **made_by: Any) -> TokenMix:
+        """Its tokens with coefficients (tokens,)."""
+        return TokenMix.of(self.ids.tolist(), self.texts, coefficients.tolist(), **made_by)
 
     def singles(self) -> list[Tensor]:
         """Each token alone as a pseudo-token, of each tower (tokens, width)."""
         return [normalize(e, dim=-1) * norm for e, norm in zip(self.embeddings, self.norms, strict=True)]
-
-
-def check_template(prompt: str) -> None:
-    """Raises UserError unless a prompt has one place for a concept."""
-    if prompt.count("{}") != 1:
-        raise UserError(f'The prompt "{prompt}" must have one {{}}, where the concept stands: a photo of a {{}}')
 
 
 def own_words(vocabulary: Vocabulary, encoder: OpenTextEncoder, tower: TextTower, concept: str) -> set[int]:

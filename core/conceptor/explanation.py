@@ -13,11 +13,13 @@ from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..model.protocols import OpenTextEncoder, check_fits
 from ..model.studio import Live, Studio, seeds_from
+from ..model.template import Template
 from ..pictures.charts import line_chart
 from .decomposition import Concept, Explanation, decompose, phases
 from .dictionary import Dictionary, Slot
 from .evaluations import Evaluations
 from .fit import FitStep, Settings
+from .mixture import TokenMix
 from .vocabulary import Vocabulary
 
 Validation = Literal["loss", "pictures"]
@@ -67,19 +69,18 @@ def check_validation(validation: Validation, with_image_encoder: bool) -> None:
         raise UserError("Validation by pictures compares them by an image encoder; connect clip_vision.")
 
 
-def check_name(encoder: OpenTextEncoder, name: str, prompt: str, templates: Sequence[str]) -> None:
-    """Raises UserError when the concept makes the prompt, or a template of text features, longer than CLIP reads."""
-    for template in (prompt, *templates):
-        whole = template.replace("{}", name)
+def check_name(encoder: OpenTextEncoder, name: str, template: Template, others: Sequence[str] = ()) -> None:
+    """Raises UserError when the concept makes its prompt, or one of text features, longer than CLIP reads."""
+    for each in (template, *map(Template.of, others)):
+        whole = each.filled(name)
         check_fits(encoder, whole, encoder.tokenize(whole))
 
 
-def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, prompt: str, validation: Validation) -> None:
+def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, template: Template, validation: Validation) -> None:
     """Raises UserError for what would fail when all pictures are made: words, prompts and models that do not fit."""
-    towers = studio.encoder.towers()
-    vocabulary.check_encoder(towers)
-    Slot.of(studio.encoder, towers, prompt)
-    check_name(studio.encoder, name, prompt, vocabulary.made_by.get("templates", ()))
+    vocabulary.check_encoder(studio.towers)
+    Slot.of(studio.encoder, studio.towers, template)
+    check_name(studio.encoder, name, template, vocabulary.made_by.get("templates", ()))
     features = studio.features(torch.full((1, 64, 64, 3), 0.5))
     check_validation(validation, features is not None)
     if features is not None:
@@ -91,9 +92,10 @@ def explain(
     studio: Studio,
     vocabulary: Vocabulary,
     name: str,
-    prompt: str,
+    template: Template,
     settings: Settings,
     live: Live,
+    *,
     num_images: int = 100,
     validation_images: int = 20,
     given: Tensor | None = None,
@@ -107,7 +109,7 @@ def explain(
     UserError for what can't be explained so.
     """
     check_concept(name, given is not None)
-    check_studio(studio, vocabulary, name, prompt, validation)
+    check_studio(studio, vocabulary, name, template, validation)
     earlier, later = seeds_of(settings, num_images, validation_images)
     drawn = [*earlier, *later] if given is None else []
     count = len(drawn) if given is None else len(given)
@@ -126,7 +128,7 @@ def explain(
     if given is None:
         work.begin(MAKING)
         counted = work.counted(studio.evaluations(count))
-        latents = studio.latents_of_prompt(prompt.replace("{}", name), drawn, counted)
+        latents = studio.latents_of_prompt(template.filled(name), drawn, counted)
         given = studio.pictures(latents[:kept])
     else:
         latents = studio.latents_of_pictures(given)
@@ -134,36 +136,45 @@ def explain(
     features = studio.features(given)
     wanted = None if features is None else studio.features(studio.pictures(held_out))
 
-    def remade(words: Dictionary, values: Tensor, seeds: Sequence[int]) -> Tensor:
+    def remade(mix: TokenMix, seeds: Sequence[int]) -> Tensor:
         counted = work.counted(studio.evaluations(len(seeds)))
-        return studio.pictures(studio.latents_of_mix(prompt, words.pseudo_token(values), seeds, counted))
+        return studio.pictures(studio.latents_of_mix(template, mix, seeds, counted))
 
     def likeness(pictures: Tensor) -> float | None:
         made = studio.features(pictures)
         return None if made is None or wanted is None else float((made @ wanted.T).mean())
 
     def unlikeness(words: Dictionary, values: Tensor) -> float:
-        like = likeness(remade(words, values, later))
+        like = likeness(remade(words.mix(values), later))
         assert like is not None  # check_studio has seen an image encoder
         return -like
 
     def watch(step: FitStep) -> None:
-        picture = None if step.validation is None else remade(*step.largest(settings.num_tokens), later[:1])[0]
-        words, values = step.largest(SHOWN)
-        found = ", ".join(f"{text} {value:.3g}" for text, value in zip(words.texts, values.tolist(), strict=True))
+        mix = step.largest(settings.num_tokens)
+        picture = None if step.validation is None else remade(mix, later[:1])[0]
+        rows = zip(mix.texts[:SHOWN], mix.coefficients, strict=False)
+        found = ", ".join(f"{text} {value:.3g}" for text, value in rows)
         loss = "" if step.loss is None else f", loss {step.loss:.4f}"
         live.say(f"step {step.step} of {settings.steps}{loss}, {work.seconds_left:.0f} s left\n{found}")
         live.bar(*work.position, picture)
 
     concept = Concept(
-        *(studio.encoder, studio.family, studio.diffusion(), vocabulary, name, prompt, used, held_out, features)
+        encoder=studio.encoder,
+        towers=studio.towers,
+        family=studio.family,
+        diffusion=studio.diffusion(),
+        vocabulary=vocabulary,
+        name=name,
+        template=template,
+        latents=used,
+        held_out=held_out,
+        features=features,
     )
     found = decompose(concept, settings, watch, work, unlikeness if validation == "pictures" else None, checkpoint)
     if stopped := found.mix.made_by["stopped"]:
         live.say(stopped)
     work.begin(REMAKING)
-    chosen = Dictionary.of(vocabulary, vocabulary.rows(found.mix.ids), torch.device("cpu"))
-    reconstructions = remade(chosen, torch.tensor(found.mix.coefficients), later)
+    reconstructions = remade(found.mix, later)
     similarity = likeness(reconstructions)
     work.finish()
     return Explained(found, given, reconstructions, similarity)

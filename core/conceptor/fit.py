@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..model.diffusion import Diffusion, Draws, draw
 from ..model.memory import Portions
 from .dictionary import Dictionary, Slot, encoded_gradient
+from .mixture import TokenMix
 
 Method = Literal["shares", "conceptor"]
 Judge = Callable[[Dictionary, Tensor], float]
@@ -68,9 +69,10 @@ class FitStep:
     dictionary: Dictionary
     coefficients: Tensor  # (tokens,), detached
 
-    def largest(self, count: int) -> tuple[Dictionary, Tensor]:
-        """The tokens with the largest coefficients, and these."""
-        return self.dictionary.largest(self.coefficients, count)
+    def largest(self, count: int) -> TokenMix:
+        """The tokens with the largest coefficients."""
+        words, values = self.dictionary.largest(self.coefficients, count)
+        return words.mix(values)
 
 
 class CoefficientMLP(nn.Module):

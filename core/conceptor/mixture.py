@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from .. import storage
 from ..errors import UserError
 from ..model.protocols import Family, TextEncoder
-from ..model.text_tower import mean_length
+from ..model.text_tower import WordTable, pseudo_token
 
 KIND, VERSION = "token mix", 1
 # Of what kind the entries are that say how a mix was made; others are anybody's.
@@ -78,33 +77,33 @@ class TokenMix:
         if made_for != family:
             raise UserError(f"The mix was made for {made_for}, but the model is {family}; make one with this model.")
 
-    def pseudo_token(self, tables: Sequence[Tensor]) -> list[Tensor]:
-        """w* = normalise(sum_i alpha_i w_i) times the mean length of the table's rows, for each tower: (1, width).
+    def pseudo_token(self, tables: Sequence[WordTable]) -> list[Tensor]:
+        """Its pseudo-token w* for each tower, of the mean length of the tower's words: (1, width), float32.
 
-        `tables` are the towers' whole input embedding tables, by token id. Raises UserError for a token that is not
-        there, and when all coefficients are 0 or cancel each other.
+        tables: of the towers. Raises UserError for a token that is not there, and when all coefficients are 0 or cancel
+        each other.
         """
-        last = min(map(len, tables)) - 1
+        last = min(len(table.rows) for table in tables) - 1
         if strange := [token for token in self.ids if not 0 <= token <= last]:
             raise UserError(f"The mix has a token {strange[0]}, but the model's go from 0 to {last}; remove it.")
         weights = torch.tensor(self.coefficients, dtype=torch.float64)
         weights /= weights.abs().max() if weights.any() else 1  # only ratios count: no sum is too large or too small
         vectors = []
         for table in tables:
-            norm = mean_length(table)
-            total = (weights.to(table.device, table.dtype)[None] @ table[list(self.ids)]) if self.ids else table[:0]
-            if not self.ids or float(total.norm()) <= 1e-6 * float(weights.abs().sum()) * norm:
+            words, length = table.of(self.ids), table.mean_length
+            total = float((weights.to(words) @ words).norm())
+            if not total > 1e-6 * float(weights.abs().sum()) * length:
                 raise UserError("The mix is empty or its coefficients cancel out; raise at least one of them.")
-            vectors.append(normalize(total, dim=-1) * norm)
+            vectors.append(pseudo_token(words, weights[None], length))
         return vectors
 
-    def save_embedding(self, path: Path, tables: Sequence[Tensor], names: Sequence[str]) -> None:
+    def save_embedding(self, path: Path, tables: Mapping[str, WordTable]) -> None:
         """The pseudo-token as a textual-inversion file, which prompts use by its name.
 
-        names: of the towers. A single tensor is named "emb_params", as most programs want it.
+        tables: by the names of the towers. A single tensor is named "emb_params", as most programs want it.
         """
-        vectors = self.pseudo_token(tables)
-        keys = names if len(names) > 1 else ["emb_params"]
+        vectors = self.pseudo_token(list(tables.values()))
+        keys = tables if len(tables) > 1 else ["emb_params"]
         storage.write(path, dict(zip(keys, vectors, strict=True)), {"kind": "embedding", "version": VERSION})
 
     def to_text(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -73,29 +73,79 @@ def prune(
     return Pruned(current, known[current.ids], len(known) - 1)
 
 
+class FixedNoise(Protocol):
+    """What draws mixes from one noise and in one prompt, and tells how similar pictures are."""
+
+    @property
+    def compared_by(self) -> str:
+        """What its features are."""
+        ...
+
+    def draw(self, mixes: Sequence[TokenMix]) -> Tensor:
+        """(mixes, height, width, 3) in 0..1."""
+        ...
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Of unit length, (pictures, width)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedPicture:
+    """What is left of a mix for one picture, and pictures of it, each (n, height, width, 3)."""
+
+    found: Pruned
+    before: Tensor  # of the whole mix
+    after: Tensor  # of what is left
+    alone: Tensor  # of each word that is left
+    report: str
+
+
 def explain_picture(
     mix: TokenMix,
-    before: Tensor,
-    draw: Callable[[Sequence[TokenMix]], Tensor],
-    features: Callable[[Tensor], Tensor],
+    noise: FixedNoise,
+    *,
     threshold: float,
     bundles: Sequence[Sequence[int]],
     search: Search = "bisection",
     together: int = 4,
     watch: Callable[[TokenMix, int], object] = unwatched,
-) -> tuple[Pruned, Tensor]:
-    """Prunes a mix for the picture `before` (1, height, width, 3) that it makes, which is compared by features.
+    meant: Tensor | None = None,
+) -> ExplainedPicture:
+    """Prunes a mix for the picture that it makes of some noise; see `prune`.
 
-    draw: from mixes to their pictures (mixes, height, width, 3), all of one seed. features: from pictures to unit
-    vectors. Returns with it the pictures (2 + words left, height, width, 3) of the whole mix, of what is left, and of
-    each of its words alone.
+    Raises UserError when that is not the picture `meant` (n, height, width, channels), if one is.
     """
-    (wanted,) = features(before)
-    pruned = prune(
-        mix, lambda mixes: (features(draw(mixes)) @ wanted).tolist(), threshold, bundles, search, together, watch
+    before = noise.draw([mix])
+    if meant is not None:
+        _check_same(meant, before, noise, threshold)
+    (wanted,) = noise.features(before)
+
+    def like(mixes: Sequence[TokenMix]) -> list[float]:
+        return (noise.features(noise.draw(mixes)) @ wanted).tolist()
+
+    found = prune(mix, like, threshold, bundles, search, together, watch)
+    report = (
+        f"{len(found.mix)} of {len(mix)} words remain; their picture is {found.similarity:.3f} like the one before "
+        f"(threshold {threshold:g}, by {noise.compared_by}); {found.pictures} pictures were made, by {search}"
     )
-    left = pruned.mix
-    return pruned, torch.cat([before, draw([left]), *(draw([word]) for word in left.singles())])
+    alone = torch.cat([noise.draw([word]) for word in found.mix.singles()])
+    return ExplainedPicture(found, before, noise.draw([found.mix]), alone, report)
+
+
+def _check_same(meant: Tensor, before: Tensor, noise: FixedNoise, threshold: float) -> None:
+    """Raises UserError when the picture that is meant is not the one that is made."""
+    if meant.shape[1:3] != before.shape[1:3]:
+        given, made = (f"{picture.shape[2]} x {picture.shape[1]}" for picture in (meant, before))
+        raise UserError(
+            f"The picture has {given} pixels and the one that is made {made}; give the size that it was made with."
+        )
+    one, other = noise.features(torch.cat([meant[:1, ..., :3], before]))
+    if (similarity := float(one @ other)) < threshold:
+        raise UserError(
+            f"The noise and settings give another picture than the connected one (similarity {similarity:.3f}, "
+            f"threshold {threshold:g}); give those that it was made with, of this mix in this prompt."
+        )
 
 
 def check_threshold(threshold: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model.studio import Studio
+from ..model.template import Template
 from ..model.text_tower import PROJECTION
 from .bias import Groups
 from .vocabulary import check_space, text_feature
@@ -52,29 +53,28 @@ def picture_share(pictures: Tensor, group_a: Tensor, group_b: Tensor) -> Share:
     return Share(int((one > other).sum()), len(pictures))
 
 
-def check_judge(studio: Studio, groups: Sequence[Groups], prompt: str, concept: str) -> None:
+def check_judge(studio: Studio, groups: Sequence[Groups], template: Template, concept: str) -> None:
     """Raises UserError, before a picture is drawn, for what `shares_of_pictures` could not judge."""
-    shares_of_pictures(studio, torch.zeros(1, 4, 8, 8), groups, prompt, concept)
+    shares_of_pictures(studio, torch.zeros(1, 4, 8, 8), groups, template, concept)
 
 
 def shares_of_pictures(
-    studio: Studio, latents: Tensor, groups: Sequence[Groups], prompt: str, concept: str
+    studio: Studio, latents: Tensor, groups: Sequence[Groups], template: Template, concept: str
 ) -> list[Share]:
     """The share of the first group of each pair in pictures, given as latents (n, 4, h, w).
 
-    Each picture is compared with the prompt for each word, which stands with the concept in place of {}. Raises
+    Each picture is compared with the prompt for each word, which stands with the concept in its place. Raises
     UserError without an image encoder that shares a space with the text encoder.
     """
-    encoder = studio.encoder
-    tower = encoder.towers()[-1]
+    tower = studio.towers[-1]
     seen = [studio.features(studio.pictures(some)) for some in latents.split(AT_ONCE)]
     pictures = torch.cat([features for features in seen if features is not None] or [torch.zeros(0, 0)])
     if not len(pictures):
         raise UserError("Pictures are judged by an image encoder; give one that was trained with the text encoder.")
 
     def features(words: Sequence[str]) -> Tensor:
-        texts = [prompt.replace("{}", f"{word} {concept}".strip()) for word in words]
-        return torch.stack([text_feature(encoder, tower, text, ["{}"]).cpu() for text in texts])
+        texts = [template.filled(f"{word} {concept}".strip()) for word in words]
+        return torch.stack([text_feature(studio.encoder, tower, text, ["{}"]).cpu() for text in texts])
 
     texts = [(features(one), features(other)) for one, other in groups]
     check_space(PROJECTION in tower.weights, texts[0][0].shape[-1], pictures)

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 from .. import storage
 from ..errors import UserError
 from ..model.protocols import OpenTextEncoder, Progress, check_fits, unseen
-from ..model.text_tower import PROJECTION, TextTower, mean_length
+from ..model.text_tower import MARKS, PROJECTION, TextTower, WordTable
 
 Tokens = Literal["words", "all"]
 # Conceptor's: those of textual inversion.
@@ -44,7 +44,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 Spread = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """Applies a function to rows, over several processes where there are some."""
 PROMPTS_AT_ONCE = 1024  # short ones: a few tokens each
-MARKS = ("<|startoftext|>", "<|endoftext|>")
+ROWS_AT_ONCE = 8192  # of a table of input embeddings
 WORD_END = "</w>"  # with which CLIP's vocabulary marks the last piece of a word
 KIND, VERSION = "vocabulary", 1
 
@@ -197,13 +197,13 @@ def completions(texts: Mapping[int, str], query: str, limit: int) -> list[tuple[
     return [(token, texts[token]) for *_, token in heapq.nsmallest(limit, ranked)]
 
 
-def nearest_tokens(table: Tensor, candidates: Sequence[int], ids: Sequence[int], top: int) -> list[list[int]]:
-    """For each token of `ids` the `top` others among `candidates` whose input embeddings point most the same way.
-
-    table: the input embeddings of all tokens (tokens, width).
-    """
-    lengths = table.norm(dim=-1).clamp(min=1e-12)  # a normalised copy of the table would cost more than the product
-    scores = (normalize(table[list(ids)], dim=-1) @ table.T / lengths)[:, list(candidates)]
+def nearest_tokens(words: WordTable, candidates: Sequence[int], ids: Sequence[int], top: int) -> list[list[int]]:
+    """For each token of `ids` the `top` others among `candidates` whose input embeddings point most the same way."""
+    wanted, parts = normalize(words.of(ids), dim=-1), []
+    for rows in words.rows.split(ROWS_AT_ONCE):  # a normalised copy of the whole table would cost more than the product
+        rows = rows.to(wanted)
+        parts.append(wanted @ rows.T / rows.norm(dim=-1).clamp(min=1e-12))
+    scores = torch.cat(parts, dim=-1)[:, list(candidates)]
     best = scores.topk(min(top + 1, len(candidates)), dim=-1).indices.tolist()
     found = ([candidates[place] for place in row] for row in best)
     return [[other for other in row if other != token][:top] for token, row in zip(ids, found, strict=True)]
@@ -248,7 +248,7 @@ def embed_vocabulary(
         texts=list(texts.values()),
         whole_words=[entries[token].endswith(WORD_END) for token in texts],
         embeddings=[tower.embed(ids).float().cpu() for tower in towers],
-        norms=[mean_length(tower.table) for tower in towers],
+        norms=[tower.words.mean_length for tower in towers],
         features=normalize(features.float(), dim=-1),
         made_by=made_by,
         warning=warning,

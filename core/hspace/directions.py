@@ -25,7 +25,7 @@ class HSpaceDirections:
     sigmas: Tensor  # (levels,), falling: noise over signal, as the host counts it
     shifts: Tensor  # (directions, levels, channels, height, width): h + scale * shift
     values: Tensor  # (directions, levels): standard deviations, singular values or lengths, by the method
-    family: str  # of the model: one of backend.Family, or the class of an unconditional UNet
+    family: str  # of the model: one of model.protocols.Family, or the class of an unconditional UNet
     position: Position
     made_by: Mapping[str, Any]
 
@@ -192,6 +192,12 @@ def disentangled(directions: HSpaceDirections, remove: HSpaceDirections) -> HSpa
     shifts = kept.view(directions.shifts.shape).to(directions.shifts.dtype)
     made_by = {**directions.made_by, "without": dict(remove.made_by)}
     return replace(directions, shifts=shifts, values=shifts.flatten(2).norm(dim=2), made_by=made_by)
+
+
+def check_window(start: float, end: float) -> None:
+    """Raises UserError unless a direction ends after it starts, in parts of the sampling."""
+    if start >= end:
+        raise UserError(f"The direction starts at {start} and ends at {end}; let it end after it starts.")
 
 
 def check_together(one: HSpaceDirections, other: HSpaceDirections) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import interpolate
 
 from ..errors import UserError
 from ..model.memory import Portions
@@ -55,14 +56,30 @@ def singular_directions(
     All at once, in the Krylov space of J^T J that grows by a block of `count` vectors with each iteration (block
     Lanczos with full orthogonalisation, in the Rayleigh-Ritz form): J itself is never built. Ends when |J^T u - s v| is
     at most `tolerance` times the largest singular value for each, or after `iterations`; `progress` is told of each.
-    `mask` is of the prediction's shape or broadcasts to it; `start` (n, ...) are vectors to begin with, those of the
+    `mask` (height, width) is brought to the prediction's size; `start` (n, ...) are vectors to begin with, those of the
     noise level before. Raises UserError for a mask that hides everything, and when the decoder can't be differentiated.
     """
     if mask is not None and not (mask != 0).any():
         raise UserError("The mask is empty: nothing of the picture would be looked at; paint the part that matters.")
-    seen = decoder if mask is None else lambda rows: decoder(rows) * mask
+    seen = decoder if mask is None else masked(decoder, mask)
     with full_precision():
         return _lanczos(*products(seen, h), h, count, iterations, tolerance, start, generator, progress)
+
+
+def masked(decoder: Decoder, mask: Tensor) -> Decoder:
+    """The prediction times a mask (1, height, width) or (height, width), which is brought to its size."""
+
+    def decode(rows: Tensor) -> Tensor:
+        predicted = decoder(rows)
+        size = predicted.shape[-2:]
+        area = (
+            mask
+            if mask.shape[-2:] == size
+            else interpolate(mask.float()[(None,) * (4 - mask.ndim)], size, mode="area")[0]
+        )
+        return predicted * area.to(predicted)
+
+    return decode
 
 
 @contextmanager
@@ -193,32 +210,59 @@ def guided_decoder(
     return decode
 
 
-def along_levels(
-    levels: Iterable[tuple[float, Tensor, Decoder]],
-    count: int,
+class Half(NamedTuple):
+    """One picture at a noise level: its bottleneck, and the UNet from there on."""
+
+    sigma: float
+    h: Tensor  # (channels, height, width)
+    decoder: Decoder
+
+
+Watch = Callable[[Sequence[tuple[float, SingularDirections]], int], object]
+"""Called with what was found at each noise level so far, and how many iterations the next one has taken."""
+
+
+def unwatched(_: Sequence[tuple[float, SingularDirections]], __: int) -> None:
+    """The search that nobody watches."""
+
+
+def jacobian_directions(
+    halves: Iterable[Half],
+    *,
+    components: int,
     iterations: int,
     tolerance: float,
-    mask: Tensor | None,
-    watch: Callable[[list[tuple[float, SingularDirections]], int], object],
-) -> list[tuple[float, SingularDirections]]:
-    """The singular triplets at noise levels (sigma, bottleneck, decoder), each search begun with those of the last.
+    mask: Tensor | None = None,
+    family: str,
+    position: Position,
+    made_by: Mapping[str, Any],
+    watch: Watch = unwatched,
+) -> HSpaceDirections:
+    """The leading singular vectors of the decoder's Jacobian at falling noise levels, each times its singular value.
 
-    `watch` is called after each iteration and after each level: with what was found so far, and how many iterations the
-    next level has taken. Raises UserError for bottlenecks of several sizes.
+    Each search begins with the vectors of the level before. mask (height, width): what of the picture is looked at,
+    in pixels or in latents. Raises UserError for bottlenecks of several sizes, and as `singular_directions` does.
     """
     found: list[tuple[float, SingularDirections]] = []
 
     def iterated(done: int, _: int) -> None:
         watch(found, done)
 
-    for sigma, h, decoder in levels:
+    for sigma, h, decoder in halves:
         check_one_size([*(each.right.shape for _, each in found), h.shape])
-        start = found[-1][1].right if found else None
-        area = None if mask is None else mask.to(h)
-        how = (iterations, tolerance, area, start, None, iterated)
-        found.append((sigma, singular_directions(decoder, h, count, *how)))
+        each = singular_directions(
+            decoder,
+            h,
+            components,
+            iterations=iterations,
+            tolerance=tolerance,
+            mask=mask,
+            start=found[-1][1].right if found else None,
+            progress=iterated,
+        )
+        found.append((sigma, each))
         watch(found, 0)
-    return found
+    return directions_of_levels(found, family, position, made_by)
 
 
 def nearest_levels(levels: Sequence[float], wanted: Sequence[float]) -> list[float]:

@@ -23,7 +23,7 @@ class HSpaceSamples:
 
     sigmas: Tensor  # (levels,), falling
     activations: Tensor  # (levels, pictures, channels, height, width) float16: for the prompt
-    family: str  # of the model: one of backend.Family, or the class of an unconditional UNet
+    family: str  # of the model: one of model.protocols.Family, or the class of an unconditional UNet
     position: Position
     made_by: dict[str, Any]
 
@@ -31,8 +31,10 @@ class HSpaceSamples:
         return self.activations.shape[1]
 
     def chosen(self, pictures: Sequence[int]) -> HSpaceSamples:
-        """Some of its pictures."""
+        """Some of its pictures. Raises UserError for one that is not there."""
         rows = list(pictures)
+        if rows and max(rows) >= len(self):
+            raise UserError(f"There is no picture {max(rows)}; the set has {len(self)}, counted from 0.")
         return replace(self, activations=self.activations[:, rows])
 
     def save(self, path: Path) -> None:

@@ -92,3 +92,13 @@ def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tens
         target = add_noise(diffusion.alphas_cumprod, drawn.noise, -drawn.latents, drawn.timesteps)
     noisy = add_noise(diffusion.alphas_cumprod, drawn.latents, drawn.noise, drawn.timesteps)
     return (diffusion.predict(noisy, drawn.timesteps, encoded) - target).square().mean((1, 2, 3))
+
+
+def predicted_x_0(prediction: Prediction, x: Tensor, sigma: float, output: Tensor) -> Tensor:
+    """The picture that a UNet's output says is in x = x_0 + sigma eps.
+
+    v is that of x / sqrt(1 + sigma^2), as in training: Progressive Distillation (arXiv 2202.00512), section 4.
+    """
+    if prediction == "v":
+        return (x - sigma * (1 + sigma**2) ** 0.5 * output) / (1 + sigma**2)
+    return output if prediction == "sample" else x - sigma * output

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .text_tower import CONTEXT_LENGTH, TextTower
+from .text_tower import CONTEXT_LENGTH, TextTower, WordTable
 
 Family = Literal["SD 1.x", "SD 2.x", "SDXL"]
 
@@ -45,6 +45,14 @@ class OpenTextEncoder(TextEncoder, Protocol):
 
     def towers(self) -> list[TextTower]:
         """The model's text encoders in the order of the context's channels, float32, LoRAs applied."""
+        ...
+
+
+class PseudoToken(Protocol):
+    """What can stand in a prompt as one token that is no word: a mix of words."""
+
+    def pseudo_token(self, tables: Sequence[WordTable]) -> list[Tensor]:
+        """Its input embedding (1, width) for each tower with its table of words."""
         ...
 
 

@@ -8,7 +8,9 @@ from typing import Protocol
 from torch import Tensor
 
 from .diffusion import Diffusion
-from .protocols import Family, OpenTextEncoder, Progress, unseen
+from .protocols import Family, OpenTextEncoder, Progress, PseudoToken, unseen
+from .template import Template
+from .text_tower import TextTower
 
 
 class Studio(Protocol):
@@ -16,6 +18,11 @@ class Studio(Protocol):
 
     @property
     def encoder(self) -> OpenTextEncoder: ...
+
+    @property
+    def towers(self) -> Sequence[TextTower]:
+        """Of the encoder: copied once."""
+        ...
 
     @property
     def family(self) -> Family: ...
@@ -37,9 +44,9 @@ class Studio(Protocol):
         ...
 
     def latents_of_mix(
-        self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen
+        self, template: Template, mix: PseudoToken, seeds: Sequence[int], progress: Progress = unseen
     ) -> Tensor:
-        """The same for a prompt with a pseudo-token in place of {}; vectors: of each tower (1, width)."""
+        """The same for a prompt with a mix in its place."""
         ...
 
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +20,31 @@ CONTEXT_LENGTH = 77  # token slots of one CLIP prompt, start and end token inclu
 Activation = Literal["quick_gelu", "gelu"]
 Past = list[tuple[Tensor, Tensor]]  # of each layer: keys and values (1, heads, tokens, channels) of what came before
 PROJECTION = "text_projection.weight"
+MARKS = ("<|startoftext|>", "<|endoftext|>")  # CLIP's own; as text they would cut a prompt short
+
+
+@dataclass(frozen=True, eq=False)
+class WordTable:
+    """The input embeddings of all tokens of a text encoder."""
+
+    rows: Tensor  # (tokens, width), in the precision in which the encoder keeps them
+
+    @cached_property
+    def mean_length(self) -> float:
+        """Of the rows: the length that Conceptor gives to a pseudo-token."""
+        return float(self.rows.float().norm(dim=1).mean())
+
+    def of(self, tokens: Sequence[int]) -> Tensor:
+        """The embeddings (n, width) of some tokens, float32 on the CPU."""
+        return self.rows[list(tokens)].to("cpu", torch.float32)
+
+
+def pseudo_token(embeddings: Tensor, coefficients: Tensor, length: float) -> Tensor:
+    """w* = normalise(sum_i alpha_i w_i) times a length (n, width): Conceptor's combination of words (section 3.2).
+
+    embeddings (tokens, width), coefficients (n, tokens).
+    """
+    return normalize(coefficients.to(embeddings) @ embeddings, dim=-1) * length
 
 
 class Reading(NamedTuple):
@@ -47,6 +73,10 @@ class TextTower:
     def table(self) -> Tensor:
         """The input embeddings of all tokens, (tokens, width)."""
         return self.weights["embeddings.token_embedding.weight"]
+
+    @cached_property
+    def words(self) -> WordTable:
+        return WordTable(self.table)
 
     def embed(self, tokens: Sequence[int] | Tensor) -> Tensor:
         """Input embeddings (..., width) of token ids (...)."""
@@ -109,11 +139,6 @@ class TextTower:
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
-
-
-def mean_length(table: Tensor) -> float:
-    """The mean length of a table's rows: the length that Conceptor gives to a pseudo-token."""
-    return float(table.float().norm(dim=1).mean())
 
 
 class Encoded(NamedTuple):

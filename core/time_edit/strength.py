@@ -8,6 +8,7 @@ from itertools import takewhile
 
 from ..conceptor.bias import check_share
 from ..conceptor.shares import Share
+from ..model.template import Template
 from .time_edit import EditPair
 
 HALVINGS = 6  # of the interval in which a setting is looked for
@@ -70,15 +71,15 @@ def edits_for_share(
     return [searched(number, pair) for number, pair in enumerate(pairs)]
 
 
-def slot_of(pair: EditPair) -> str:
-    """The source with {} where the destination has its first new word: a {} doctor, of a doctor => a female doctor.
+def slot_of(pair: EditPair) -> Template:
+    """The source with a place where the destination has its first new word: a {} doctor, of a doctor => a female one.
 
     As TIME aligns them: capitals do not count, and "an" is "a" (an engineer => a female engineer).
     """
     source, destination = pair.source.split(), pair.destination.split()
     words = zip(map(_aligned, source), map(_aligned, destination), strict=False)
     same = sum(1 for _ in takewhile(lambda both: both[0] == both[1], words))
-    return " ".join([*destination[:same], "{}", *source[same:]])
+    return Template.of(" ".join([*destination[:same], "{}", *source[same:]]))
 
 
 def _aligned(word: str) -> str:

@@ -11,7 +11,7 @@ as columns of C and C* this is W' = W (I + E), with one and the same
     E = (C* - C) (lambda I + C^T C)^-1 C^T
 
 for every W: an edit is a linear map of the text context, found by one solve, of a rank of at most the number of token
-slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`core.lora`).
+slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`core.time_edit.lora`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model.protocols import Denoiser, Progress, TextEncoder, check_fits, unseen
-from ..model.text_tower import CONTEXT_LENGTH
+from ..model.text_tower import CONTEXT_LENGTH, MARKS
 from .context_edit import ContextEdit
 from .lora import LoraFactors, check_match, edit_denoiser
 
-MARKS = ("<|startoftext|>", "<|endoftext|>")  # CLIP's own; as text they would cut a prompt short
 PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
 PROMPTS_AT_ONCE = 32  # preserved prompts whose states are in memory together: 8 MB for SD 1.x, 20 MB for SDXL
 

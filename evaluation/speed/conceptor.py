@@ -17,6 +17,7 @@ from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.pruning import bundles_of
 from ...core.conceptor.vocabulary import CONCEPTOR_TEMPLATES, Vocabulary, embed_vocabulary, template_features
 from ...core.model.diffusion import add_noise
+from ...core.model.template import Template
 from ...harness.terminal.models import EMOJI_WORLD, load_pipeline
 from ...pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder
 from ...pipelines.pictures import Sampling
@@ -25,7 +26,7 @@ from ...world.emoji.architecture import GUIDANCE
 from .. import pictures as bench_pictures
 from ..measures import Measure, seconds
 
-PROMPT = "a photo of a {}"
+PROMPT = Template.of("a photo of a {}")
 TOKENS, PUBLISHED_TOKENS = 2048, 16  # embedded by either procedure
 PICTURES = 12
 STEPS = 8  # timed ones; one more comes before them
@@ -127,7 +128,7 @@ def published_step(pipe: Any, slot: Slot, dictionary: Dictionary, pictures: Tens
 
 def single_pictures(pipe: Any) -> list[Measure]:
     """The first seed's picture of some keywords, from the mixes of `concepts`, explained by either search."""
-    studio = DiffusersStudio(pipe, Sampling((), bench_pictures.STEPS, GUIDANCE))
+    studio = DiffusersStudio(pipe, Sampling(bench_pictures.STEPS, GUIDANCE))
     ratios = []
     for keyword in KEYWORDS:
         mix = TokenMix.load(EXPLANATIONS / f"{keyword}_shares_0.safetensors").top(bench_pictures.TOKENS)
@@ -136,6 +137,6 @@ def single_pictures(pipe: Any) -> list[Measure]:
         )
         bundles = bundles_of(mix, features @ features.T, bench_pictures.SIMILAR)
         _, published = bench_pictures.plainly(studio, mix, 0, bundles)
-        ours, _ = bench_pictures.explained(studio, mix, 0, bundles)
+        ours = bench_pictures.explained(studio, mix, 0, bundles).found
         ratios.append(published / ours.pictures)
     return [Measure.of("single picture, EmojiWorld: published / ours, pictures made", ratios, "x")]

@@ -29,7 +29,7 @@ SDXL_BASELINE_LAYERS = 2  # of each width: the published procedure takes many mi
 
 
 class Projections:
-    """Random projections of given shapes as `core.backend.Denoiser`."""
+    """Random projections of given shapes as `core.model.protocols.Denoiser`."""
 
     def __init__(self, family: Family, width: int, blocks: list[int], dtype: torch.dtype) -> None:
         self.family: Family = family

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...core.conceptor.bias import Groups, balance, pairs_in, word_pair
-from ...core.conceptor.dictionary import check_template
+from ...core.conceptor.bias import MEN, WOMEN, Groups, balance, pairs_in, word_pair
 from ...core.conceptor.explanation import check_name
 from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.shares import Share, check_judge, shares_of_pictures
 from ...core.errors import UserError
+from ...core.model.template import Template
 from ..terminal.console import Console
 from ..terminal.options import (
     add_concept_options,
@@ -26,6 +26,7 @@ from ..terminal.options import (
     file_name,
     open_model,
     sampling_of,
+    seeds_of,
 )
 from ..terminal.results import keep_result, kept_result
 
@@ -36,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model_options(parser)
     add_concept_options(parser)
-    add("--group-a", default="man, male, he", metavar="WORDS", help='default "man, male, he"')
-    add("--group-b", default="woman, female, she", metavar="WORDS", help='default "woman, female, she"')
+    add("--group-a", default=MEN, metavar="WORDS", help=f'default "{MEN}"')
+    add("--group-b", default=WOMEN, metavar="WORDS", help=f'default "{WOMEN}"')
     add("--mixes", type=Path, metavar="DIR", help="what `decompose --out` has made of the concepts")
     add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
     add("--num-images", type=int, default=128, metavar="N", help="pictures of each concept (default 128)")
@@ -54,12 +55,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     from ..terminal.processes import Processes
 
     concepts = concepts_of(arguments)
-    check_template(arguments.prompt)
+    template = Template.of(arguments.prompt)
     if arguments.num_images < 1:
         raise UserError(f"--num-images is {arguments.num_images}; a share needs at least 1 picture.")
     groups = word_pair(arguments.group_a, arguments.group_b)
-    seeds = range(arguments.seed, arguments.seed + arguments.num_images)
-    sampling = sampling_of(arguments, seeds)
+    sampling, seeds = sampling_of(arguments), seeds_of(arguments, arguments.num_images)
     made_by = asked(arguments, *PICTURES)
     files = {concept: arguments.out / f"{file_name(concept)}.json" for concept in concepts}
     marks = {concept: {**made_by, "concept": concept} for concept in concepts}
@@ -70,12 +70,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     processes.check_shared(arguments.out)
     studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
     for concept in pending:
-        check_name(studio.encoder, concept, arguments.prompt, ())
-        check_judge(studio, [groups], arguments.prompt, concept)
+        check_name(studio.encoder, concept, template)
+        check_judge(studio, [groups], template, concept)
     for concept in processes.share(pending):
         with console.progress(concept) as progress:
-            latents = studio.latents_of_prompt(arguments.prompt.replace("{}", concept), seeds, progress)
-        (share,) = shares_of_pictures(studio, latents, [groups], arguments.prompt, concept)
+            latents = studio.latents_of_prompt(template.filled(concept), seeds, progress)
+        (share,) = shares_of_pictures(studio, latents, [groups], template, concept)
         keep_result(files[concept], marks[concept], {"count": share.count, "total": share.total})
     processes.meet()
     if not processes.first:

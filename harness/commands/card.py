@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ...core import storage
 from ...core.conceptor.card import SHOWN, concept_card, report_page
-from ...core.conceptor.dictionary import check_template
 from ...core.conceptor.mixture import TokenMix
 from ...core.errors import UserError
+from ...core.model.template import Template
 from ...core.pictures.grid import from_pil
 from ..terminal.console import Console
-from ..terminal.options import add_model_options, add_sampling_options, asked, open_model, sampling_of
+from ..terminal.options import add_model_options, add_sampling_options, asked, open_model, sampling_of, seeds_of
 from ..terminal.results import keep_result, kept_result
 
 PAGE = "report.html"
@@ -34,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
-    import torch
     from PIL import Image
 
     from ...core.pictures.grid import save_picture
@@ -48,9 +47,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if len(mixes) < len(files):
         raise UserError("Two mixes have the same file name; their cards would too: rename one.")
     for mix in mixes.values():
-        check_template(mix.made_by.get("prompt", PROMPT))
-    first = arguments.seed[0] if arguments.seed else 0
-    sampling, processes = sampling_of(arguments, range(first, first + SHOWN)), Processes()
+        Template.of(mix.made_by.get("prompt", PROMPT))
+    sampling, seeds, processes = sampling_of(arguments), seeds_of(arguments, SHOWN), Processes()
     console.bars = processes.first
     how = asked(arguments, "seed", "steps", "guidance_scale", "size")
     made_by = {
@@ -61,19 +59,16 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     processes.check_shared(arguments.out)
     if pending:
         studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
-        tables = [tower.table for tower in studio.towers]
-        seeds = sampling.seeds
         for card in pending:
             mixes[card].check_family(studio.family)
         for card in processes.share(pending):
             mix = mixes[card]
-            prompt = mix.made_by.get("prompt", PROMPT)
-            shown = mix.top(SHOWN)
-            rows = zip(*(alone.pseudo_token(tables) for alone in shown.singles()), strict=True)
-            words = studio.latents_of_mix(prompt, [torch.cat(tower) for tower in rows], [seeds[0]] * len(shown))
-            remade = studio.latents_of_mix(prompt, mix.pseudo_token(tables), seeds)
+            template = Template.of(mix.made_by.get("prompt", PROMPT))
+            alone = mix.top(SHOWN).singles()
+            words = studio.latents_of_mixes(template, alone, [seeds[0]] * len(alone))
+            remade = studio.latents_of_mix(template, mix, seeds)
             concept = mix.made_by.get("concept")
-            own = studio.latents_of_prompt(prompt.replace("{}", concept), seeds) if concept else None
+            own = studio.latents_of_prompt(template.filled(concept), seeds) if concept else None
             samples = None if own is None else studio.pictures(own)
             save_picture(concept_card(mix, samples, studio.pictures(remade), studio.pictures(words)), card)
             keep_result(marks[card], made_by[card], {"picture": card.name})

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ...core.checkpoint import Checkpoint
-from ...core.conceptor.dictionary import Slot, check_template
+from ...core.conceptor.dictionary import Slot
 from ...core.conceptor.fit import Method, Settings
 from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.vocabulary import TEMPLATES
 from ...core.errors import UserError
 from ...core.model.protocols import Progress
+from ...core.model.template import Template
 from ..terminal.console import Console
 from ..terminal.options import add_concept_options, add_model_options, asked, concepts_of, file_name, open_model
 
@@ -65,21 +66,22 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     from ...core.conceptor.vocabulary import embed_vocabulary
     from ...core.pictures.charts import bar_chart
     from ...core.pictures.grid import labelled_grid, save_picture
-    from ...pipelines.pictures import Sampling
+    from ...pipelines.pictures import Sampling, check_seeds
     from ...pipelines.studio import DiffusersStudio, portions
     from ..terminal.processes import Processes
 
     concepts = concepts_of(arguments)
-    check_template(arguments.prompt)
+    template = Template.of(arguments.prompt)
     numbers = {name: getattr(arguments, name) for name in NUMBERS}
     settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
     counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
     seeds = [seed for part in seeds_of(settings, **counts) for seed in part]
-    sampling = Sampling(seeds, arguments.sampling_steps, arguments.guidance_scale, arguments.size)
+    check_seeds(seeds)
+    sampling = Sampling(arguments.sampling_steps, arguments.guidance_scale, arguments.size)
     files = {concept: arguments.out / f"{file_name(concept)}.safetensors" for concept in concepts}
     made_by = asked(arguments, *PICTURES)
-    subject = (arguments.prompt, settings)
-    pending = [concept for concept, file in files.items() if not finished(file, concept, *subject, **made_by)]
+    wanted = {concept: {"concept": concept, "prompt": arguments.prompt, **made_by} for concept in concepts}
+    pending = [concept for concept, file in files.items() if not finished(file, settings, **wanted[concept])]
     processes = Processes()
     console.bars = processes.first
     processes.check_shared(arguments.out)
@@ -91,9 +93,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     cache = arguments.out / "cache"
     studio = DiffusersStudio(pipe, sampling, cache)
     studio.check_diffusion()
-    Slot.of(studio.encoder, studio.towers, arguments.prompt)
+    Slot.of(studio.encoder, studio.towers, template)
     for concept in pending:
-        check_name(studio.encoder, concept, arguments.prompt, TEMPLATES[arguments.templates])
+        check_name(studio.encoder, concept, template, TEMPLATES[arguments.templates])
     with console.progress("embedding words") as progress:
         vocabulary = embed_vocabulary(
             studio.encoder, arguments.templates, cache=cache, progress=progress, spread=processes.spread
@@ -101,14 +103,15 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if processes.count > 1:  # pictures are drawn by all: there may be fewer concepts than processes
         work = [(concept, some) for concept in pending for some in portions(seeds)]
         for concept, some in processes.share(work):
-            studio.latents_of_prompt(arguments.prompt.replace("{}", concept), some)
+            studio.latents_of_prompt(template.filled(concept), some)
         processes.meet()
     for concept in processes.share(pending):
         file = files[concept]
         checkpoint = checkpoint_of(file, studio)
         with console.progress(concept) as progress:
-            live = ConsoleLive(progress)
-            explained = explain(studio, vocabulary, concept, *subject, live, **counts, checkpoint=checkpoint)
+            explained = explain(
+                studio, vocabulary, concept, template, settings, ConsoleLive(progress), **counts, checkpoint=checkpoint
+            )
         mix = explained.found.mix
         mix = replace(mix, made_by={**mix.made_by, **made_by})
         console.line(explained.report())
@@ -138,16 +141,15 @@ class ConsoleLive:
         pass
 
 
-def finished(file: Path, concept: str, prompt: str, settings: Settings, **more: Any) -> bool:
+def finished(file: Path, settings: Settings, **wanted: Any) -> bool:
     """Whether an earlier run has made the mix. Raises UserError when that run was to make something else.
 
-    `more`: what else must be as it was, the model and its pictures.
+    wanted: what else must be as it was: the concept, its prompt, the model and its pictures.
     """
     if not file.exists():
         return False
     mix = TokenMix.load(file)
-    wanted = {"concept": concept, "prompt": prompt, "settings": asdict(settings), **more}
-    for name, value in wanted.items():
+    for name, value in {**wanted, "settings": asdict(settings)}.items():
         if mix.made_by.get(name) != value:
             raise UserError(
                 f"{file} was made with other {name} ({mix.made_by.get(name)}, not {value}); remove it, or choose "

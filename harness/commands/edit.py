@@ -9,7 +9,7 @@ from ...core.errors import UserError
 from ...core.time_edit.lora import lora_state_dict, save_lora
 from ...core.time_edit.time_edit import EditPair, edit_model
 from ..terminal.console import Console
-from ..terminal.options import add_model_options, add_sampling_options, check_ending, open_model, sampling_of
+from ..terminal.options import add_model_options, add_sampling_options, check_ending, open_model, sampling_of, seeds_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             f"{len(arguments.source)} --source came with {len(arguments.destination)} --destination; give one for each."
         )
     check_ending("--out", arguments.out, ".safetensors")
-    sampling = sampling_of(arguments, arguments.seed or (0,))
+    sampling, seeds = sampling_of(arguments), seeds_of(arguments)
     pipe = open_model(arguments)
     denoiser = DiffusersDenoiser(pipe)
     with console.progress("editing weights") as progress:
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     result = {"edit": str(arguments.out), "rank": edited.edit.rank, "layers": len(edited.factors), "pictures": None}
     if arguments.prompt:
         with console.progress("sampling pictures") as progress:
-            before, after = before_and_after(pipe, lora, arguments.prompt, sampling, progress)
+            before, after = before_and_after(pipe, lora, arguments.prompt, seeds, sampling, progress)
         pictures = arguments.out.with_suffix(".png")
         save_picture(comparison(before, after, arguments.prompt), pictures)
         console.line(str(pictures))

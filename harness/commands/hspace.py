@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ...core.errors import UserError
-from ...core.hspace.directions import HSpaceDirections, Position, disentangled
+from ...core.hspace.directions import HSpaceDirections, Position, check_window, disentangled
 from ...core.hspace.parsing import counted, percents
 from ...core.hspace.samples import HSpaceSamples, joined
 from ...core.model.protocols import Progress
@@ -25,6 +25,7 @@ from ..terminal.options import (
     check_ending,
     check_folder,
     sampling_of,
+    seeds_of,
 )
 
 if TYPE_CHECKING:
@@ -113,13 +114,15 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     from ..terminal.processes import Processes
 
     _at_least_1(arguments, "samples")
-    first = arguments.seed[0] if arguments.seed else 0
-    sampling = sampling_of(arguments, range(first, first + arguments.samples))
+    sampling, seeds = sampling_of(arguments), seeds_of(arguments, arguments.samples)
     processes = Processes()
     console.bars = processes.first
     processes.check_shared(arguments.out)
-    how = {"prompt": arguments.prompt, "steps": sampling.steps, "cfg": sampling.guidance_scale, "size": sampling.size}
-    made_by = {**asked(arguments), **how, "seed": first}
+    made_by = {
+        **asked(arguments, "prompt", "steps", "size"),
+        "cfg": sampling.guidance_scale,
+        "seed": seeds[0],
+    }
     work = {
         arguments.out / f"samples-{numbers[0]:06}.safetensors": numbers
         for numbers in processes.share(portions(range(arguments.samples)))
@@ -130,8 +133,8 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
     bottleneck = _bottleneck(arguments, processes.device)
     with console.progress("sampling pictures") as progress:
         for number, (file, numbers) in enumerate(pending.items(), start=1):
-            seeds = [first + picture for picture in numbers]
-            found, latents = bottleneck.record(seeds, sampling.steps, arguments.position, made_by)
+            own = [seeds[number] for number in numbers]
+            found, latents = bottleneck.record(own, sampling.num_inference_steps, arguments.position, made_by)
             pictures = labelled_grid([*bottleneck.pictures(latents)], list(map(str, numbers)), columns=4)
             save_picture(pictures, file.with_suffix(".png"))
             found.save(file)
@@ -164,48 +167,55 @@ def pca(arguments: argparse.Namespace, console: Console) -> None:
 
 def jacobian(arguments: argparse.Namespace, console: Console) -> None:
     """The directions that change one picture, or a part of it, most: singular vectors of the decoder's Jacobian."""
-    from torch.nn.functional import interpolate
-
-    from ...core.hspace.jacobian import along_levels, directions_of_levels, nearest_levels
+    from ...core.hspace.jacobian import Half, jacobian_directions, nearest_levels
     from ...core.pictures.grid import save_picture
     from ...core.pictures.hspace_charts import values_chart
     from ..terminal.processes import Processes
 
     _at_least_1(arguments, "components", "iterations")
     _finite(arguments, "tolerance")
-    sampling, wanted = sampling_of(arguments, arguments.seed or (0,)), percents(arguments.at)
+    sampling, seeds, wanted = sampling_of(arguments), seeds_of(arguments), percents(arguments.at)
+    steps = sampling.num_inference_steps
     processes = Processes()
     console.bars = processes.first
     processes.check_shared(arguments.out)
-    painted = None if arguments.mask is None else _read_mask(arguments.mask)
+    mask = None if arguments.mask is None else _read_mask(arguments.mask)
     bottleneck = _bottleneck(arguments, processes.device)
     bottleneck.unet.float()  # as the host has it: half precision does not bear derivatives of derivatives
-    levels = every = bottleneck.sigmas(sampling.steps)[:-1].tolist()
+    levels = every = bottleneck.sigmas(steps)[:-1].tolist()
     if wanted is not None:
         levels = nearest_levels(every, [bottleneck.sigma_at(part) for part in wanted])
     made_by = {
         "method": "jacobian",
         "prompt": arguments.prompt,
-        "steps": sampling.steps,
+        "steps": steps,
         "masked": bool(arguments.mask),
     }
     results, count = {}, arguments.iterations
-    for seed in processes.share(sampling.seeds):
+    for seed in processes.share(seeds):
         visited: list[Tensor] = []
-        bottleneck.draw([seed], sampling.steps, watch=lambda _, x, __, to=visited: to.append(x))
+        bottleneck.draw([seed], steps, watch=lambda _, x, __, to=visited: to.append(x))
         halves = (
-            (sigma, *bottleneck.halves(x, sigma, arguments.position))
+            Half(sigma, *bottleneck.halves(x, sigma, arguments.position))
             for sigma, x in zip(every, visited, strict=True)
             if sigma in levels
         )
-        mask = None if painted is None else interpolate(painted, visited[0].shape[-2:], mode="area")[0].to(visited[0])
         with console.progress(f"seed {seed}") as progress:
 
-            def watch(found: list[Any], iterated: int, show: Progress = progress) -> None:
+            def watch(found: Sequence[Any], iterated: int, show: Progress = progress) -> None:
                 show(len(found) * count + iterated, len(levels) * count)
 
-            found = along_levels(halves, arguments.components, count, arguments.tolerance, mask, watch)
-        directions = directions_of_levels(found, bottleneck.family, arguments.position, {**made_by, "seed": seed})
+            directions = jacobian_directions(
+                halves,
+                components=arguments.components,
+                iterations=count,
+                tolerance=arguments.tolerance,
+                mask=mask,
+                family=bottleneck.family,
+                position=arguments.position,
+                made_by={**made_by, "seed": seed},
+                watch=watch,
+            )
         file = arguments.out / f"seed-{seed}.safetensors"
         save_picture(values_chart(directions), file.with_suffix(".png"))
         directions.save(file)
@@ -224,10 +234,7 @@ def contrast(arguments: argparse.Namespace, console: Console) -> None:
         (arguments.negative, arguments.negative_pictures),
     ):
         samples = joined([HSpaceSamples.load(file) for file in _files(folder)])
-        numbers = range(len(samples)) if chosen is None else counted(chosen)
-        if max(numbers, default=0) >= len(samples):
-            raise UserError(f"There is no picture {max(numbers)} in {folder}; it has {len(samples)}, counted from 0.")
-        sides.append(samples.chosen(numbers))
+        sides.append(samples if chosen is None else samples.chosen(counted(chosen)))
     found = contrast(*sides)
     if not found.shifts.any():
         raise UserError("Both sets are the same, so that nothing leads from one to the other; choose other pictures.")
@@ -244,9 +251,9 @@ def apply(arguments: argparse.Namespace, console: Console) -> None:
     _finite(arguments, "scale", "start", "end", "eta")
     if not 0 <= arguments.eta <= 1:
         raise UserError(f"--eta is {arguments.eta}; it is a share of DDPM's noise: give 0 to 1.")
-    if arguments.start >= arguments.end:
-        raise UserError(f"The direction starts at {arguments.start} and ends at {arguments.end}; let it end later.")
-    sampling, scales = sampling_of(arguments, arguments.seed or (0,)), arguments.scale or SCALES
+    check_window(arguments.start, arguments.end)
+    sampling, seeds, scales = sampling_of(arguments), seeds_of(arguments), arguments.scale or SCALES
+    how = {"num_inference_steps": sampling.num_inference_steps, "eta": arguments.eta}
     directions, bottleneck = HSpaceDirections.load(arguments.directions), _bottleneck(arguments)
     window = (bottleneck.sigma_at(arguments.start), bottleneck.sigma_at(arguments.end))
     columns = []
@@ -254,13 +261,13 @@ def apply(arguments: argparse.Namespace, console: Console) -> None:
         for number, scale in enumerate(scales, start=1):
             with bottleneck.shifted(directions, arguments.index, scale, window, arguments.positive_only):
                 pictures = [
-                    bottleneck.pictures(bottleneck.draw(some, sampling.steps, arguments.eta, arguments.asymmetric))
-                    for some in portions(sampling.seeds)
+                    bottleneck.pictures(bottleneck.draw(some, asymmetric=arguments.asymmetric, **how))
+                    for some in portions(seeds)
                 ]
             columns.append([picture for some in pictures for picture in some])
             progress(number, len(scales))
     rows = [picture for row in zip(*columns, strict=True) for picture in row]
-    labels = [f"{scale:g}" for _ in sampling.seeds for scale in scales]
+    labels = [f"{scale:g}" for _ in seeds for scale in scales]
     save_picture(labelled_grid(rows, labels, columns=len(scales)), arguments.out)
     console.line(str(arguments.out))
     console.result({"picture": str(arguments.out), "scales": list(scales)})
@@ -311,7 +318,7 @@ def _there(file: Path, made_by: dict[str, object], position: Position, count: in
 
 
 def _read_mask(file: Path) -> Tensor:
-    """A picture's brightness, (1, 1, height, width)."""
+    """A picture's brightness, (height, width)."""
     from PIL import Image, UnidentifiedImageError
 
     from ...core.pictures.grid import from_pil
@@ -320,7 +327,7 @@ def _read_mask(file: Path) -> Tensor:
         picture = from_pil(Image.open(file).convert("RGB")).mean(2)
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{file} can't be read as a picture ({error}); give a PNG file.") from error
-    return picture[None, None]
+    return picture
 
 
 def _keep(directions: HSpaceDirections, out: Path, console: Console, said: dict[str, object]) -> None:

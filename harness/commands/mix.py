@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ...core.conceptor.mixture import MixEdits, TokenMix, mix_from_text
 from ...core.errors import UserError
+from ...core.model.template import Template
 from ..terminal.console import Console
-from ..terminal.options import add_model_options, add_sampling_options, check_ending, open_model, sampling_of
+from ..terminal.options import add_model_options, add_sampling_options, check_ending, open_model, sampling_of, seeds_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +34,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
     if arguments.top is not None and arguments.top < 1:
         raise UserError(f"--top is {arguments.top}; use at least 1 coefficient.")
-    if arguments.prompt.count("<>") != 1:
-        raise UserError(f'The prompt "{arguments.prompt}" must have one <>, where the mix stands: a photo of a <>')
     check_ending("--out", arguments.out, ".png")
     if arguments.embedding:
         check_ending("--embedding", arguments.embedding, ".safetensors")
-    sampling = sampling_of(arguments, arguments.seed or (0,))
+    template = Template.of(arguments.prompt, "<>")
+    sampling, seeds = sampling_of(arguments), seeds_of(arguments)
     loaded = TokenMix.load(arguments.mix) if arguments.mix else None
     studio = DiffusersStudio(open_model(arguments), sampling)
     encoder, family = studio.encoder, studio.family
@@ -53,13 +53,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     edits = MixEdits(added=added, off=frozenset(left_out.ids if left_out else ()), top=arguments.top)
     mix = edits.apply(mix, encoder)
     console.line(mix.to_text())
-    tables = [tower.table for tower in studio.towers]
-    latents = studio.latents_of_mix(arguments.prompt.replace("<>", "{}"), mix.pseudo_token(tables), sampling.seeds)
-    save_picture(
-        labelled_grid(list(studio.pictures(latents)), [f"seed {seed}" for seed in sampling.seeds]), arguments.out
-    )
+    pictures = studio.pictures(studio.latents_of_mix(template, mix, seeds))
+    save_picture(labelled_grid([*pictures], [f"seed {seed}" for seed in seeds]), arguments.out)
     console.line(str(arguments.out))
     if arguments.embedding:
-        mix.save_embedding(arguments.embedding, tables, [tower.name for tower in studio.towers])
+        mix.save_embedding(arguments.embedding, {tower.name: tower.words for tower in studio.towers})
         console.line(str(arguments.embedding))
     console.result({"mix": dict(zip(mix.texts, mix.coefficients, strict=True)), "picture": str(arguments.out)})

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}; show at least 1 word.")
     pictures = {file: _read(file) for file in arguments.picture}
-    studio = DiffusersStudio(open_model(arguments), Sampling(()))
+    studio = DiffusersStudio(open_model(arguments), Sampling())
     tower, templates = studio.towers[-1], TEMPLATES[arguments.templates]
     wanted = {text: text_feature(studio.encoder, tower, text, templates) for text in arguments.text}
     for file, picture in pictures.items():

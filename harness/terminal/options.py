@@ -59,11 +59,21 @@ def add_drawing_options(parser: argparse.ArgumentParser, steps: int) -> None:
     add("--size", type=int, help="picture size in pixels (default: the model's own)")
 
 
-def sampling_of(arguments: argparse.Namespace, seeds: Sequence[int]) -> Sampling:
-    """What `add_sampling_options` or `add_drawing_options` were given, with the seeds."""
+def sampling_of(arguments: argparse.Namespace) -> Sampling:
+    """What `add_drawing_options` was given."""
     from ...pipelines.pictures import Sampling
 
-    return Sampling(seeds, arguments.steps, arguments.guidance_scale, arguments.size)
+    return Sampling(arguments.steps, arguments.guidance_scale, arguments.size)
+
+
+def seeds_of(arguments: argparse.Namespace, count: int | None = None) -> Sequence[int]:
+    """What --seed was given, or `count` seeds from the first on. Raises UserError for those that are none."""
+    from ...pipelines.pictures import check_seeds
+
+    given: list[int] = [arguments.seed] if isinstance(arguments.seed, int) else (arguments.seed or [0])
+    seeds = given if count is None else range(given[0], given[0] + count)
+    check_seeds(seeds)
+    return seeds
 
 
 def check_ending(option: str, file: Path, ending: str) -> None:

@@ -12,6 +12,7 @@ from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.shares import Share, check_judge, shares_of_pictures
 from ...core.errors import UserError
 from ...core.model.studio import seeds_from
+from ...core.model.template import Template
 from ...core.pictures.charts import share_chart
 from .. import host
 from ..connected import Node
@@ -39,7 +40,7 @@ def _pairs(mix: TokenMix, group_a: str, group_b: str, clip: Any, widen: int) -> 
     if clip is not None:
         encoder = host.HostTextEncoder(clip)
         mix.check_family(encoder.family)
-        near = nearness(encoder, encoder.tables()[-1])
+        near = nearness(encoder, encoder.words()[encoder.names[-1]])
     elif widen:
         raise UserError(f"widen is {widen} without a text encoder; connect clip, or set widen to 0.")
     return pairs_in(mix, word_groups(group_a, group_b), near, list(host.words()), widen)
@@ -100,7 +101,7 @@ class ConceptBias(Node):
     def validate_inputs(
         cls, group_a: str | None = None, group_b: str | None = None, prompt: str | None = None
     ) -> bool | str:
-        said = checked(host.check_slot, prompt)
+        said = checked(Template.of_several, prompt, host.SLOT)
         return said if said is not True else checked(word_groups, group_a, group_b)
 
     @classmethod
@@ -130,13 +131,13 @@ class ConceptBias(Node):
             needed = {"clip": clip, "vae": vae, "clip_vision": clip_vision}
             if absent := [name for name, given in needed.items() if given is None]:
                 raise UserError(f"A model is connected without {absent[0]}; connect it, or disconnect the model.")
-            studio = host.HostStudio(model, clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
+            sampling = host.Sampling(negative or host.encoded(clip, ""), sampling_steps, cfg, image_size, image_size)
+            studio = host.HostStudio(model, clip, vae, clip_vision, sampling)
             with torch.inference_mode(False):
-                template = prompt.replace(host.SLOT, "{}")
+                template = Template.of_several(prompt, host.SLOT)
                 groups, shown = [pair.words for pair in pairs], concept.strip() or mix.made_by.get("concept", "")
                 check_judge(studio, groups, template, shown)
-                vectors = mix.pseudo_token(studio.encoder.tables())
-                latents = studio.latents_of_mix(template, vectors, seeds_from(seed, num_images), host.LiveView().bar)
+                latents = studio.latents_of_mix(template, mix, seeds_from(seed, num_images), host.LiveView().bar)
                 counted = shares_of_pictures(studio, latents, groups, template, shown)
         lines, rows = [], []
         for number, (pair, share) in enumerate(zip(pairs, shares, strict=True)):

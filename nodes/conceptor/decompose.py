@@ -8,10 +8,10 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ...core.conceptor.dictionary import check_template
 from ...core.conceptor.explanation import Validation, check_concept, check_validation, explain
 from ...core.conceptor.fit import Method, Settings
 from ...core.conceptor.vocabulary import Vocabulary
+from ...core.model.template import Template
 from .. import host
 from ..connected import Node, in_range
 from ..inputs import checked
@@ -190,7 +190,7 @@ class ConceptDecompose(Node):
         with_pictures, with_encoder = images is not UNCONNECTED, clip_vision is not UNCONNECTED
         answers = (
             in_range(cls, validation=validation),
-            checked(check_template, prompt),
+            checked(Template.of, prompt),
             checked(check_concept, None if concept is None else concept.strip(), with_pictures),
             checked(check_validation, validation, with_encoder),
         )
@@ -216,11 +216,17 @@ class ConceptDecompose(Node):
         validation: Validation = "loss",
         **settings: Any,
     ) -> io.NodeOutput:
-        studio = host.HostStudio(model, clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
+        sampling = host.Sampling(negative or host.encoded(clip, ""), sampling_steps, cfg, image_size, image_size)
+        studio = host.HostStudio(model, clip, vae, clip_vision, sampling)
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
             given = None if images is None else images.clone()
             explained = explain(
-                *(studio, vocabulary, concept.strip(), prompt, Settings(**settings), host.LiveView()),
+                studio,
+                vocabulary,
+                concept.strip(),
+                Template.of(prompt),
+                Settings(**settings),
+                host.LiveView(),
                 num_images=num_images,
                 validation_images=validation_images,
                 given=given,

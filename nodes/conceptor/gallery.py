@@ -8,9 +8,9 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ...core.conceptor.dictionary import check_template
 from ...core.conceptor.mixture import TokenMix
 from ...core.errors import UserError
+from ...core.model.template import Template
 from ...core.pictures.grid import labelled_grid
 from .. import host
 from ..connected import Node
@@ -52,7 +52,7 @@ class TokenMixGallery(Node):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        return checked(check_template, prompt)
+        return checked(Template.of, prompt)
 
     @classmethod
     def execute(
@@ -72,18 +72,17 @@ class TokenMixGallery(Node):
         height: int,
         negative: Any = None,
     ) -> io.NodeOutput:
-        encoder = host.HostTextEncoder(clip)
+        encoder, template = host.HostTextEncoder(clip), Template.of(prompt)
         mix.check_family(encoder.family)
-        shown, tables, live = mix.top(top), encoder.tables(), host.LiveView()
+        shown, live = mix.top(top), host.LiveView()
         if not len(shown):
             raise UserError("The mix is empty; there is no word to draw.")
         negative = negative or host.encoded(clip, "")
-        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
+        sampling = host.Sampling(negative, steps, cfg, width, height, sampler_name, scheduler)
         pictures: list[Tensor] = []
         for alone in shown.singles():
             live.say(alone.texts[0])
-            positive = encoder.conditioning(prompt.replace("{}", host.SLOT), alone.pseudo_token(tables))
-            pictures.append(host.drawn(model, vae, positive, negative, seed, sampling))
+            pictures.append(host.drawn(model, vae, encoder.conditioning(template, alone), seed, sampling))
             live.bar(len(pictures), len(shown), pictures[-1])
         grid = labelled_grid(pictures, shown.texts)[None]
         images = torch.stack(pictures)

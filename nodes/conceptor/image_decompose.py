@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.pruning import Search, bundles_in, explain_picture
 from ...core.conceptor.vocabulary import Vocabulary
-from ...core.errors import UserError
+from ...core.model.template import Template
 from ...core.pictures.grid import labelled_grid
 from .. import host
 from ..connected import Node
@@ -105,7 +102,7 @@ class ImageDecompose(Node):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        return checked(host.check_slot, prompt)
+        return checked(Template.of_several, prompt, host.SLOT)
 
     @classmethod
     def execute(
@@ -133,50 +130,27 @@ class ImageDecompose(Node):
     ) -> io.NodeOutput:
         encoder, live = host.HostTextEncoder(clip), host.LiveView()
         mix.check_family(encoder.family)
-        tables, negative = encoder.tables(), negative or host.encoded(clip, "")
-        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
         start = None if latent is None else latent["samples"][:1]
         if start is not None:
             host.check_noise(model, start)
-
-        def pictures_of(mixes: Sequence[TokenMix]) -> Tensor:
-            prompts = [encoder.conditioning(prompt, some.pseudo_token(tables)) for some in mixes]
-            return vae.decode(host.sampled_together(model, prompts, negative, seed, sampling, start))
-
-        def features(pictures: Tensor) -> Tensor:
-            if clip_vision is None:
-                return normalize(vae.encode(pictures).flatten(1).float(), dim=-1)
-            return host.image_features(clip_vision, pictures)
+        sampling = host.Sampling(negative or host.encoded(clip, ""), steps, cfg, width, height, sampler_name, scheduler)
+        template = Template.of_several(prompt, host.SLOT)
+        noise = host.HostFixedNoise(model, encoder, vae, clip_vision, template, seed, sampling, start)
 
         def told(left: TokenMix, pictures: int) -> None:
             live.say(f"{len(left)} of {len(mix)} words after {pictures} pictures\n{', '.join(left.texts[:12])}")
 
-        before = pictures_of([mix])
-        if image is not None:
-            _check_same(image, before, features, threshold)
-        how_similar = (threshold, bundles_in(vocabulary, mix, similar), search, TOGETHER)
-        found, pictures = explain_picture(mix, before, pictures_of, features, *how_similar, told)
-        by = (
-            "the VAE's latents, for want of an image encoder" if clip_vision is None else "the image encoder's features"
+        explained = explain_picture(
+            mix,
+            noise,
+            threshold=threshold,
+            bundles=bundles_in(vocabulary, mix, similar),
+            search=search,
+            together=TOGETHER,
+            watch=told,
+            meant=image,
         )
-        report = (
-            f"{len(found.mix)} of {len(mix)} words remain; their picture is {found.similarity:.3f} like the one "
-            f"before (threshold {threshold:g}, by {by}); {found.pictures} pictures were made, by {search}"
-        )
-        grid = labelled_grid([*pictures[2:]], found.mix.texts)[None]
-        return io.NodeOutput(found.mix, pictures[:1], pictures[1:2], grid, f"{report}\n{found.mix.to_text()}")
-
-
-def _check_same(image: Tensor, before: Tensor, features: Callable[[Tensor], Tensor], threshold: float) -> None:
-    """Raises UserError when the picture that is meant is not the one that is made."""
-    if image.shape[1:3] != before.shape[1:3]:
-        given, made = (f"{picture.shape[2]} x {picture.shape[1]}" for picture in (image, before))
-        raise UserError(
-            f"The picture has {given} pixels and the one that is made {made}; give the size that it was made with."
-        )
-    one, other = features(torch.cat([image[:1, ..., :3], before]))
-    if (similarity := float(one @ other)) < threshold:
-        raise UserError(
-            f"The noise and settings give another picture than the connected one (similarity {similarity:.3f}, "
-            f"threshold {threshold:g}); give those that it was made with, of this mix in this prompt."
-        )
+        left = explained.found.mix
+        grid = labelled_grid([*explained.alone], left.texts)[None]
+        report = f"{explained.report}\n{left.to_text()}"
+        return io.NodeOutput(left, explained.before, explained.after, grid, report)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
-from torch import Tensor
 
 from ...core.conceptor.mixture import MixEdits, TokenMix, mix_from_text
 from ...core.conceptor.vocabulary import nearest_tokens
+from ...core.model.template import Template
+from ...core.model.text_tower import WordTable
 from ...core.pictures.charts import bar_chart, word_cloud
 from .. import host
 from ..connected import Node
@@ -100,7 +101,7 @@ class TokenMixConditioning(Node):
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None, coefficients: str | None = None) -> bool | str:
-        said = checked(host.check_slot, prompt)
+        said = checked(Template.of_several, prompt, host.SLOT)
         return said if said is not True else checked(MixEdits.parse, coefficients, host.CLIP_TOKENS)
 
     @classmethod
@@ -111,12 +112,12 @@ class TokenMixConditioning(Node):
         base = mix or TokenMix((), (), ())
         base.check_family(encoder.family)
         edited = MixEdits.parse(coefficients, host.CLIP_TOKENS).apply(base, encoder).top(num_tokens)
-        tables = encoder.tables()
-        conditioning = encoder.conditioning(prompt, edited.pseudo_token(tables))
-        return io.NodeOutput(conditioning, edited, ui={"token_mix": [_for_editor(base, tables[-1])]})
+        conditioning = encoder.conditioning(Template.of_several(prompt, host.SLOT), edited)
+        words = encoder.words()[encoder.names[-1]]
+        return io.NodeOutput(conditioning, edited, ui={"token_mix": [_for_editor(base, words)]})
 
 
-def _for_editor(mix: TokenMix, table: Tensor) -> dict[str, Any]:
+def _for_editor(mix: TokenMix, table: WordTable) -> dict[str, Any]:
     """What the coefficient editor shows: the rows of a mix, and the nearest words to the largest of them."""
     words, asked = host.words(), mix.ids[:WITH_NEIGHBOURS]
     near = nearest_tokens(table, list(words), asked, NEIGHBOURS)
@@ -237,5 +238,5 @@ class SaveTokenMixEmbedding(Node):
         encoder = host.HostTextEncoder(clip)
         mix.check_family(encoder.family)
         path = host.new_embedding(name)
-        mix.save_embedding(path, encoder.tables(), encoder.names)
+        mix.save_embedding(path, encoder.words())
         return io.NodeOutput(f"embedding:{name}", ui=ui.PreviewText(f"embedding:{name}"))

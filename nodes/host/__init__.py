@@ -20,11 +20,11 @@ from .folders import (
 )
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
 from .live import LiveView, progress, routes
-from .model import HostDenoiser, HostDiffusion
+from .model import HostDenoiser, HostDiffusion, family_of
 from .parts import check_noise, check_parts
-from .sampling import Sampling, drawn, sampled_together, samplers, schedulers
-from .studio import HostStudio, image_features
-from .text import CLIP_TOKENS, SLOT, HostTextEncoder, check_slot, encoded, words
+from .sampling import Sampling, drawn, samplers, schedulers
+from .studio import HostFixedNoise, HostStudio, image_features
+from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
 from .world import EMOJI_WORLD, FACE_WORLD, load_world
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "HostBottleneck",
     "HostDenoiser",
     "HostDiffusion",
+    "HostFixedNoise",
     "HostStudio",
     "HostTextEncoder",
     "LiveView",
@@ -48,9 +49,9 @@ __all__ = [
     "changed_at",
     "check_noise",
     "check_parts",
-    "check_slot",
     "drawn",
     "encoded",
+    "family_of",
     "file",
     "files",
     "guided_decoders",
@@ -62,7 +63,6 @@ __all__ = [
     "progress",
     "routes",
     "sample_bottleneck",
-    "sampled_together",
     "samplers",
     "schedulers",
     "usable_name",

@@ -29,8 +29,9 @@ Sampled = Callable[[Denoise, Denoise, Tensor, Tensor, Fresh, Callable[..., objec
 def asyrp_sampler(eta: float) -> comfy.samplers.KSAMPLER:
     """A SAMPLER that shifts the bottleneck for the predicted picture only."""
 
-    def sampled(shifted: Denoise, plain: Denoise, x: Tensor, *how: Any) -> Tensor:
-        sigmas, fresh, watch = how
+    def sampled(
+        shifted: Denoise, plain: Denoise, x: Tensor, sigmas: Tensor, fresh: Fresh, watch: Callable[..., object]
+    ) -> Tensor:
         return asyrp(shifted, plain, x, sigmas, eta, fresh, watch)
 
     return _sampler(sampled)
@@ -41,8 +42,9 @@ def inverted(
     positive: Any,
     negative: Any,
     latents: Tensor,
-    mask: Tensor | None,
     sigmas: Tensor,
+    *,
+    mask: Tensor | None,
     cfg: float,
     eta: float,
     seed: int,
@@ -68,8 +70,9 @@ def inverted(
 
     sample_custom: Any = comfy.sample.sample_custom
     empty = torch.zeros_like(latents)
-    how = (cfg, _sampler(find), sigmas, positive, negative, latents)
-    noise = sample_custom(model, empty, *how, disable_pbar=True, seed=seed)
+    noise = sample_custom(
+        model, empty, cfg, _sampler(find), sigmas, positive, negative, latents, disable_pbar=True, seed=seed
+    )
 
     def back(shifted: Denoise, plain: Denoise, x: Tensor, levels: Tensor, _: Fresh, watch: Any) -> Tensor:
         return restored(shifted, plain, found[0], x, levels, watch, part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.patcher_extension
@@ -47,7 +47,7 @@ def watched(model: ModelPatcher, seen: Callable[[float, list[Evaluated]], object
     return clone
 
 
-def check_alone(model: ModelPatcher, positive: Any, negative: Any, sampling: Sampling) -> None:
+def check_alone(model: ModelPatcher, positive: Any, sampling: Sampling) -> None:
     """Raises UserError, naming them, for patches by which a prompt's prediction hangs on others beside it or on chance.
 
     Those can't be followed with one prompt at a time. Two evaluations of a model with patches at the first noise level.
@@ -70,7 +70,7 @@ def check_alone(model: ModelPatcher, positive: Any, negative: Any, sampling: Sam
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, compare)
     with torch.inference_mode():
-        sampled(clone, positive, negative, [0], sampling._replace(steps=1, sampler_name="euler", scheduler="normal"))
+        sampled(clone, positive, [0], replace(sampling, steps=1, sampler_name="euler", scheduler="normal"))
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.hspace.directions import HSpaceDirections, Position
-from ...core.hspace.jacobian import Decoder, guided_decoder, nearest_levels
+from ...core.hspace.jacobian import Decoder, Half, guided_decoder, nearest_levels
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
 from ...core.model.protocols import Family, Progress
 from .evaluations import Evaluated, apart, check_alone, tolerance, watched
-from .model import HostDenoiser, HostDiffusion
+from .model import HostDiffusion, family_of
 from .patches import (
     Options,
     check_conditioning,
@@ -60,7 +60,7 @@ class HostBottleneck:
     """Where the h-space of a MODEL is. Raises UserError for a model without one."""
 
     def __init__(self, model: ModelPatcher) -> None:
-        self.family: Family = HostDenoiser(model).family
+        self.family: Family = family_of(model)
         settings = model.model.model_config.unet_config
         self.channels: int = settings["model_channels"] * settings["channel_mult"][-1]
         unet: Any = model.model.diffusion_model
@@ -128,14 +128,14 @@ class HostBottleneck:
 def guided_decoders(
     model: ModelPatcher,
     positive: Any,
-    negative: Any,
     seed: int,
     sampling: Sampling,
+    *,
     position: Position,
     percents: Sequence[float] | None,
     progress: Progress,
-) -> Iterator[tuple[float, Tensor, Decoder]]:
-    """For each noise level of one picture the sigma, its bottleneck and the guided prediction from there on.
+) -> Iterator[Half]:
+    """Each noise level of one picture: its bottleneck and the guided prediction from there on.
 
     `percents` chooses levels by parts of the sampling, the nearest to each; None: all. Inside of
     `torch.inference_mode(False)`.
@@ -144,8 +144,8 @@ def guided_decoders(
     check_prediction(model)
     check_guidance(model)
     check_conditioning("positive", positive)
-    check_conditioning("negative", negative)
-    check_alone(model, positive, negative, sampling)
+    check_conditioning("negative", sampling.negative)
+    check_alone(model, positive, sampling)
     found: dict[float, dict[object, Evaluated]] = {}  # of each level: the prompt's part -> what was evaluated first
 
     def look(sigma: float, chunks: list[Evaluated]) -> None:
@@ -154,7 +154,7 @@ def guided_decoders(
             level.setdefault(chunk.prompt, chunk)
 
     with torch.inference_mode():
-        sampled(watched(model, look), positive, negative, [seed], sampling, progress)
+        sampled(watched(model, look), positive, [seed], sampling, progress)
     levels = sorted(found, reverse=True)
     if percents is not None:
         schedule: Any = model.get_model_object("model_sampling")
@@ -182,18 +182,18 @@ def guided_decoders(
             )
         h, decode = half(positives[0])
         if not negatives:
-            yield sigma, h, decode
+            yield Half(sigma, h, decode)
             continue
-        yield sigma, h, guided_decoder(sampling.cfg, h, decode, *half(negatives[0]))
+        yield Half(sigma, h, guided_decoder(sampling.cfg, h, decode, *half(negatives[0])))
 
 
 def sample_bottleneck(
     model: ModelPatcher,
     vae: VAE,
     positive: Any,
-    negative: Any,
     seeds: Sequence[int],
     sampling: Sampling,
+    *,
     at_once: int,
     position: Position,
     made_by: dict[str, Any],
@@ -206,7 +206,7 @@ def sample_bottleneck(
     bottleneck = HostBottleneck(model)
     check_evaluated(wrappers_of(model), "with which the UNet is not run at each noise level")
     parts, pictures = [], []
-    for some in portions(model, positive, negative, seeds, sampling.sampler_name, at_once):
+    for some in portions(model, positive, seeds, sampling, at_once):
         recorder: list[Recorder] = []
 
         def look(h: Tensor, options: Options, recorder: list[Recorder] = recorder) -> Tensor:
@@ -219,7 +219,7 @@ def sample_bottleneck(
             progress(before * sampling.steps + done, len(seeds) * sampling.steps)
 
         looking = bottleneck.visited(position, look)
-        latents = sampled(looking, positive, negative, some, sampling, step, len(some))
+        latents = sampled(looking, positive, some, sampling, step, len(some))
         sigmas, held = torch.tensor(recorder[0].sigmas), recorder[0].stacked()
         parts.append(HSpaceSamples(sigmas, held, bottleneck.family, position, made_by))
         pictures.append(vae.decode(latents).float().cpu())

@@ -54,17 +54,24 @@ def effective_weight(key: str, patches: Any) -> Tensor:
     return calculate_weight(applied, weight, key).detach()
 
 
+def family_of(model: ModelPatcher) -> Family:
+    """Raises UserError for models of other families."""
+    config = model.model.model_config
+    families: list[Family] = [family for kind, family in FAMILIES.items() if isinstance(config, kind)]
+    if not families:
+        raise UserError(
+            f"The model is a {type(config).__name__}; ConceptLens edits the cross-attention of SD 1.x, SD 2.x and "
+            "SDXL: load such a checkpoint."
+        )
+    return families[0]
+
+
 class HostDenoiser:
-    """A MODEL of the host as `core.backend.Denoiser`."""
+    """A MODEL of the host as `core.model.protocols.Denoiser`."""
 
     def __init__(self, model: ModelPatcher) -> None:
+        self.family: Family = family_of(model)
         config = model.model.model_config
-        families: list[Family] = [family for kind, family in FAMILIES.items() if isinstance(config, kind)]
-        if not families:
-            raise UserError(
-                f"The model is a {type(config).__name__}; ConceptLens edits the cross-attention of SD 1.x, SD 2.x and "
-                "SDXL: load such a checkpoint."
-            )
         diffusers_names = {v: k for k, v in comfy.utils.unet_to_diffusers(config.unet_config).items()}
         pattern = re.compile(r"diffusion_model\.(.*\.attn2\.to_[kv]\.weight)$")
         matches = [match for key in model.model_state_dict() if (match := pattern.match(key))]
@@ -75,12 +82,11 @@ class HostDenoiser:
         }
         if not matches or len(self._keys) < len(matches):
             raise UserError(
-                f"The {families[0]} model does not show the weights of its cross-attention ({len(self._keys)} found); "
+                f"The {self.family} model does not show the weights of its cross-attention ({len(self._keys)} found); "
                 "connect it before nodes that compile, quantise or replace it."
             )
         self._model = model
         self._patches = model.get_key_patches("diffusion_model.")
-        self.family: Family = families[0]
         self.dtype: torch.dtype = model.model_dtype() or torch.float32
         self.context_width: int = config.unet_config["context_dim"]
 
@@ -138,7 +144,7 @@ def prediction_of(model: ModelPatcher) -> Prediction:
 
 
 class HostDiffusion:
-    """A MODEL of the host as `core.diffusion.Diffusion`: a private copy of its UNet, LoRAs, edits and patches applied.
+    """A MODEL as `core.model.diffusion.Diffusion`: a private copy of its UNet, LoRAs, edits and patches applied.
 
     Raises UserError for what a MODEL may carry that such a copy can't have. The host's own UNet is made of inference
     tensors, which stop a backward pass, and may be streamed or evicted at any time. Make and use it inside of
@@ -146,7 +152,7 @@ class HostDiffusion:
     """
 
     def __init__(self, model: ModelPatcher, exact: bool = False) -> None:
-        HostDenoiser(model)  # refuses other models
+        family_of(model)  # refuses other models
         check_prediction(model)
         config = model.model.model_config
         sampling: Any = model.get_model_object("model_sampling")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -20,15 +21,20 @@ from .patches import KEY
 _batched: dict[str, bool] = {}  # of each sampler: whether `draws_each_alone`
 
 
-class Sampling(NamedTuple):
-    """What KSampler and Empty Latent Image are set to; the size in pixels."""
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """What KSampler and Empty Latent Image are given beside the model and the positive prompt; the size in pixels.
 
+    The default sampler is DDIM at its own timesteps: what diffusers' pipelines do with the same noise.
+    """
+
+    negative: Any  # CONDITIONING
     steps: int
     cfg: float
-    sampler_name: str
-    scheduler: str
     width: int
     height: int
+    sampler_name: str = "ddim"
+    scheduler: str = "ddim_uniform"
 
 
 def samplers() -> list[str]:
@@ -39,19 +45,20 @@ def schedulers() -> list[str]:
     return comfy.samplers.KSampler.SCHEDULERS
 
 
-def drawn(model: ModelPatcher, vae: VAE, positive: Any, negative: Any, seed: int, sampling: Sampling) -> Tensor:
+def drawn(model: ModelPatcher, vae: VAE, positive: Any, seed: int, sampling: Sampling) -> Tensor:
     """The picture (height, width, 3) that Empty Latent Image, KSampler and VAE Decode make of these settings."""
     with torch.inference_mode():
-        return vae.decode(sampled(model, positive, negative, [seed], sampling))[0]
+        return vae.decode(sampled(model, positive, [seed], sampling))[0]
 
 
-def draws_each_alone(model: ModelPatcher, positive: Any, negative: Any, sampler_name: str) -> bool:
+def draws_each_alone(model: ModelPatcher, positive: Any, sampling: Sampling) -> bool:
     """Whether a sampler makes of each row of a batch what it makes of it alone.
 
     Not those that add noise, which give each row its own, nor those that choose steps by the whole batch. Found out by
     letting the host's sampler run on a formula in place of the UNet, once for each sampler.
     """
-    if sampler_name not in _batched:
+    name = sampling.sampler_name
+    if name not in _batched:
 
         def formula(executor: Any, x: Tensor, sigma: Tensor, model_options: dict[str, Any], _: Any) -> Tensor:
             guider = executor.class_obj
@@ -61,18 +68,18 @@ def draws_each_alone(model: ModelPatcher, positive: Any, negative: Any, sampler_
 
         toy: Any = model.clone()
         toy.model_options, toy.wrappers = {"transformer_options": {}}, {WrappersMP.PREDICT_NOISE: {KEY: [formula]}}
-        how = Sampling(4, 2.0, sampler_name, "normal", 64, 64)
-        both = _batch(toy, positive, negative, [5, 6], how, unseen)
-        alone = torch.cat([_batch(toy, positive, negative, [seed], how, unseen) for seed in (5, 6)])
-        _batched[sampler_name] = torch.allclose(both, alone, rtol=1e-3, atol=1e-4)
-    return _batched[sampler_name]
+        few = replace(sampling, steps=4, cfg=2.0, scheduler="normal", width=64, height=64)
+        both = _batch(toy, positive, [5, 6], few)
+        alone = torch.cat([_batch(toy, positive, [seed], few) for seed in (5, 6)])
+        _batched[name] = torch.allclose(both, alone, rtol=1e-3, atol=1e-4)
+    return _batched[name]
 
 
 def portions(
-    model: ModelPatcher, positive: Any, negative: Any, seeds: Sequence[int], sampler_name: str, at_once: int
+    model: ModelPatcher, positive: Any, seeds: Sequence[int], sampling: Sampling, at_once: int
 ) -> Iterator[Sequence[int]]:
     """Seeds that can be drawn together: each picture is then KSampler's of its seed, whatever is drawn beside it."""
-    several = at_once > 1 and len(seeds) > 1 and draws_each_alone(model, positive, negative, sampler_name)
+    several = at_once > 1 and len(seeds) > 1 and draws_each_alone(model, positive, sampling)
     size = at_once if several else 1
     return (seeds[first : first + size] for first in range(0, len(seeds), size))
 
@@ -80,7 +87,6 @@ def portions(
 def sampled(
     model: ModelPatcher,
     positive: Any,
-    negative: Any,
     seeds: Sequence[int],
     sampling: Sampling,
     progress: Progress = unseen,
@@ -91,20 +97,19 @@ def sampled(
     `progress` counts the steps of all pictures, of which at most `at_once` are drawn together.
     """
     latents: list[Tensor] = []
-    for some in portions(model, positive, negative, seeds, sampling.sampler_name, at_once):
+    for some in portions(model, positive, seeds, sampling, at_once):
         before, total = sum(map(len, latents)) * sampling.steps, len(seeds) * sampling.steps
 
         def count(done: int, _: int, before: int = before, total: int = total) -> None:
             progress(before + done, total)
 
-        latents.append(_batch(model, positive, negative, some, sampling, count))
+        latents.append(_batch(model, positive, some, sampling, count))
     return torch.cat(latents)
 
 
 def sampled_together(
     model: ModelPatcher,
     positives: Sequence[Any],
-    negative: Any,
     seed: int,
     sampling: Sampling,
     start: Tensor | None = None,
@@ -116,22 +121,21 @@ def sampled_together(
     """
     plain = all(len(positive) == 1 and positive[0][0].shape == positives[0][0][0].shape for positive in positives)
     together = plain and len(positives) > 1
-    if not together or not draws_each_alone(model, positives[0], negative, sampling.sampler_name):
-        return torch.cat([_batch(model, one, negative, [seed], sampling, unseen, start) for one in positives])
+    if not together or not draws_each_alone(model, positives[0], sampling):
+        return torch.cat([_batch(model, one, [seed], sampling, start=start) for one in positives])
     states = torch.cat([positive[0][0] for positive in positives])
     options = dict(positives[0][0][1])
     if options.get("pooled_output") is not None:
         options["pooled_output"] = torch.cat([positive[0][1]["pooled_output"] for positive in positives])
-    return _batch(model, [[states, options]], negative, [seed] * len(positives), sampling, unseen, start)
+    return _batch(model, [[states, options]], [seed] * len(positives), sampling, start=start)
 
 
 def _batch(
     model: ModelPatcher,
     positive: Any,
-    negative: Any,
     seeds: Sequence[int],
     sampling: Sampling,
-    progress: Progress,
+    progress: Progress = unseen,
     start: Tensor | None = None,
 ) -> Tensor:
     """One run of the host's sampler: a row for each seed, from the seed's noise or from `start`."""
@@ -149,5 +153,17 @@ def _batch(
         management.throw_exception_if_processing_interrupted()
         progress(len(seeds) * min(number + 1, sampling.steps), len(seeds) * sampling.steps)
 
-    how = (*sampling[:4], positive, negative, latents)
-    return sample(model, noise, *how, seed=seeds[0], callback=step, disable_pbar=True)
+    return sample(
+        model,
+        noise,
+        sampling.steps,
+        sampling.cfg,
+        sampling.sampler_name,
+        sampling.scheduler,
+        positive,
+        sampling.negative,
+        latents,
+        seed=seeds[0],
+        callback=step,
+        disable_pbar=True,
+    )

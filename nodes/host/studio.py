@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import comfy.model_management
@@ -17,12 +20,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...core.model.diffusion import check_channels
-from ...core.model.protocols import Family, Progress, unseen
+from ...core.model.protocols import Family, Progress, PseudoToken, unseen
+from ...core.model.template import Template
+from ...core.model.text_tower import TextTower
 from .evaluations import check_alone
-from .model import HostDenoiser, HostDiffusion, prediction_of
+from .model import HostDiffusion, family_of, prediction_of
 from .patches import check_prediction
-from .sampling import Sampling, sampled
-from .text import SLOT, HostTextEncoder, encoded
+from .sampling import Sampling, sampled, sampled_together
+from .text import HostTextEncoder, encoded
 
 PICTURES_AT_ONCE = 16  # sampled or looked at together, where memory allows
 
@@ -34,10 +39,10 @@ def image_features(clip_vision: ClipVisionModel, images: Tensor) -> Tensor:
 
 
 class HostStudio:
-    """The host's model as `core.explanation.Studio`, with its own sampler.
+    """The host's model as `core.model.studio.Studio`, with its own sampler.
 
-    DDIM at its own timesteps, which is what diffusers' pipelines do with the same noise. A seed gives the same picture
-    whatever is sampled beside it. Results are no inference tensors where the caller is not in inference mode.
+    A seed gives the same picture whatever is sampled beside it. Results are no inference tensors, but for a caller in
+    inference mode.
     """
 
     def __init__(
@@ -46,16 +51,26 @@ class HostStudio:
         clip: CLIP,
         vae: VAE,
         clip_vision: ClipVisionModel | None,
-        negative: Any,
-        steps: int,
-        cfg: float,
-        size: int,
+        sampling: Sampling,
     ) -> None:
         self.encoder: HostTextEncoder = HostTextEncoder(clip)
-        self.family: Family = HostDenoiser(model).family
+        self.family: Family = family_of(model)
         self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
-        self._negative = negative or encoded(clip, "")
-        self._sampling, self._size = Sampling(steps, cfg, "ddim", "ddim_uniform", size, size), size
+        self._sampling = sampling
+
+    @property
+    def towers(self) -> list[TextTower]:
+        return self._towers
+
+    @cached_property
+    def _towers(self) -> list[TextTower]:
+        return self.encoder.towers()
+
+    def with_model(self, model: ModelPatcher) -> HostStudio:
+        """The same with another version of its model; what was copied of the text encoder serves both."""
+        other = copy(self)
+        other._model = model
+        return other
 
     def diffusion(self) -> HostDiffusion:
         return HostDiffusion(self._model)
@@ -64,7 +79,7 @@ class HostStudio:
         prediction_of(self._model)
         check_channels(self._model.model.model_config.unet_config["in_channels"])
         check_prediction(self._model)
-        check_alone(self._model, encoded(self._clip, ""), self._negative, self._sampling)
+        check_alone(self._model, encoded(self._clip, ""), self._sampling)
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         return self._sample(encoded(self._clip, prompt), seeds, progress)
@@ -73,18 +88,18 @@ class HostStudio:
         return pictures * self._sampling.steps * (1 if self._sampling.cfg == 1 else 2)
 
     def latents_of_mix(
-        self, prompt: str, vectors: Sequence[Tensor], seeds: Sequence[int], progress: Progress = unseen
+        self, template: Template, mix: PseudoToken, seeds: Sequence[int], progress: Progress = unseen
     ) -> Tensor:
         with torch.inference_mode():
-            conditioning = self.encoder.conditioning(prompt.replace("{}", SLOT), vectors)
+            conditioning = self.encoder.conditioning(template, mix)
         return self._sample(conditioning, seeds, progress)
 
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
-        side = self._size
+        size = (self._sampling.width, self._sampling.height)
         with torch.inference_mode():
             upright = pictures[..., :3].movedim(-1, 1)
-            square: Any = comfy.utils.common_upscale(upright, side, side, "lanczos", "center")
-            latents = self._latent_format().process_in(self._vae.encode(square.movedim(1, -1)).float())
+            scaled: Any = comfy.utils.common_upscale(upright, *size, "lanczos", "center")
+            latents = self._latent_format().process_in(self._vae.encode(scaled.movedim(1, -1)).float())
         return latents.cpu().clone()
 
     def pictures(self, latents: Tensor) -> Tensor:
@@ -105,10 +120,39 @@ class HostStudio:
     def _sample(self, positive: Any, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
         management: Any = comfy.model_management
         free = management.get_free_memory(self._model.load_device)
-        side = self._size // 8
-        need = self._model.memory_required([2, 4, side, side])  # a picture with and without the prompt
+        size = (self._sampling.height // 8, self._sampling.width // 8)
+        need = self._model.memory_required([2, 4, *size])  # a picture with and without the prompt
         together = max(1, min(PICTURES_AT_ONCE, int(free / (2 * need))))
         with torch.inference_mode():
-            found = sampled(self._model, positive, self._negative, seeds, self._sampling, progress, together)
+            found = sampled(self._model, positive, seeds, self._sampling, progress, together)
             latents = self._latent_format().process_in(found.float()).cpu()
         return latents.clone()
+
+
+@dataclass(frozen=True, eq=False)
+class HostFixedNoise:
+    """`core.conceptor.pruning.FixedNoise`: KSampler's of a seed, or the noise of `start` (1, 4, h, w)."""
+
+    model: ModelPatcher
+    encoder: HostTextEncoder
+    vae: VAE
+    clip_vision: ClipVisionModel | None
+    template: Template
+    seed: int
+    sampling: Sampling
+    start: Tensor | None = None
+
+    @property
+    def compared_by(self) -> str:
+        if self.clip_vision is None:
+            return "the VAE's latents, for want of an image encoder"
+        return "the image encoder's features"
+
+    def draw(self, mixes: Sequence[PseudoToken]) -> Tensor:
+        prompts = [self.encoder.conditioning(self.template, mix) for mix in mixes]
+        return self.vae.decode(sampled_together(self.model, prompts, self.seed, self.sampling, self.start))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        if self.clip_vision is None:
+            return normalize(self.vae.encode(pictures).flatten(1).float(), dim=-1)
+        return image_features(self.clip_vision, pictures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import torch
@@ -13,20 +14,25 @@ from comfy.sd import CLIP
 from comfy.sd1_clip import SD1ClipModel, SDTokenizer
 from comfy.sdxl_clip import SDXLClipModel
 from torch import Tensor
+from torch.nn import Parameter
 
 from ...core.conceptor.vocabulary import WORD_END, token_texts
 from ...core.errors import UserError
-from ...core.model.protocols import Family
-from ...core.model.text_tower import CONTEXT_LENGTH, PROJECTION, TextTower
+from ...core.model.protocols import Family, PseudoToken
+from ...core.model.template import Template
+from ...core.model.text_tower import CONTEXT_LENGTH, PROJECTION, TextTower, WordTable
 from .model import effective_weight
 
 CLIP_TOKENS = 49408  # in CLIP's vocabulary
-SLOT = "<>"  # the place of a pseudo-token in a prompt
+SLOT = "<>"  # the place of a mix, in boxes where braces are choices
+READABLE = (torch.float16, torch.bfloat16, torch.float32)
+# Of the host's text encoders: each table by its key, with the patches that it was made with.
+_tables: WeakKeyDictionary[Any, dict[str, tuple[Any, WordTable]]] = WeakKeyDictionary()
 PROMPTS_AT_ONCE = 128  # bounds the memory of one pass through the text encoder
 
 
 class HostTextEncoder:
-    """A CLIP of the host as `core.backend.OpenTextEncoder`: its clip skip and LoRAs count."""
+    """A CLIP of the host as `core.model.protocols.OpenTextEncoder`: its clip skip and LoRAs count."""
 
     def __init__(self, clip: CLIP) -> None:
         model = clip.cond_stage_model
@@ -89,21 +95,35 @@ class HostTextEncoder:
     def towers(self) -> list[TextTower]:
         return [self._tower(name) for name in self.names]
 
-    def tables(self) -> list[Tensor]:
-        """The input embeddings of all tokens, (tokens, width), of each tower."""
-        keys = [f"{name}.transformer.text_model.embeddings.token_embedding.weight" for name in self.names]
-        return [effective_weight(key, self._clip.patcher.get_key_patches(key)[key]) for key in keys]
+    def words(self) -> dict[str, WordTable]:
+        """The input embeddings of all tokens, by the names of the towers."""
+        return {
+            name: self._table(f"{name}.transformer.text_model.embeddings.token_embedding.weight") for name in self.names
+        }
 
-    def conditioning(self, prompt: str, vectors: Sequence[Tensor]) -> Any:
-        """The host's CONDITIONING of a prompt with a pseudo-token in place of each `<>`; all else is the host's way.
+    def _table(self, key: str) -> WordTable:
+        """Kept for as long as the host's model is there: an artist who moves a coefficient waits for no copy of it."""
+        patcher = self._clip.patcher
+        known = _tables.setdefault(patcher.model, {})
+        made_with, table = known.get(key, (None, None))
+        if table is None or made_with != patcher.patches_uuid:
+            (stored, _), *applied = patches = patcher.get_key_patches(key)[key]
+            plain = type(stored) in (Tensor, Parameter) and stored.dtype in READABLE and not applied
+            # On the CPU: a table on a GPU would keep its memory when the host moves the encoder away.
+            table = WordTable(stored.detach().cpu() if plain else effective_weight(key, patches))
+            known[key] = (patcher.patches_uuid, table)
+        return table
 
-        vectors: the pseudo-token's embedding (1, width) for each tower. Raises UserError when no `<>` is left.
+    def conditioning(self, template: Template, mix: PseudoToken) -> Any:
+        """The host's CONDITIONING of a prompt with a mix in each of its places; all else is the host's way.
+
+        Raises UserError when no place is left of a long prompt.
         """
-        check_slot(prompt)
-        sections = next(iter(self._clip.tokenize(prompt.replace(SLOT, " ")).values()))
+        vectors = mix.pseudo_token(list(self.words().values()))
+        sections = next(iter(self._clip.tokenize(template.filled(" ")).values()))
         taken = [entry[0] for section in sections for entry in section if isinstance(entry[0], int)]
         mark, word = next(self._words_but(taken))
-        tokens = self._clip.tokenize(prompt.replace(SLOT, f" {word} "))
+        tokens = self._clip.tokenize(template.filled(f" {word} "))
         found = 0
         for name, vector in zip(self.names, vectors, strict=True):
             for section in tokens[name.removeprefix("clip_")]:
@@ -112,7 +132,7 @@ class HostTextEncoder:
                         section[place] = (vector[0], *entry[1:])
                         found += 1
         if not found:
-            raise UserError(f'The {SLOT} of the prompt "{prompt}" was cut off; write a shorter prompt.')
+            raise UserError(f'The {SLOT} of the prompt "{template.filled(SLOT)}" was cut off; write a shorter prompt.')
         return self._clip.encode_from_tokens_scheduled(tokens)
 
     def _words_but(self, taken: Sequence[int]) -> Iterator[tuple[int, str]]:
@@ -166,12 +186,6 @@ def _entries(tokenizer: SDTokenizer) -> list[str]:
     """The vocabulary of a tokenizer, by token id."""
     entries: dict[int, str] = tokenizer.inv_vocab
     return [entries[token] for token in range(len(entries))]
-
-
-def check_slot(prompt: str) -> None:
-    """Raises UserError when a prompt has no place for a pseudo-token."""
-    if SLOT not in prompt:
-        raise UserError(f'The prompt "{prompt}" has no {SLOT}; write it where the mix shall stand: a photo of a <>')
 
 
 def encoded(clip: CLIP, prompt: str) -> Any:

@@ -171,7 +171,5 @@ class HSpaceContrastByChoice(Node):
 
     @classmethod
     def execute(cls, samples: HSpaceSamples, positive_pictures: str, negative_pictures: str) -> io.NodeOutput:
-        sides = [counted(text) for text in (positive_pictures, negative_pictures)]
-        if (last := max(map(max, sides))) >= len(samples):
-            raise UserError(f"There is no picture {last}; the set has {len(samples)}, counted from 0.")
-        return io.NodeOutput(contrast(*(samples.chosen(side) for side in sides)))
+        sides = (samples.chosen(counted(text)) for text in (positive_pictures, negative_pictures))
+        return io.NodeOutput(contrast(*sides))

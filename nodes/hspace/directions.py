@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from comfy_api.v0_0_2 import io, ui
 
-from ...core.hspace.directions import HSpaceDirections, Position, disentangled
+from ...core.hspace.directions import HSpaceDirections, Position, check_window, disentangled
 from ...core.hspace.parsing import counted
 from ...core.hspace.pca import pca
 from ...core.hspace.samples import HSpaceSamples
@@ -84,9 +84,17 @@ class HSpaceSample(Node):
             "width": width,
             "height": height,
         }
-        sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
-        how = (seeds_from(seed, samples), sampling, batch_size, position, made_by, host.LiveView().bar)
-        found, pictures = host.sample_bottleneck(model, vae, positive, negative, *how)
+        found, pictures = host.sample_bottleneck(
+            model,
+            vae,
+            positive,
+            seeds_from(seed, samples),
+            host.Sampling(negative, steps, cfg, width, height, sampler_name, scheduler),
+            at_once=batch_size,
+            position=position,
+            made_by=made_by,
+            progress=host.LiveView().bar,
+        )
         return io.NodeOutput(found, pictures)
 
 
@@ -189,9 +197,8 @@ class HSpaceDirection(Node):
 
     @classmethod
     def validate_inputs(cls, start_percent: float | None = None, end_percent: float | None = None) -> bool | str:
-        if start_percent is not None and end_percent is not None and start_percent >= end_percent:
-            return f"The direction starts at {start_percent} and ends at {end_percent}; let it end after it starts."
-        return in_range(cls, start_percent=start_percent, end_percent=end_percent)
+        said = checked(check_window, start_percent, end_percent)
+        return said if said is not True else in_range(cls, start_percent=start_percent, end_percent=end_percent)
 
     @classmethod
     def execute(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ...core.hspace.directions import Position
-from ...core.hspace.jacobian import SingularDirections, along_levels, directions_of_levels
+from ...core.hspace.jacobian import SingularDirections, jacobian_directions
 from ...core.hspace.parsing import percents
 from ...core.pictures.hspace_charts import values_chart
 from .. import host
@@ -95,19 +95,25 @@ class HSpaceJacobian(Node):
         live, wanted = host.LiveView(), percents(at_percent)
         made_by = {"method": "jacobian", "seed": seed, "steps": steps, "cfg": cfg, "masked": mask is not None}
 
-        def watch(found: list[tuple[float, SingularDirections]], iterated: int) -> None:
+        def watch(found: Sequence[tuple[float, SingularDirections]], iterated: int) -> None:
             if not iterated:
                 sigma, last = found[-1]
                 live.say(f"sigma {sigma:.3g}: {', '.join(f'{value:.3g}' for value in last.values.tolist())}")
             live.bar(len(found) * iterations + iterated, (len(wanted) if wanted else steps) * iterations)
 
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
-            size = (height // 8, width // 8)
-            part = None if mask is None else interpolate(mask.clone()[:1, None], size, mode="area")[0]
-            sampling = host.Sampling(steps, cfg, sampler_name, scheduler, width, height)
-            how = (seed, sampling, position, wanted, live.bar)
-            levels = host.guided_decoders(model, positive, negative, *how)
-            found = along_levels(levels, components, iterations, tolerance, part, watch)
-        family = host.HostBottleneck(model).family
-        directions = directions_of_levels(found, family, position, made_by)
+            sampling = host.Sampling(negative, steps, cfg, width, height, sampler_name, scheduler)
+            directions = jacobian_directions(
+                host.guided_decoders(
+                    model, positive, seed, sampling, position=position, percents=wanted, progress=live.bar
+                ),
+                components=components,
+                iterations=iterations,
+                tolerance=tolerance,
+                mask=None if mask is None else mask[0].clone(),
+                family=host.family_of(model),
+                position=position,
+                made_by=made_by,
+                watch=watch,
+            )
         return io.NodeOutput(directions, values_chart(directions)[None])

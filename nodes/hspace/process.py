@@ -86,7 +86,17 @@ class HSpaceInvert(Node):
         latents = latent_image["samples"]
         if not latents.count_nonzero():
             raise UserError("The latent is empty; connect a picture through VAE Encode.")
-        how = (latent_image.get("noise_mask"), sigmas, cfg, eta, seed, host.progress())
-        noise, sampler = host.inverted(model, positive, negative, latents, *how)
+        noise, sampler = host.inverted(
+            model,
+            positive,
+            negative,
+            latents,
+            sigmas,
+            mask=latent_image.get("noise_mask"),
+            cfg=cfg,
+            eta=eta,
+            seed=seed,
+            progress=host.progress(),
+        )
         # Nothing else of the latent: the host would keep what is outside of a noise mask, which is noise here.
         return io.NodeOutput({"samples": noise}, sampler)

@@ -9,7 +9,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ...core.conceptor.bias import word_pair
+from ...core.conceptor.bias import MEN, WOMEN, word_pair
 from ...core.conceptor.shares import Share, check_judge, shares_of_pictures
 from ...core.errors import UserError
 from ...core.model.studio import seeds_from
@@ -18,7 +18,7 @@ from ...core.time_edit.strength import edits_for_share, slot_of
 from ...core.time_edit.time_edit import EditPair, edit_model, parse_edits
 from .. import host
 from ..connected import Node, in_range
-from ..inputs import MEN, WOMEN, checked, filename_input, group_inputs, picture_inputs
+from ..inputs import checked, filename_input, group_inputs, picture_inputs
 
 CATEGORY = "ConceptLens/Model editing"
 LoraModel = io.Custom("LORA_MODEL")
@@ -239,12 +239,12 @@ class TIMEEditBatch(Node):
         encoder, denoiser, live = host.HostTextEncoder(clip), host.HostDenoiser(model), host.LiveView()
         most = settings.pop("strength")
 
-        def studio_of(drawn: Any) -> Any:
-            return host.HostStudio(drawn, clip, vae, clip_vision, negative, sampling_steps, cfg, image_size)
+        sampling = host.Sampling(negative or host.encoded(clip, ""), sampling_steps, cfg, image_size, image_size)
+        unedited = host.HostStudio(model, clip, vae, clip_vision, sampling)
 
         def share_of(pair: EditPair, edited: Sequence[EditPair]) -> Share:
             factors = edit_model(encoder, denoiser, edited, preserve=_lines(preserve), **settings).factors
-            studio = studio_of(denoiser.patched(factors))
+            studio = unedited.with_model(denoiser.patched(factors))
             live.say(f"{pair.source}, strength {pair.strength:g}")
             with torch.inference_mode(False):
                 latents = studio.latents_of_prompt(pair.source, seeds, live.bar)
@@ -252,7 +252,6 @@ class TIMEEditBatch(Node):
             return share
 
         with torch.inference_mode(False):
-            unedited = studio_of(model)
             for pair in pairs:
                 check_judge(unedited, [groups], slot_of(pair), "")
         reached = edits_for_share(pairs, share_of, target, most)

@@ -8,6 +8,7 @@ from conceptlens.core.conceptor.bias import balance, balanced, nearness, pairs_i
 from conceptlens.core.conceptor.mixture import TokenMix
 from conceptlens.core.conceptor.shares import Share, picture_share
 from conceptlens.core.errors import UserError
+from conceptlens.core.model.text_tower import WordTable
 from conceptlens.core.time_edit.strength import edits_for_share, reach_share, slot_of
 from conceptlens.core.time_edit.time_edit import EditPair
 from conceptlens.tests.core.toy import ToyEncoder
@@ -76,7 +77,7 @@ def test_groups_are_widened_by_near_tokens_but_not_by_those_near_to_both() -> No
         table[token] = torch.tensor(vector)
     table[person] = torch.tensor([0.7, 0.7, 0.1])
     mix = TokenMix.of([man, woman, guy, lady, person], ["man", "woman", "guy", "lady", "person"], [1.0] * 5)
-    near = nearness(encoder, table)
+    near = nearness(encoder, WordTable(table))
     (pair,) = pairs_in(mix, word_groups("man", "woman"), near, mix.ids, 2)
     assert pair.ids == ({man, guy}, {woman, lady})
     with pytest.raises(UserError, match="whose nearest words are guy, person"):
@@ -161,10 +162,10 @@ def test_each_edit_is_looked_at_while_the_others_rest() -> None:
 
 
 def test_a_word_is_compared_where_the_edit_puts_its_own() -> None:
-    assert slot_of(EditPair("a photo of a doctor", "a photo of a female doctor")) == "a photo of a {} doctor"
-    assert slot_of(EditPair("a doctor", "a doctor at work")) == "a doctor {}"
-    assert slot_of(EditPair("an engineer", "a female engineer")) == "a {} engineer"
-    assert slot_of(EditPair("A photo of a cook", "a photo of an old cook")) == "a photo of an {} cook"
+    assert str(slot_of(EditPair("a photo of a doctor", "a photo of a female doctor"))) == "a photo of a {} doctor"
+    assert str(slot_of(EditPair("a doctor", "a doctor at work"))) == "a doctor {}"
+    assert str(slot_of(EditPair("an engineer", "a female engineer"))) == "a {} engineer"
+    assert str(slot_of(EditPair("A photo of a cook", "a photo of an old cook"))) == "a photo of an {} cook"
 
 
 def test_one_pair_of_groups_is_asked_for() -> None:

@@ -18,6 +18,7 @@ from conceptlens.core.conceptor.mixture import TokenMix
 from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.directions import HSpaceDirections
 from conceptlens.core.hspace.samples import HSpaceSamples
+from conceptlens.core.model.text_tower import WordTable
 from conceptlens.core.time_edit.context_edit import ContextEdit
 
 MUTATIONS = 2000
@@ -131,4 +132,4 @@ def test_what_is_said_of_a_mix_has_its_kind(made_by: dict[str, Any], tmp_path: P
 def test_a_token_that_the_model_lacks_is_named() -> None:
     mix = TokenMix.of([1, 50], ["a", "b"], [1.0, 1.0])
     with pytest.raises(UserError, match="a token 50, but the model's go from 0 to 49"):
-        mix.pseudo_token([torch.eye(50)])
+        mix.pseudo_token([WordTable(torch.eye(50))])

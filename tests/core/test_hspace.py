@@ -13,7 +13,7 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.hspace import jacobian
 from conceptlens.core.hspace.contrast import contrast, ends_of
 from conceptlens.core.hspace.directions import HSpaceDirections, aligned, disentangled, resized
-from conceptlens.core.hspace.jacobian import along_levels, nearest_levels, products, singular_directions
+from conceptlens.core.hspace.jacobian import Half, jacobian_directions, nearest_levels, products, singular_directions
 from conceptlens.core.hspace.parsing import counted, percents
 from conceptlens.core.hspace.pca import IncrementalPCA, incremental_pca, pca, principal_components
 from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
@@ -371,15 +371,18 @@ def test_regions_count_together_however_they_are_evaluated() -> None:
         apart.record(2.0, h[:2, :, :1], [True], ["above"])
 
 
+ONE: dict[str, Any] = {"components": 1, "family": "SD 1.x", "position": "after", "made_by": {}}
+
+
 def test_a_bottleneck_that_changes_its_size_is_named() -> None:
     """As with Deep Shrink: the cause is a patch, and is told at the first level that differs."""
     recorder = Recorder([2.0, 1.0])
     recorder.record(2.0, random(2, 5, 2, 2), [True])
     with pytest.raises(UserError, match=r"2 x 2 at some noise levels and 4 x 4 at others.*Deep Shrink"):
         recorder.record(1.0, random(2, 5, 4, 4), [True])
-    levels = [(2.0, random(6, 3, 3), decoder()), (1.0, random(6, 2, 2), decoder())]
+    levels = [Half(2.0, random(6, 3, 3), decoder()), Half(1.0, random(6, 2, 2), decoder())]
     with pytest.raises(UserError, match=r"3 x 3 at some noise levels and 2 x 2 at others"):
-        along_levels(levels, 1, 2, 1e-3, None, lambda *_: None)
+        jacobian_directions(levels, iterations=2, tolerance=1e-3, **ONE)
 
 
 def test_what_was_recorded_stays_when_the_program_writes_into_its_own() -> None:
@@ -397,8 +400,9 @@ def test_what_was_recorded_stays_when_the_program_writes_into_its_own() -> None:
 
 def test_each_iteration_is_told() -> None:
     told: list[tuple[int, int]] = []
-    levels = [(2.0, random(6, 3, 3), decoder()), (1.0, random(6, 3, 3), decoder())]
-    along_levels(levels, 1, 3, 0.0, None, lambda found, iterated: told.append((len(found), iterated)))
+    levels = [Half(2.0, random(6, 3, 3), decoder()), Half(1.0, random(6, 3, 3), decoder())]
+    told_of = {"watch": lambda found, iterated: told.append((len(found), iterated))}
+    jacobian_directions(levels, iterations=3, tolerance=0.0, **ONE, **told_of)
     assert told == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conceptlens.core.conceptor.mixture import MixEdits, TokenMix, mix_from_text
 from conceptlens.core.errors import UserError
+from conceptlens.core.model.text_tower import WordTable
 from conceptlens.tests.core.toy import ToyEncoder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,10 +90,10 @@ def test_damaged_files_are_named(mix: TokenMix, tmp_path: Path) -> None:
 
 
 def test_pseudo_token_is_the_normed_sum(mix: TokenMix) -> None:
-    tables = [torch.randn(10, 8), torch.randn(10, 6)]
+    tables = [WordTable(torch.randn(10, 8)), WordTable(torch.randn(10, 6))]
     for vector, table in zip(mix.pseudo_token(tables), tables, strict=True):
-        total = torch.tensor(mix.coefficients) @ table[list(mix.ids)]
-        torch.testing.assert_close(vector[0], total / total.norm() * table.norm(dim=1).mean())
+        total = torch.tensor(mix.coefficients) @ table.rows[list(mix.ids)]
+        torch.testing.assert_close(vector[0], total / total.norm() * table.rows.norm(dim=1).mean())
         for factor in (7.0, 1e39, 1e-39):  # beyond float32 too: only ratios count
             torch.testing.assert_close(scaled(mix, factor).pseudo_token([table])[0], vector)
     for nothing in (scaled(mix, 0.0), mix.top(0)):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conceptlens.core.conceptor.vocabulary import completions, named_tokens, nearest_tokens, token_texts
 from conceptlens.core.errors import UserError
+from conceptlens.core.model.text_tower import WordTable
 from torch.nn.functional import cosine_similarity
 
 ENTRIES = ["<|startoftext|>", "dog</w>", "dog", "Hund</w>", "3</w>", "don't</w>", "\u72ac</w>", "<|endoftext|>"]
@@ -32,7 +33,7 @@ def test_completions_begin_with_the_word_itself() -> None:
 def test_nearest_tokens_are_those_of_largest_cosine() -> None:
     table = torch.randn(40, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     candidates = list(range(0, 40, 2))
-    found = nearest_tokens(table, candidates, [4, 5], 3)
+    found = nearest_tokens(WordTable(table), candidates, [4, 5], 3)
     for token, near in zip([4, 5], found, strict=True):
         scores = {other: float(cosine_similarity(table[token], table[other], dim=0)) for other in candidates}
         scores.pop(token, None)

@@ -70,7 +70,7 @@ def test_a_clip_folder_judges_as_the_same_clip_inside_the_model(tmp_path: Path) 
     clip: Any = encoders.load()
     clip.config.vision_config.update({name: VISION[name] for name in ("image_mean", "image_std")})
     clip.save_pretrained(tmp_path)
-    inside = OwnJudge(DiffusersStudio(load_pipeline(EMOJI_WORLD), Sampling((), 1, 1.0)))
+    inside = OwnJudge(DiffusersStudio(load_pipeline(EMOJI_WORLD), Sampling(1, 1.0)))
     outside = ClipJudge(tmp_path, torch.device("cpu"))
     pictures = torch.rand(3, 128, 128, 3, generator=torch.Generator().manual_seed(0))
     texts = ["a photo of a rose", "a mechanic"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conceptlens.core.conceptor.dictionary import Dictionary, Slot
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary
+from conceptlens.core.model.template import Template
 from conceptlens.pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def vocabulary(encoder: DiffusersTextEncoder) -> Vocabulary:
 
 @pytest.fixture(scope="module")
 def slot(encoder: DiffusersTextEncoder) -> Slot:
-    return Slot.of(encoder, encoder.towers(), "a photo of a {}")
+    return Slot.of(encoder, encoder.towers(), Template.of("a photo of a {}"))
 
 
 @pytest.fixture(scope="module")

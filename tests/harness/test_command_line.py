@@ -248,7 +248,7 @@ def test_a_mix_is_pictured_changed_and_kept_as_an_embedding(model: Path, tmp_pat
     assert told == {"mix": {"snow": 0.8, "dog": 0.6}, "picture": str(picture)}
     pipe = load_pipeline(model)
     pipe.load_textual_inversion(str(embedding), token="<mix>")
-    drawn = sample(pipe, "a photo of a <mix>", Sampling((3,), 2, size=64))
+    drawn = sample(pipe, "a photo of a <mix>", (3,), Sampling(2, size=64))
     expected = to_pil(labelled_grid(list(drawn), ["seed 3"]))
     assert np.abs(np.asarray(Image.open(picture), dtype=int) - np.asarray(expected, dtype=int)).max() <= 2
 
@@ -389,14 +389,14 @@ def test_rose_turns_blue_and_apple_stays_red() -> None:
     from conceptlens.pipelines.pictures import Sampling, sample
 
     pipe = load_pipeline(EMOJI_WORLD)
-    sampling = Sampling(seeds=(1, 2, 3), steps=15, guidance_scale=4.0)
+    sampling = Sampling(15, guidance_scale=4.0)
     prompts = ["a rose", "a photo of a rose", "an apple"]
 
     def redness() -> list[torch.Tensor]:
         """Red minus blue of each picture's coloured pixels."""
         values = []
         for prompt in prompts:
-            pictures = sample(pipe, prompt, sampling)
+            pictures = sample(pipe, prompt, (1, 2, 3), sampling)
             coloured = (pictures.amax(-1) - pictures.amin(-1) > 0.3).float()
             difference = (pictures[..., 0] - pictures[..., 2]) * coloured
             values.append(difference.sum((1, 2)) / coloured.sum((1, 2)))

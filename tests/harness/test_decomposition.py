@@ -25,6 +25,7 @@ from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, 
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.diffusion import Prediction, draw
 from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
 from conceptlens.pipelines.adapter import DiffusersTextEncoder
 from torch import Tensor
@@ -130,7 +131,17 @@ def pictures_of(bright: int, dark: int) -> Tensor:
 def concept_of(
     planted: Any, encoder: DiffusersTextEncoder, vocabulary: Vocabulary, family: Family, name: str = "palace"
 ) -> Concept:
-    return Concept(encoder, family, planted, vocabulary, name, "a photo of a {}", pictures_of(8, 4), pictures_of(4, 2))
+    return Concept(
+        encoder=encoder,
+        towers=encoder.towers(),
+        family=family,
+        diffusion=planted,
+        vocabulary=vocabulary,
+        name=name,
+        template=Template.of("a photo of a {}"),
+        latents=pictures_of(8, 4),
+        held_out=pictures_of(4, 2),
+    )
 
 
 def test_a_race_finds_the_words_that_made_the_pictures(planted: Planted, slot: Slot, vocabulary: Vocabulary) -> None:

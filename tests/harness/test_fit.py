@@ -10,6 +10,7 @@ from conceptlens.core.conceptor.dictionary import Dictionary, Slot, loss_gradien
 from conceptlens.core.conceptor.fit import PATIENCE, FitState, FitStep, Settings, fit_conceptor
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.diffusion import Draws, add_noise, denoising_loss, draw
+from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
 from conceptlens.pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder
 from torch import Tensor
@@ -54,16 +55,16 @@ def test_draws_are_spread_over_pictures_and_timesteps(latents: Tensor) -> None:
 
 
 def test_a_slot_is_the_prompt_with_a_token_in_it(encoder: DiffusersTextEncoder) -> None:
-    slot = Slot.of(encoder, encoder.towers(), "a photo of a {}, in the snow")
+    slot = Slot.of(encoder, encoder.towers(), Template.of("a photo of a {}, in the snow"))
     dog = encoder.tokenize("dog")[1]
     encoded = slot.encode([tower.embed([dog]) for tower in slot.towers])
     expected = encoder.encode(["a photo of a dog, in the snow"])
     torch.testing.assert_close(encoded.context, expected, rtol=1e-4, atol=1e-4)
     for prompt in ("a photo", "a {} and a {}"):
         with pytest.raises(UserError, match="must have one"):
-            Slot.of(encoder, slot.towers, prompt)
+            Template.of(prompt)
     with pytest.raises(UserError, match="has 103 tokens with start and end"):
-        Slot.of(encoder, slot.towers, "rose " * 100 + "{}")
+        Slot.of(encoder, slot.towers, Template.of("rose " * 100 + "{}"))
 
 
 def test_one_backward_pass_scores_all_tokens(

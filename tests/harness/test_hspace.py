@@ -71,7 +71,7 @@ def test_pictures_are_the_pipelines_own(family: Any, prediction: str) -> None:
     pipe = tiny_pipeline(family)
     pipe.scheduler.register_to_config(prediction_type=prediction)
     drawn = DiffusersBottleneck(pipe, "a rose", 3.0, 64).draw([4, 5], 5)
-    expected = sample_latents(pipe, [4, 5], Sampling((), 5, 3.0, 64), prompt="a rose")
+    expected = sample_latents(pipe, [4, 5], Sampling(5, 3.0, 64), prompt="a rose")
     assert float((drawn - expected).norm() / expected.norm()) < 0.05
 
 

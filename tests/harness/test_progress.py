@@ -13,6 +13,7 @@ from conceptlens.core.conceptor.explanation import explain
 from conceptlens.core.conceptor.fit import Settings
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens
 from conceptlens.core.model.diffusion import Prediction
+from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
 from conceptlens.harness.terminal.console import Console
 from conceptlens.pipelines.adapter import DiffusersTextEncoder
@@ -72,7 +73,7 @@ class Counting(DiffusersStudio):
     """Counts the rows that go through its UNet, which draws, and through a cheap one, to which mixes are fitted."""
 
     def __init__(self, pipe: Any, judged: bool) -> None:
-        super().__init__(pipe, Sampling((), 2, 2.0, 64))
+        super().__init__(pipe, Sampling(2, 2.0, 64))
         self.rows = 0
         self._judged = judged
         pipe.unet.register_forward_pre_hook(self._count)
@@ -108,7 +109,9 @@ def explained(
     live = Live(lambda: studio.rows, stop_at)
     try:
         counts: dict[str, Any] = {"num_images": 3, "validation_images": 2}
-        explain(studio, words, "palace", "a photo of a {}", settings, live, **counts, validation=validation)
+        explain(
+            studio, words, "palace", Template.of("a photo of a {}"), settings, live, **counts, validation=validation
+        )
     except StoppedError:
         live.seen.append(studio.rows)
     return live
@@ -140,7 +143,7 @@ def test_at_every_call_it_can_be_stopped(pipe: Any, words: Vocabulary) -> None:
 
 def test_a_batch_tells_of_each_step(pipe: Any) -> None:
     told: list[tuple[int, int]] = []
-    studio = DiffusersStudio(pipe, Sampling((), 2, 2.0, 64))
+    studio = DiffusersStudio(pipe, Sampling(2, 2.0, 64))
     studio.latents_of_prompt("a cat", range(17), lambda *at: told.append(at))
     assert told == [(16, 34), (32, 34), (33, 34), (34, 34)]
 

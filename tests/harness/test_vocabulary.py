@@ -21,7 +21,7 @@ from conceptlens.core.conceptor.vocabulary import (
 )
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.protocols import Family
-from conceptlens.core.model.text_tower import CONTEXT_LENGTH, TextTower, encode
+from conceptlens.core.model.text_tower import CONTEXT_LENGTH, TextTower, WordTable, encode
 from conceptlens.pipelines.adapter import DiffusersTextEncoder
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -195,5 +195,6 @@ def test_a_mix_of_one_token_is_that_token(encoder: DiffusersTextEncoder) -> None
     vocabulary = embed_vocabulary(encoder, "none")
     tables = [tower.table for tower in encoder.towers()]
     mix = TokenMix.of([1929, 320], ["dog", "a"], [2.0, 0.0])
-    for vector, table, norm in zip(mix.pseudo_token(tables), tables, vocabulary.norms, strict=True):
+    vectors = mix.pseudo_token([WordTable(table) for table in tables])
+    for vector, table, norm in zip(vectors, tables, vocabulary.norms, strict=True):
         torch.testing.assert_close(vector[0], normalize(table[1929], dim=0) * norm)

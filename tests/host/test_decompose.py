@@ -17,6 +17,7 @@ from conceptlens.core.conceptor.mixture import TokenMix
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, fingerprint
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.template import Template
 from conceptlens.hosting.server import Graph, GraphError, HostServer
 from conceptlens.pipelines.pictures import Sampling
 from conceptlens.pipelines.studio import DiffusersStudio
@@ -45,7 +46,7 @@ class Unwatched:
 
 
 def host_studio(pipe: Any, family: Family, inference: bool, steps: int = STEPS) -> Any:
-    from conceptlens.nodes.host import HostStudio
+    from conceptlens.nodes.host import HostStudio, Sampling, encoded
     from conceptlens.nodes.host.world import _tiny_vae
     from conceptlens.tests.host.twin import twin_clip, twin_model
 
@@ -56,7 +57,7 @@ def host_studio(pipe: Any, family: Family, inference: bool, steps: int = STEPS) 
         taesd: Any = vae.first_stage_model
         taesd.vae_scale.data.fill_(model.model.latent_format.scale_factor)
     with torch.inference_mode(False):
-        return HostStudio(model, clip, vae, None, None, steps, CFG, SIZE)
+        return HostStudio(model, clip, vae, None, Sampling(encoded(clip, ""), steps, CFG, SIZE, SIZE))
 
 
 WORDS: dict[str, Vocabulary] = {}
@@ -83,10 +84,19 @@ def test_host_and_harness_explain_alike(pipe: Any, family: Family, method: Any, 
     """From pictures to the mix, with the same weights, words and seeds."""
     settings = Settings(**{**vars(SETTINGS), "method": method})
     own = torch.rand(7, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(1))
-    studios = [DiffusersStudio(pipe, Sampling((), STEPS, CFG, SIZE)), host_studio(pipe, family, inference)]
+    studios = [DiffusersStudio(pipe, Sampling(STEPS, CFG, SIZE)), host_studio(pipe, family, inference)]
     with torch.inference_mode(), torch.inference_mode(False):  # as in a node that the host runs
         harness, found = (
-            explain(studio, words, "castle", "a photo of a {}", settings, Unwatched(), validation_images=2, given=own)
+            explain(
+                studio,
+                words,
+                "castle",
+                Template.of("a photo of a {}"),
+                settings,
+                Unwatched(),
+                validation_images=2,
+                given=own,
+            )
             for studio, words in ((studio, words_of(studio)) for studio in studios)
         )
     assert found.found.mix.texts == harness.found.mix.texts
@@ -95,11 +105,11 @@ def test_host_and_harness_explain_alike(pipe: Any, family: Family, method: Any, 
 
 def test_host_and_harness_make_the_same_pictures(pipe: Any, family: Family) -> None:
     """From prompts and from mixes. The host starts from noise without the picture's last trace: 0.3 % less of it."""
-    harness, found = DiffusersStudio(pipe, Sampling((), 50, CFG, SIZE)), host_studio(pipe, family, False, steps=50)
-    vectors = [tower.embed([1929]) for tower in harness.encoder.towers()]
+    harness, found = DiffusersStudio(pipe, Sampling(50, CFG, SIZE)), host_studio(pipe, family, False, steps=50)
+    mix = TokenMix.of([1929, 2583], ["dog", "snow"], [2.0, 1.0])
     for make in (
         lambda studio: studio.latents_of_prompt("a photo of a castle", [3, 4]),
-        lambda studio: studio.latents_of_mix("a photo of a {}", vectors, [3, 4]),
+        lambda studio: studio.latents_of_mix(Template.of("a photo of a {}"), mix, [3, 4]),
     ):
         expected, latents = make(harness), make(found)
         assert (latents - expected).norm() < 0.01 * expected.norm()
@@ -120,7 +130,7 @@ def test_what_is_seen_of_a_fit(pipe: Any, family: Family) -> None:
         studio = host_studio(pipe, family, inference=True)
         own = torch.rand(7, 80, 96, 3, generator=torch.Generator().manual_seed(1))
         explained = explain(
-            studio, words_of(studio), "", "a photo of a {}", SETTINGS, live, validation_images=2, given=own
+            studio, words_of(studio), "", Template.of("a photo of a {}"), SETTINGS, live, validation_images=2, given=own
         )
     *_, fitted = (text for text in live.texts if "step 8 of 8, loss " in text)
     assert explained.found.mix.texts[0] in fitted
@@ -156,7 +166,7 @@ def test_what_can_not_be_explained_is_said_before_pictures_are_made(
     for changes, message in EMBARRASSING:
         given = {"name": "castle", "prompt": "a photo of a {}", "validation": "loss", "words": "own", **changes}
         monkeypatch.setattr(config, "unet_config", {**config.unet_config, "in_channels": changes.get("channels", 4)})
-        what = (kinds[given["words"]], given["name"], given["prompt"], SETTINGS, Unwatched())
+        what = (kinds[given["words"]], given["name"], Template.of(given["prompt"]), SETTINGS, Unwatched())
         with torch.inference_mode(False), pytest.raises(UserError, match=message):
             explain(studio, *what, validation=given["validation"])
 

@@ -45,10 +45,14 @@ def directions(position: Any = "after") -> HSpaceDirections:
     return HSpaceDirections(torch.tensor([10.0, 0.1]), shifts, torch.ones(1, 2), "SD 1.x", position, {})
 
 
+EULER: dict[str, Any] = {"sampler_name": "euler", "scheduler": "normal"}
+RECORDED: dict[str, Any] = {"at_once": 1, "position": "after", "made_by": {}, "progress": unseen}
+
+
 def sampling(**changes: Any) -> Any:
     from conceptlens.nodes.host import Sampling
 
-    return Sampling(3, 4.0, "euler", "normal", 64, 64)._replace(**changes)
+    return Sampling(NEGATIVE, **{"steps": 3, "cfg": 4.0, "width": 64, "height": 64, **EULER, **changes})
 
 
 def stock(kind: str, /, **inputs: Any) -> Patch:
@@ -140,9 +144,9 @@ FOLLOWED: dict[str, Patch] = {
 def levels(model: Any, position: Any = "after", positive: Any = POSITIVE, **changes: Any) -> list[Any]:
     from conceptlens.nodes.host import guided_decoders
 
-    how = (positive, NEGATIVE, 1, sampling(**changes), position, None, unseen)
+    how = {"position": position, "percents": None, "progress": unseen}
     with torch.inference_mode(), torch.inference_mode(False):
-        return list(guided_decoders(model, *how))
+        return list(guided_decoders(model, positive, 1, sampling(**changes), **how))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +169,7 @@ def test_what_is_followed_is_what_the_host_computes(model: Any, plain: Any, kind
     seen: list[tuple[float, Evaluated]] = []
     clone = watched(patched, lambda sigma, chunks: seen.extend((sigma, chunk) for chunk in chunks))
     with torch.inference_mode():
-        sampled(clone, POSITIVE, NEGATIVE, [1], sampling())
+        sampled(clone, POSITIVE, [1], sampling())
     with torch.inference_mode(), torch.inference_mode(False):
         diffusion = HostDiffusion(patched, exact=True)
         assert len(seen) == 6
@@ -221,7 +225,7 @@ def test_cancel_is_asked_for_in_each_evaluation(model: Any, plain: Any) -> None:
     with pytest.raises(management.InterruptProcessingException):
         decode(h[None])
     with pytest.raises(management.InterruptProcessingException), torch.inference_mode():
-        sampled(model, POSITIVE, NEGATIVE, [1], sampling(), lambda *_: management.interrupt_current_processing(True))
+        sampled(model, POSITIVE, [1], sampling(), lambda *_: management.interrupt_current_processing(True))
     management.interrupt_current_processing(False)
 
 
@@ -316,7 +320,7 @@ def test_what_can_not_be_followed_is_named_before_anything_is_drawn(
     steps: list[int] = []
 
     def counted(*given: Any) -> Tensor:
-        steps.append(given[4].steps)
+        steps.append(given[3].steps)
         return sampled(*given)
 
     sampled = evaluations.sampled
@@ -327,7 +331,7 @@ def test_what_can_not_be_followed_is_named_before_anything_is_drawn(
     assert f"The model carries {name}" in str(error.value)
     monkeypatch.setattr(studio, "encoded", lambda *_: POSITIVE)
     monkeypatch.setattr(studio, "HostTextEncoder", lambda _: None)
-    own = studio.HostStudio(patched, UNUSED, UNUSED, None, NEGATIVE, 3, 4.0, 64)
+    own = studio.HostStudio(patched, UNUSED, UNUSED, None, sampling())
     if explained:
         with pytest.raises(UserError, match="connect it before that node") as error:
             own.check_diffusion()
@@ -539,11 +543,11 @@ def test_a_step_cache_does_not_take_one_evaluation_for_another(model: Any, patch
         custom(patch(shifted), asyrp_sampler(0.0))
     sigmas = torch.tensor([10.0, 3.0, 1.0, 0.0])
     with pytest.raises(UserError, match=f"{name}.*connect it before"), torch.inference_mode():
-        inverted(patch(model), POSITIVE, NEGATIVE, torch.ones(1, 4, 8, 8), None, sigmas, 4.0, 0.0, 0, unseen)
+        how = {"mask": None, "cfg": 4.0, "eta": 0.0, "seed": 0, "progress": unseen}
+        inverted(patch(model), POSITIVE, NEGATIVE, torch.ones(1, 4, 8, 8), sigmas, **how)
     if name != "stateful":
-        how = ([1], sampling(), 1, "after", {}, unseen)
         with pytest.raises(UserError, match=f"{name}.*not run at each noise level; connect it before"):
-            sample_bottleneck(patch(model), VAE, POSITIVE, NEGATIVE, *how)
+            sample_bottleneck(patch(model), VAE, POSITIVE, [1], sampling(), **RECORDED)
 
 
 def test_wrappers_that_keep_nothing_do_not_stand_in_the_way(model: Any) -> None:
@@ -575,7 +579,7 @@ def test_deep_shrink_is_named(model: Any) -> None:
         model
     )
     with pytest.raises(UserError, match=r"2 x 2 at some noise levels and 4 x 4 at others.*Deep Shrink"):
-        sample_bottleneck(shrunk, VAE, POSITIVE, NEGATIVE, [1], sampling(), 1, "after", {}, unseen)
+        sample_bottleneck(shrunk, VAE, POSITIVE, [1], sampling(), **RECORDED)
 
 
 # Of the host's samplers those that neither add noise nor look at the whole batch. CFG++ of res_multistep is given new
@@ -606,8 +610,8 @@ def test_a_picture_is_the_samplers_of_its_seed_whatever_is_beside_it(model: Any,
     how = sampling(sampler_name=name, steps=2)
     told: list[int] = []
     with torch.inference_mode():
-        together = sampled(model, POSITIVE, NEGATIVE, [5, 6], how, lambda done, _: told.append(done), 2)
-        alone = torch.cat([sampled(model, POSITIVE, NEGATIVE, [seed], how) for seed in (5, 6)])
+        together = sampled(model, POSITIVE, [5, 6], how, lambda done, _: told.append(done), 2)
+        alone = torch.cat([sampled(model, POSITIVE, [seed], how) for seed in (5, 6)])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
     assert told == sorted(told)
 
@@ -617,10 +621,9 @@ def test_samples_of_a_noisy_sampler_are_those_of_their_seeds(model: Any) -> None
 
     how = sampling(sampler_name="euler_ancestral")
     told: list[int] = []
-    together = sample_bottleneck(
-        *(model, VAE, POSITIVE, NEGATIVE, [5, 6, 7], how, 2, "after", {}, lambda done, _: told.append(done))
-    )
-    alone = [sample_bottleneck(model, VAE, POSITIVE, NEGATIVE, [s], how, 1, "after", {}, unseen) for s in (5, 6, 7)]
+    several = {**RECORDED, "at_once": 2, "progress": lambda done, _: told.append(done)}
+    together = sample_bottleneck(model, VAE, POSITIVE, [5, 6, 7], how, **several)
+    alone = [sample_bottleneck(model, VAE, POSITIVE, [seed], how, **RECORDED) for seed in (5, 6, 7)]
     torch.testing.assert_close(together[1], torch.cat([pictures for _, pictures in alone]))
     assert torch.equal(together[0].activations, torch.cat([samples.activations for samples, _ in alone], 1))
     assert told == list(range(1, 10))

@@ -1,4 +1,4 @@
-"""A small part of the campaign of random graphs (`python -m conceptlens.benchmarks.robustness`)."""
+"""A small part of the campaign of random graphs (`python -m conceptlens.evaluation robustness`)."""
 
 from __future__ import annotations
 

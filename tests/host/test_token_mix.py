@@ -14,6 +14,7 @@ import torch
 from conceptlens.core.conceptor.mixture import TokenMix, mix_from_text
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import encode
 from conceptlens.core.pictures.grid import from_pil
 from conceptlens.hosting.server import Graph, GraphError, HostServer
@@ -35,17 +36,22 @@ def encoder(pipe: Any, family: Family, host_modules: None) -> Any:  # noqa: ARG0
     return HostTextEncoder(twin_clip(pipe, family))
 
 
+def template(prompt: str) -> Template:
+    return Template.of_several(prompt, "<>")
+
+
 def mix_of(encoder: Any) -> TokenMix:
     return mix_from_text(encoder, "dog: 0.6, snow: 0.3, wolf: -0.1", encoder.family)
 
 
 def test_the_hosts_conditioning_is_the_fits(encoder: Any, family: Family) -> None:
     """The same prompt, encoded by the host with all that it can, and by the towers that a fit differentiates."""
-    vectors = mix_of(encoder).pseudo_token(encoder.tables())
+    mix = mix_of(encoder)
     tokens = encoder.tokenize("a photo of a dog, and a dog")
     slots = [place for place, token in enumerate(tokens) if token == DOG]
-    ((context, extras),) = encoder.conditioning("a photo of a <>, and a <>", vectors)
-    encoded = encode(encoder.towers(), tokens, slots, vectors)
+    ((context, extras),) = encoder.conditioning(template("a photo of a <>, and a <>"), mix)
+    towers = encoder.towers()
+    encoded = encode(towers, tokens, slots, mix.pseudo_token([tower.words for tower in towers]))
     torch.testing.assert_close(context.float(), encoded.context, rtol=1e-4, atol=1e-4)
     if family == "SDXL":
         torch.testing.assert_close(extras["pooled_output"].float(), encoded.pooled, rtol=1e-4, atol=1e-4)
@@ -55,9 +61,9 @@ def test_one_file_is_the_mix_in_the_host_and_in_diffusers(
     encoder: Any, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`embedding:my_concept` here, the help page's lines there, and the live pseudo-token give one context."""
-    mix, tables, clip = mix_of(encoder), encoder.tables(), encoder._clip
-    ((expected, extras),) = encoder.conditioning("a <> in snow", mix.pseudo_token(tables))
-    mix.save_embedding(tmp_path / "my_concept.safetensors", tables, encoder.names)
+    mix, clip = mix_of(encoder), encoder._clip
+    ((expected, extras),) = encoder.conditioning(template("a <> in snow"), mix)
+    mix.save_embedding(tmp_path / "my_concept.safetensors", encoder.words())
     for name in encoder.names:
         monkeypatch.setattr(getattr(clip.tokenizer, name), "embedding_directory", str(tmp_path))
     prompt = clip.tokenize("a embedding:my_concept in snow")
@@ -81,18 +87,19 @@ def test_one_file_is_the_mix_in_the_host_and_in_diffusers(
 
 
 def test_weights_around_a_mix_count(encoder: Any) -> None:
-    vectors = mix_of(encoder).pseudo_token(encoder.tables())
+    mix = mix_of(encoder)
     plain, weighted, word = (
-        encoder.conditioning(f"a {slot} in snow", vectors)[0][0] for slot in ("<>", "(<>:1.4)", "<>")
+        encoder.conditioning(template(f"a {slot} in snow"), mix)[0][0] for slot in ("<>", "(<>:1.4)", "<>")
     )
     assert torch.equal(plain, word)
     assert not torch.allclose(plain, weighted, atol=1e-3)
 
 
 def test_prompts_that_lost_their_slot_are_refused(encoder: Any) -> None:
-    vectors = mix_of(encoder).pseudo_token(encoder.tables())
     with pytest.raises(UserError, match="has no <>"):
-        encoder.conditioning("a photo of a dog", vectors)
+        template("a photo of a dog")
+    with pytest.raises(UserError, match=r"The <> of the prompt .* was cut off"):
+        encoder.conditioning(template("<embedding:<>"), mix_of(encoder))
 
 
 def test_a_mix_of_another_family_is_refused(encoder: Any, family: Family) -> None:

@@ -1,4 +1,4 @@
-"""The host that the harness starts: stopped whatever it does, and waited for no longer than was said."""
+"""The host as a server: stopped whatever it does, and waited for no longer than was said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the harness reads from diffusers pipelines is what these compute with."""
+"""What is read from diffusers pipelines is what these compute with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 ROSES = [EditPair("a pack of roses", "a pack of blue roses")]
 PROMPTS = ["a pack of roses", "A rosemary bush, painted", ""]
-SAMPLING = Sampling(seeds=(1, 2), steps=2, guidance_scale=3.0, size=64)
+SEEDS, SAMPLING = (1, 2), Sampling(2, guidance_scale=3.0, size=64)
 
 
 def weights(denoiser: DiffusersDenoiser) -> dict[str, Tensor]:
@@ -113,17 +113,17 @@ def test_several_loras_count_together(pipe: Any, family: Family, tmp_path: Path)
 def test_pictures_change_with_the_edit_and_come_back_without(pipe: Any, family: Family) -> None:
     denoiser = DiffusersDenoiser(pipe)
     edited = edit_model(DiffusersTextEncoder(pipe), denoiser, ROSES)
-    before = sample(pipe, "a pack of roses", SAMPLING)
+    before = sample(pipe, "a pack of roses", SEEDS, SAMPLING)
     denoiser.apply(lora_state_dict(edited.edit, edited.factors, family))
-    during = sample(pipe, "a pack of roses", SAMPLING)
+    during = sample(pipe, "a pack of roses", SEEDS, SAMPLING)
     denoiser.remove()
     assert not torch.equal(before, during)
-    assert torch.equal(before, sample(pipe, "a pack of roses", SAMPLING))
+    assert torch.equal(before, sample(pipe, "a pack of roses", SEEDS, SAMPLING))
 
 
 def test_a_seed_is_the_same_picture_in_any_company(pipe: Any) -> None:
-    both = sample(pipe, "a rose", SAMPLING)
-    alone = sample(pipe, "a rose", Sampling(seeds=(2,), steps=2, guidance_scale=3.0, size=64))
+    both = sample(pipe, "a rose", SEEDS, SAMPLING)
+    alone = sample(pipe, "a rose", (2,), SAMPLING)
     torch.testing.assert_close(both[1:], alone, rtol=1e-3, atol=1e-3)
 
 
@@ -152,7 +152,7 @@ def test_pictures_are_drawn_whether_their_folder_can_be_used_or_not(
     """A file stands where the folder should be: one warning, whatever the number of portions."""
     (tmp_path / "occupied").write_text("x")
     monkeypatch.setattr(DiffusersStudio, "_sample", lambda _, seeds, *__, **___: torch.ones(len(seeds), 4, 8, 8))
-    studio = DiffusersStudio(pipe, Sampling((), 1, 1.0, 64), tmp_path / "occupied" / "cache")
+    studio = DiffusersStudio(pipe, Sampling(1, 1.0, 64), tmp_path / "occupied" / "cache")
     assert studio.latents_of_prompt("a castle", range(PICTURES_AT_ONCE + 1)).shape == (PICTURES_AT_ONCE + 1, 4, 8, 8)
     (said,) = caplog.messages
     assert str(tmp_path / "occupied") in said
