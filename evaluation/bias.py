@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from ..core.conceptor.bias import Groups, balanced, pairs_in
@@ -28,7 +29,7 @@ from ..pipelines.pictures import Sampling, sample_latents
 from ..pipelines.studio import DiffusersStudio
 from ..world.emoji.architecture import GUIDANCE
 from ..world.emoji.captions import with_article
-from .concepts import PROMPT, SETTINGS, Bench, add_folders, ranks
+from .concepts import PROMPT, SETTINGS, Bench, add_folders
 from .hspace import judged
 from .measures import Measure, report
 
@@ -151,8 +152,8 @@ def near(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) ->
 
 
 def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) -> Measure:
-    orders = ranks(list(shares.values())), ranks([wanted[key] for key in shares])
-    return Measure.mean(name, [statistics.correlation(*orders)] if len(shares) > 2 else [], "")
+    found = spearmanr(list(shares.values()), [wanted[key] for key in shares]).statistic if len(shares) > 2 else None
+    return Measure.mean(name, [] if found is None else [float(found)], "")
 
 
 def beside(bench: Bench, professions: Professions, words: Vocabulary, name: str, latents: Tensor) -> TokenMix:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from ..core.conceptor.dictionary import plurals
@@ -226,14 +227,8 @@ def faithfulness(bench: Bench) -> Iterator[Measure]:
         mix = bench.mix(concept)
         if len(mix) > 2:
             removal = [mix.made_by["removal"][str(token)] for token in mix.ids]
-            correlations.append(statistics.correlation(ranks(mix.coefficients), ranks(removal)))
+            correlations.append(float(spearmanr(mix.coefficients, removal).statistic))
     yield Measure.mean("faithfulness: rank correlation of coefficient and removal cost", correlations, "")
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """The place of each value in their order, from 0 on; equal ones share the mean of their places."""
-    order = sorted(values)
-    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
 
 
 def stability(bench: Bench) -> Iterator[Measure]:

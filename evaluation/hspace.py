@@ -229,8 +229,7 @@ class Bench:
 
     def _drawn(self, prompt: str, steps: int, direction: HSpaceDirections | None, scale: float, start: float) -> Tensor:
         bottleneck = self.bottleneck(prompt)
-        levels = (bottleneck.sigma_at(start), 0.0)
-        shift = bottleneck.shifted(direction, 0, scale, levels, positive_only=True) if direction else nullcontext()
+        shift = bottleneck.shifted(direction, 0, scale, start=start, positive_only=True) if direction else nullcontext()
         with shift:
             return judged(bottleneck.pictures(bottleneck.draw(NEW, steps, asymmetric=direction is not None)))
 

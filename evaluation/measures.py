@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import t as student
 
 from ..core import storage
 from ..core.conceptor.shares import Share
@@ -38,11 +39,13 @@ class Measure:
 
     @classmethod
     def mean(cls, name: str, values: Sequence[float], unit: str = "%") -> Measure:
-        """The mean, with the standard error's 95 % interval."""
+        """The mean, with Student's 95 % interval."""
         if not values:
             return cls(name, None, unit, 0, None, "nothing to take it from")
         middle = statistics.mean(values)
-        spread = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        spread = 0.0
+        if len(values) > 1:
+            spread = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
         return cls(name, middle, unit, len(values), (middle - spread, middle + spread))
 
     @classmethod

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.hspace.directions import HSpaceDirections, Position
+from ..core.hspace.directions import HSpaceDirections, Position, Shift
 from ..core.hspace.jacobian import Decoder, guided_decoder
 from ..core.hspace.process import asyrp, unwatched
 from ..core.hspace.samples import HSpaceSamples, Recorder
@@ -170,22 +170,11 @@ class DiffusersBottleneck:
         directions: HSpaceDirections,
         index: int,
         scale: float,
-        levels: tuple[float, float] = (float("inf"), 0.0),
-        positive_only: bool = False,
+        **window: Any,
     ) -> Iterator[None]:
-        """Adds a direction to the bottleneck between two noise levels while the context lasts.
-
-        Raises UserError for directions of another model and for an index out of range.
-        """
-        directions.check_model(self.family, self.channels)
-        directions.chosen([index])
-
-        def add(h: Tensor, sigma: float, prompted: Sequence[bool]) -> Tensor:
-            if not levels[1] <= sigma <= levels[0]:
-                return h
-            return directions.added(h, index, scale, sigma, prompted if positive_only else None)
-
-        with self.visited(directions.position, add):
+        """Adds a direction to the bottleneck while the context lasts; window: see `Shift.of`."""
+        shift = Shift.of(self, directions, index, scale, **window)
+        with self.visited(directions.position, lambda h, sigma, prompted: shift.added(h, sigma, lambda: prompted)):
             yield
 
     def halves(self, x: Tensor, sigma: float, position: Position) -> tuple[Tensor, Decoder]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from ..core.errors import UserError
+from ..core.errors import exit_code
 from . import weights
 from .tokenizer import clip_tokenizer
 from .training import Part, Settings, train
@@ -95,11 +95,11 @@ def main(workshop: type[Workshop], parts: Sequence[str], folder: Path) -> int:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     until = time.monotonic() + 60 * arguments.minutes
-    try:
-        getattr(workshop(arguments.packages, arguments.runs, arguments.weights, device, until), arguments.part)()
-    except OutOfTimeError as unfinished:
-        sys.stderr.write(f"{unfinished}\n")
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+
+    def work() -> None:
+        try:
+            getattr(workshop(arguments.packages, arguments.runs, arguments.weights, device, until), arguments.part)()
+        except OutOfTimeError as unfinished:
+            sys.stderr.write(f"{unfinished}\n")
+
+    return exit_code(work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,9 +13,17 @@ from torch.nn.functional import interpolate
 
 from .. import storage
 from ..errors import UserError
+from ..model.protocols import Bottleneck
 
 KIND, VERSION = "h-space directions", 1
-Position = Literal["after", "before", "inside"]  # of the middle block; inside: behind its first residual block
+# Where a UNet is looked into and shifted, of its middle block:
+#
+#   x -> down blocks -> | before | resnet | inside | attention, resnet | after | -> up blocks -> prediction
+#            |                                                                        ^
+#            +------------------------------ skip connections -----------------------+
+#
+# What stands to the left of a position runs once when halves are taken there; what stands to the right is the decoder.
+Position = Literal["after", "before", "inside"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +120,47 @@ class HSpaceDirections:
             shapes = f"{tuple(shifts.shape)} and {tuple(values.shape)}"
             raise UserError(f"{path} holds tensors of shapes that do not fit together ({shapes}); make it anew.")
         return cls(sigmas, shifts, values, *read_origin(path, header))
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """A direction that is added to a bottleneck between two noise levels."""
+
+    directions: HSpaceDirections
+    index: int
+    scale: float
+    window: tuple[float, float]  # the noise levels, the higher one first
+    positive_only: bool  # or for the negative prompt as well
+
+    @classmethod
+    def of(
+        cls,
+        bottleneck: Bottleneck,
+        directions: HSpaceDirections,
+        index: int,
+        scale: float,
+        *,
+        start: float = 0.0,
+        end: float = 1.0,
+        positive_only: bool = False,
+    ) -> Shift:
+        """start, end: parts of the sampling, 0 to 1.
+
+        Raises UserError for directions of another model and for an index out of range.
+        """
+        directions.check_model(bottleneck.family, bottleneck.channels)
+        directions.chosen([index])
+        window = (bottleneck.sigma_at(start), bottleneck.sigma_at(end))
+        return cls(directions, index, scale, window, positive_only)
+
+    def added(self, h: Tensor, sigma: float, prompted: Callable[[], Sequence[bool]]) -> Tensor:
+        """A bottleneck (rows, channels, height, width) at a noise level, shifted.
+
+        prompted: whether each chunk of its rows is for the prompt; asked only where it matters.
+        """
+        if not self.window[1] <= sigma <= self.window[0]:
+            return h
+        return self.directions.added(h, self.index, self.scale, sigma, prompted() if self.positive_only else None)
 
 
 def check_levels(path: Path, sigmas: Tensor, count: int) -> None:

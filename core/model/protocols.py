@@ -85,6 +85,17 @@ class Denoiser(Protocol):
         ...
 
 
+class Bottleneck(Protocol):
+    """A UNet's h-space."""
+
+    family: str  # a Family, or the class of an unconditional UNet
+    channels: int
+
+    def sigma_at(self, percent: float) -> float:
+        """The noise level at a part of the sampling, 0 to 1: infinite before it, 0 at its end."""
+        ...
+
+
 Progress = Callable[[int, int], object]
 """Called with (steps done, steps in all) during long work; it may raise to stop it."""
 

@@ -120,6 +120,7 @@ class TextTower:
         name = f"encoder.layers.{number}"
         h = self._norm(f"{name}.layer_norm1", x)
         queries, keys, values = (
+            # (prompts, tokens, width) -> (prompts, heads, tokens, channels)
             self._linear(f"{name}.self_attn.{kind}_proj", h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for kind in "qkv"
         )
@@ -129,7 +130,8 @@ class TextTower:
                 for old, new in zip(past, (keys, values), strict=True)
             )
         attended = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
-        x = x + self._linear(f"{name}.self_attn.out_proj", attended.transpose(1, 2).flatten(2))
+        together = attended.transpose(1, 2).flatten(2)  # (prompts, tokens, width)
+        x = x + self._linear(f"{name}.self_attn.out_proj", together)
         h = self._linear(f"{name}.mlp.fc1", self._norm(f"{name}.layer_norm2", x))
         h = gelu(h) if self.activation == "gelu" else h * torch.sigmoid(1.702 * h)
         return x + self._linear(f"{name}.mlp.fc2", h), (keys, values)

@@ -255,11 +255,11 @@ def apply(arguments: argparse.Namespace, console: Console) -> None:
     sampling, seeds, scales = sampling_of(arguments), seeds_of(arguments), arguments.scale or SCALES
     how = {"num_inference_steps": sampling.num_inference_steps, "eta": arguments.eta}
     directions, bottleneck = HSpaceDirections.load(arguments.directions), _bottleneck(arguments)
-    window = (bottleneck.sigma_at(arguments.start), bottleneck.sigma_at(arguments.end))
+    window = {"start": arguments.start, "end": arguments.end, "positive_only": arguments.positive_only}
     columns = []
     with console.progress("sampling pictures") as progress:
         for number, scale in enumerate(scales, start=1):
-            with bottleneck.shifted(directions, arguments.index, scale, window, arguments.positive_only):
+            with bottleneck.shifted(directions, arguments.index, scale, **window):
                 pictures = [
                     bottleneck.pictures(bottleneck.draw(some, asymmetric=arguments.asymmetric, **how))
                     for some in portions(seeds)

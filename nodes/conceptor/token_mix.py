@@ -13,7 +13,8 @@ from ...core.model.text_tower import WordTable
 from ...core.pictures.charts import bar_chart, word_cloud
 from .. import host
 from ..connected import Node
-from ..inputs import checked, filename_input
+from ..files import Loading, Saving
+from ..inputs import checked
 
 CATEGORY = "ConceptLens/Concepts"
 TokenMixType = io.Custom("TOKEN_MIX")
@@ -154,58 +155,35 @@ class TokenMixPlot(Node):
         return io.NodeOutput(draw(shown.texts, shown.coefficients)[None])
 
 
-class SaveTokenMix(Node):
+class SaveTokenMix(Saving):
+    FOLDER = host.MIXES
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return cls.schema(
+            TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
+            "token_mix",
             node_id="SaveTokenMix",
             display_name="Save Token Mix",
             category=CATEGORY,
             description="Keeps a mix in a file that Load Token Mix reads.",
             search_aliases=["save concept", "export"],
-            is_output_node=True,
-            inputs=[
-                TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
-                filename_input("token_mix"),
-            ],
-            outputs=[],
         )
 
-    @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        return host.usable_name(filename_prefix, host.MIXES)
 
-    @classmethod
-    def execute(cls, mix: TokenMix, filename_prefix: str) -> io.NodeOutput:
-        path = host.numbered_path(filename_prefix, host.MIXES)
-        mix.save(path, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
-        return io.NodeOutput(ui=ui.PreviewText(str(path)))
+class LoadTokenMix(Loading):
+    FOLDER, KIND = host.MIXES, TokenMix
 
-
-class LoadTokenMix(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return cls.schema(
+            TokenMixType.Output("mix", display_name="mix", tooltip="The mix that was kept."),
             node_id="LoadTokenMix",
             display_name="Load Token Mix",
             category=CATEGORY,
             description="Reads a mix that Save Token Mix has kept.",
             search_aliases=["load concept", "import"],
-            inputs=[
-                io.Combo.Input(
-                    "file", options=host.files(host.MIXES), tooltip="A file in the folder models/token_mixes (press R)."
-                )
-            ],
-            outputs=[TokenMixType.Output("mix", display_name="mix", tooltip="The mix that was kept.")],
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str) -> float:
-        return host.changed_at(host.MIXES, file)
-
-    @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(TokenMix.load(host.file(host.MIXES, file)))
 
 
 class SaveTokenMixEmbedding(Node):

@@ -14,10 +14,10 @@ from comfy.sd import VAE
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.hspace.directions import HSpaceDirections, Position
+from ...core.hspace.directions import HSpaceDirections, Position, Shift
 from ...core.hspace.jacobian import Decoder, Half, guided_decoder, nearest_levels
 from ...core.hspace.samples import HSpaceSamples, Recorder, joined
-from ...core.model.protocols import Family, Progress
+from ...core.model.protocols import Progress
 from .evaluations import Evaluated, apart, check_alone, tolerance, watched
 from .model import HostDiffusion, family_of
 from .patches import (
@@ -60,7 +60,7 @@ class HostBottleneck:
     """Where the h-space of a MODEL is. Raises UserError for a model without one."""
 
     def __init__(self, model: ModelPatcher) -> None:
-        self.family: Family = family_of(model)
+        self.family: str = family_of(model)
         settings = model.model.model_config.unet_config
         self.channels: int = settings["model_channels"] * settings["channel_mult"][-1]
         unet: Any = model.model.diffusion_model
@@ -96,31 +96,20 @@ class HostBottleneck:
             clone.set_model_input_block_patch_after_skip(before)
         return clone
 
-    def shifted(
-        self,
-        directions: HSpaceDirections,
-        index: int,
-        scale: float,
-        start_percent: float,
-        end_percent: float,
-        positive_only: bool,
-    ) -> ModelPatcher:
-        """A clone that adds `scale` times a direction to its bottleneck, between two parts of the sampling.
+    def sigma_at(self, percent: float) -> float:
+        sampling: Any = self._model.get_model_object("model_sampling")
+        return float(sampling.percent_to_sigma(percent))
 
-        Raises UserError for directions of another model and for an index out of range.
-        """
-        directions.check_model(self.family, self.channels)
-        directions.chosen([index])
+    def shifted(self, directions: HSpaceDirections, index: int, scale: float, **window: Any) -> ModelPatcher:
+        """A clone that adds `scale` times a direction to its bottleneck; window: see `Shift.of`."""
+        shift = Shift.of(self, directions, index, scale, **window)
         if scale == 0:
             return self._model.clone()
-        sampling: Any = self._model.get_model_object("model_sampling")
-        first, last = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
 
         def add(h: Tensor, options: Options) -> Tensor:
-            sigma = float(options["sigmas"][0])
-            if not last <= sigma <= first or UNSHIFTED in options:
+            if UNSHIFTED in options:
                 return h
-            return directions.added(h, index, scale, sigma, prompted(options) if positive_only else None)
+            return shift.added(h, float(options["sigmas"][0]), lambda: prompted(options))
 
         return self.visited(directions.position, add)
 
@@ -140,7 +129,7 @@ def guided_decoders(
     `percents` chooses levels by parts of the sampling, the nearest to each; None: all. Inside of
     `torch.inference_mode(False)`.
     """
-    HostBottleneck(model)  # refuses other models
+    bottleneck = HostBottleneck(model)
     check_prediction(model)
     check_guidance(model)
     check_conditioning("positive", positive)
@@ -157,8 +146,7 @@ def guided_decoders(
         sampled(watched(model, look), positive, [seed], sampling, progress)
     levels = sorted(found, reverse=True)
     if percents is not None:
-        schedule: Any = model.get_model_object("model_sampling")
-        levels = nearest_levels(levels, [float(schedule.percent_to_sigma(percent)) for percent in percents])
+        levels = nearest_levels(levels, list(map(bottleneck.sigma_at, percents)))
     diffusion = HostDiffusion(model, exact=True)
 
     def half(chunk: Evaluated) -> tuple[Tensor, Decoder]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 
 from ...core.hspace.directions import HSpaceDirections, Position, check_window, disentangled
 from ...core.hspace.parsing import counted
@@ -14,7 +14,8 @@ from ...core.model.studio import seeds_from
 from ...core.pictures.hspace_charts import variance_chart
 from .. import host
 from ..connected import Node, in_range
-from ..inputs import checked, filename_input, sampler_inputs, seed_input, size_inputs
+from ..files import Loading, Saving
+from ..inputs import checked, sampler_inputs, seed_input, size_inputs
 
 CATEGORY = "ConceptLens/h-space"
 SamplesType = io.Custom("HSPACE_SAMPLES")
@@ -211,62 +212,36 @@ class HSpaceDirection(Node):
         end_percent: float,
         apply_to: str,
     ) -> io.NodeOutput:
-        bottleneck = host.HostBottleneck(model)
-        window = (start_percent, end_percent)
-        return io.NodeOutput(bottleneck.shifted(directions, index, scale, *window, apply_to == "positive"))
+        window = {"start": start_percent, "end": end_percent, "positive_only": apply_to == "positive"}
+        return io.NodeOutput(host.HostBottleneck(model).shifted(directions, index, scale, **window))
 
 
-class SaveHSpaceDirections(Node):
+class SaveHSpaceDirections(Saving):
+    FOLDER = host.DIRECTIONS
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return cls.schema(
+            DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
+            "directions",
             node_id="SaveHSpaceDirections",
             display_name="Save h-space Directions",
             category=CATEGORY,
             description="Keeps directions in a file that Load h-space Directions reads.",
             search_aliases=["export direction", "save direction"],
-            is_output_node=True,
-            inputs=[
-                DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
-                filename_input("directions"),
-            ],
-            outputs=[],
         )
 
-    @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        return host.usable_name(filename_prefix, host.DIRECTIONS)
 
-    @classmethod
-    def execute(cls, directions: HSpaceDirections, filename_prefix: str) -> io.NodeOutput:
-        path = host.numbered_path(filename_prefix, host.DIRECTIONS)
-        directions.save(path, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
-        return io.NodeOutput(ui=ui.PreviewText(str(path)))
+class LoadHSpaceDirections(Loading):
+    FOLDER, KIND = host.DIRECTIONS, HSpaceDirections
 
-
-class LoadHSpaceDirections(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return cls.schema(
+            FOUND,
             node_id="LoadHSpaceDirections",
             display_name="Load h-space Directions",
             category=CATEGORY,
             description="Reads directions that Save h-space Directions has kept.",
             search_aliases=["import direction", "load direction"],
-            inputs=[
-                io.Combo.Input(
-                    "file",
-                    options=host.files(host.DIRECTIONS),
-                    tooltip="A file in the folder models/hspace_directions (press R).",
-                )
-            ],
-            outputs=[FOUND],
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str) -> float:
-        return host.changed_at(host.DIRECTIONS, file)
-
-    @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(HSpaceDirections.load(host.file(host.DIRECTIONS, file)))

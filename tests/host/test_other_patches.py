@@ -75,7 +75,7 @@ def direction(position: Any = "after", scale: float = 1.0, positive: bool = Fals
     def patched(model: Any) -> Any:
         from conceptlens.nodes.host import HostBottleneck
 
-        return HostBottleneck(model).shifted(directions(position), 0, scale, 0.0, 1.0, positive)
+        return HostBottleneck(model).shifted(directions(position), 0, scale, positive_only=positive)
 
     return patched
 

@@ -216,3 +216,22 @@ def test_copies_that_the_host_makes_for_itself_are_the_same_model(loaded: tuple)
 
 def tensors(patcher: Any) -> list[Tensor]:
     return list(patcher.model.state_dict().values())
+
+
+@pytest.mark.usefixtures("host_modules")
+def test_the_worlds_tokenizer_is_the_hosts() -> None:
+    """All ids, and all texts: those of every token, and some that are hard to take apart."""
+    from comfy.sd1_clip import SDTokenizer
+    from conceptlens.world.tokenizer import clip_tokenizer
+
+    ours, theirs = clip_tokenizer(), SDTokenizer().tokenizer
+    assert ours.get_vocab() == theirs.get_vocab()
+    texts = [ours.decode([token]) for token in range(len(ours))]
+    texts += [
+        "A PHOTO  of\ta dog's caf\u00e9, 1929!?",
+        "\u65e5\u672c\u306e\u72ac \U0001f602\U0001f984",
+        "it's <x> {y}",
+        "",
+    ]
+    assert ours(texts).input_ids == theirs(texts).input_ids
+    assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token_id) == (49406, 49407, 49407)

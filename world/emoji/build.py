@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...core.errors import UserError
-from ...core.pictures.grid import from_pil, labelled_grid, to_pil
+from ...core.errors import exit_code
+from ...core.pictures.grid import from_pil, labelled_grid, save_picture
 from ..tokenizer import clip_tokenizer
 from .captions import draw_caption
 from .pictures import DRAWN, Pictures, varied
@@ -37,16 +37,15 @@ def main() -> int:
     parser.add_argument("--truth", type=Path, default=TRUTH_FILE, metavar="FILE", help="the file to write")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="a picture of 64 training examples")
     arguments = parser.parse_args()
-    try:
+
+    def work() -> None:
         sources = Sources(arguments.packages)
         truth = build_truth(sources, clip_tokenizer())
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    truth.save(arguments.truth)
-    if arguments.sheet:
-        to_pil(training_sheet(sources, truth, 64)).save(arguments.sheet)
-    return 0
+        truth.save(arguments.truth)
+        if arguments.sheet:
+            save_picture(training_sheet(sources, truth, 64), arguments.sheet)
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...core.errors import UserError
-from ...core.pictures.grid import from_pil, labelled_grid, to_pil
+from ...core.errors import exit_code
+from ...core.pictures.grid import from_pil, labelled_grid, save_picture
 from .pictures import Personas
 from .truth import TRAINING_SEEDS, TRUTH_FILE, Face, build_truth, draw_caption
 
@@ -32,14 +32,13 @@ def main() -> int:
     parser.add_argument("--truth", type=Path, default=TRUTH_FILE, metavar="FILE", help="the file to write")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="a picture of 64 training examples")
     arguments = parser.parse_args()
-    build_truth().save(arguments.truth)
-    if arguments.sheet:
-        try:
-            to_pil(training_sheet(Personas(arguments.packages), 64)).save(arguments.sheet)
-        except UserError as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-    return 0
+
+    def work() -> None:
+        build_truth().save(arguments.truth)
+        if arguments.sheet:
+            save_picture(training_sheet(Personas(arguments.packages), 64), arguments.sheet)
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":
