@@ -152,8 +152,10 @@ def near(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) ->
 
 
 def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, float]) -> Measure:
-    found = spearmanr(list(shares.values()), [wanted[key] for key in shares]).statistic if len(shares) > 2 else None
-    return Measure.mean(name, [] if found is None else [float(found)], "")
+    if len(shares) < 3:
+        return Measure.mean(name, [], "")
+    found: Any = spearmanr(list(shares.values()), [wanted[key] for key in shares])
+    return Measure.mean(name, [float(found.statistic)], "")
 
 
 def beside(bench: Bench, professions: Professions, words: Vocabulary, name: str, latents: Tensor) -> TokenMix:

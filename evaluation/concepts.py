@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
@@ -227,7 +228,8 @@ def faithfulness(bench: Bench) -> Iterator[Measure]:
         mix = bench.mix(concept)
         if len(mix) > 2:
             removal = [mix.made_by["removal"][str(token)] for token in mix.ids]
-            correlations.append(float(spearmanr(mix.coefficients, removal).statistic))
+            found: Any = spearmanr(mix.coefficients, removal)
+            correlations.append(float(found.statistic))
     yield Measure.mean("faithfulness: rank correlation of coefficient and removal cost", correlations, "")
 
 

@@ -401,7 +401,7 @@ def test_what_was_recorded_stays_when_the_program_writes_into_its_own() -> None:
 def test_each_iteration_is_told() -> None:
     told: list[tuple[int, int]] = []
     levels = [Half(2.0, random(6, 3, 3), decoder()), Half(1.0, random(6, 3, 3), decoder())]
-    told_of = {"watch": lambda found, iterated: told.append((len(found), iterated))}
+    told_of: dict[str, Any] = {"watch": lambda found, iterated: told.append((len(found), iterated))}
     jacobian_directions(levels, iterations=3, tolerance=0.0, **ONE, **told_of)
     assert told == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
 

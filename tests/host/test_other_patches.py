@@ -598,7 +598,7 @@ def test_which_samplers_draw_each_picture_alone_is_found_out(model: Any) -> None
     from conceptlens.nodes.host import samplers
     from conceptlens.nodes.host.sampling import draws_each_alone
 
-    found = {name for name in samplers() if draws_each_alone(model, POSITIVE, NEGATIVE, name)}
+    found = {name for name in samplers() if draws_each_alone(model, POSITIVE, sampling(sampler_name=name))}
     assert found == EACH_ALONE & set(samplers())
 
 

@@ -226,12 +226,7 @@ def test_the_worlds_tokenizer_is_the_hosts() -> None:
 
     ours, theirs = clip_tokenizer(), SDTokenizer().tokenizer
     assert ours.get_vocab() == theirs.get_vocab()
-    texts = [ours.decode([token]) for token in range(len(ours))]
-    texts += [
-        "A PHOTO  of\ta dog's caf\u00e9, 1929!?",
-        "\u65e5\u672c\u306e\u72ac \U0001f602\U0001f984",
-        "it's <x> {y}",
-        "",
-    ]
+    texts = [str(ours.decode([token])) for token in range(len(ours))]
+    texts += ["A PHOTO  of\ta dog's caf\u00e9, 1929!?", "\u65e5\u672c\u306e\u72ac \U0001f602\U0001f984", ""]
     assert ours(texts).input_ids == theirs(texts).input_ids
     assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token_id) == (49406, 49407, 49407)
