@@ -24,9 +24,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
+VENV, HOST_STORE = ROOT / ".venv", ROOT / ".comfyui"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-HOST_STORE = ROOT / ".comfyui"
 WORKERS = 4  # processes at most that share the tests, each of which may have a host
 HOST_FOLDERS = ("custom_nodes", "input", "models", "output", "user")  # what the host expects in its base
 REQUIREMENT_FILES = tuple(ROOT / part / "requirements.txt" for part in ("", "harness", "world", "tests"))
@@ -236,11 +235,8 @@ def prepare(comfyui: Path | None) -> Path:
         made = {}
     host = existing_host(comfyui) if comfyui else fetch_host()
     host_requirements = host / "requirements.txt"
-    state = {
-        "gpu": gpu,
-        "host": str(host),
-        "files": [hashlib.sha256(f.read_bytes()).hexdigest() for f in (*REQUIREMENT_FILES, host_requirements)],
-    }
+    files = [hashlib.sha256(f.read_bytes()).hexdigest() for f in (*REQUIREMENT_FILES, host_requirements)]
+    state = {"gpu": gpu, "host": str(host), "files": files}
     if made != state:
         say("installing the packages of the host, the harness and the tests")
         install_torch(gpu)
@@ -346,8 +342,8 @@ def account(results: Path) -> str:
 
 def bench(arguments: argparse.Namespace) -> int:
     host = prepare(arguments.comfyui)
-    options = ["--json", absolute(arguments.json)] if arguments.json else []
-    return python("-m", "conceptlens.evaluation", "speed", *options, host=host)
+    file = ["--json", absolute(arguments.json)] if arguments.json else []
+    return python("-m", "conceptlens.evaluation", "speed", *file, host=host)
 
 
 def port(text: str) -> int:

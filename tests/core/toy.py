@@ -62,3 +62,7 @@ class ToyDenoiser:
 
     def cross_attention_weight(self, name: str) -> Tensor:
         return self.weights[name].clone()
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

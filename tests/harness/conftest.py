@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from conceptlens.core.conceptor.dictionary import Dictionary, Slot
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary
 from conceptlens.core.model.template import Template
 from conceptlens.pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder
+from conceptlens.tests.tiny import tiny_pipeline
 from torch import Tensor
 
 
@@ -41,3 +43,10 @@ def dictionary(vocabulary: Vocabulary) -> Dictionary:
 @pytest.fixture(scope="module")
 def latents() -> Tensor:
     return torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline("SD 1.x").save_pretrained(folder)
+    return folder

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conceptlens.hosting.server import HostServer
@@ -24,6 +25,18 @@ def host_modules(comfyui: Path) -> None:
         import comfy.cli_args
     finally:
         sys.argv = arguments
+
+
+@pytest.fixture(scope="module")
+def model(host_modules: None) -> Any:
+    """A MODEL of SD 1.x's kind, of random weights, as a loader node makes it."""
+    import torch
+    from conceptlens.tests.host.twin import twin_model
+    from conceptlens.tests.tiny import tiny_pipeline
+
+    del host_modules
+    with torch.inference_mode():
+        return twin_model(tiny_pipeline("SD 1.x"), "SD 1.x")
 
 
 def write_checkpoint(kind: str, base: Path) -> str:

@@ -95,7 +95,7 @@ def test_weights_around_a_mix_count(encoder: Any) -> None:
     assert not torch.allclose(plain, weighted, atol=1e-3)
 
 
-def test_prompts_that_lost_their_slot_are_refused(encoder: Any) -> None:
+def test_prompts_that_lost_their_slot_are_refused() -> None:
     with pytest.raises(UserError, match="has no <>"):
         template("a photo of a dog")
 
