@@ -240,7 +240,7 @@ def looked_at(faces: Faces, seed: int, mask: Tensor) -> tuple[Tensor, HSpaceDire
             iterations=8,
             tolerance=1e-3,
             mask=part,
-            family=bottleneck.family,
+            bottleneck=bottleneck,
             position="after",
             made_by={"method": "jacobian"},
         )

@@ -49,6 +49,7 @@ class DiffusersBottleneck:
         self.unet: Any = unet.requires_grad_(False)
         self.family: str = type(unet).__name__ if unconditional else DiffusersDenoiser(cast(Pipeline, pipe)).family
         self.channels: int = unet.config.block_out_channels[-1]
+        self.downsampling: int = 2 ** (len(unet.config.block_out_channels) - 1)
         self._diffusion = DiffusersDiffusion(cast(Pipeline, pipe))  # which reads an unconditional one's schedule too
         guided = not unconditional and guidance_scale != 1
         texts = [prompt, ""] if guided else [prompt]  # guidance leads away from the empty prompt
@@ -162,7 +163,8 @@ class DiffusersBottleneck:
 
         with self.visited(position, look):
             latents = self.draw(seeds, num_inference_steps)
-        return HSpaceSamples(sigmas, recorder.stacked(), self.family, position, made_by), latents
+        held = recorder.stacked()
+        return HSpaceSamples(sigmas, held, self.family, position, made_by, self.downsampling), latents
 
     @contextmanager
     def shifted(

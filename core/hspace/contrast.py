@@ -23,7 +23,13 @@ def contrast(positive: HSpaceSamples, negative: HSpaceSamples) -> HSpaceDirectio
     shift = (ends[0] - ends[1])[None]
     made_by = {"method": "contrast", "positive": positive.made_by, "negative": negative.made_by}
     return HSpaceDirections(
-        positive.sigmas, shift, shift.flatten(2).norm(dim=2), positive.family, positive.position, made_by
+        positive.sigmas,
+        shift,
+        shift.flatten(2).norm(dim=2),
+        positive.family,
+        positive.position,
+        made_by,
+        positive.downsampling,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class HSpaceDirections:
     family: str  # of the model: one of model.protocols.Family, or the class of an unconditional UNet
     position: Position
     made_by: Mapping[str, Any]
+    downsampling: int | None = None  # the latents' side over the bottleneck's; older files do not say it
 
     def __len__(self) -> int:
         return len(self.shifts)
@@ -67,9 +68,11 @@ class HSpaceDirections:
         rows = torch.tensor(list(prompted)).repeat_interleave(len(h) // len(prompted)).to(h)
         return h + rows[:, None, None, None] * shift
 
-    def check_model(self, family: str, channels: int) -> None:
-        """Raises UserError, naming both, for a model of another family or width."""
-        found, own = f"{self.family} with {self.shifts.shape[2]} channels", f"{family} with {channels} channels"
+    def check_model(self, bottleneck: Bottleneck) -> None:
+        """Raises UserError, naming both, for a model of another family, width or depth."""
+        found = kind_of(self.family, self.shifts.shape[2], self.downsampling)
+        depth = None if self.downsampling is None else bottleneck.downsampling
+        own = kind_of(bottleneck.family, bottleneck.channels, depth)
         if found != own:
             raise UserError(f"The directions are of {found}, the model is {own}; find directions on this model.")
 
@@ -106,8 +109,7 @@ class HSpaceDirections:
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise UserError(f"The {name} of the directions are not finite numbers; find them on pictures that are.")
-        header = {"family": self.family, "position": self.position, "made_by": dict(self.made_by)}
-        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **header}, metadata)
+        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **origin_of(self)}, metadata)
 
     @classmethod
     def load(cls, path: Path) -> HSpaceDirections:
@@ -119,7 +121,7 @@ class HSpaceDirections:
         if values.shape != shifts.shape[:2] or not shifts.numel():
             shapes = f"{tuple(shifts.shape)} and {tuple(values.shape)}"
             raise UserError(f"{path} holds tensors of shapes that do not fit together ({shapes}); make it anew.")
-        return cls(sigmas, shifts, values, *read_origin(path, header))
+        return cls(sigmas, shifts, values, **read_origin(path, header))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,7 @@ class Shift:
 
         Raises UserError for directions of another model and for an index out of range.
         """
-        directions.check_model(bottleneck.family, bottleneck.channels)
+        directions.check_model(bottleneck)
         directions.chosen([index])
         window = (bottleneck.sigma_at(start), bottleneck.sigma_at(end))
         return cls(directions, index, scale, window, positive_only)
@@ -181,12 +183,41 @@ def check_one_size(shapes: Sequence[Sequence[int]]) -> None:
         )
 
 
-def read_origin(path: Path, header: Mapping[str, Any]) -> tuple[str, Position, dict[str, Any]]:
-    """The family, the position and what it was made by, of a file's header. Raises UserError when one is missing."""
+def kind_of(family: str, channels: int, downsampling: int | None) -> str:
+    """A UNet's bottleneck in words."""
+    depth = "" if downsampling is None else f" at 1/{downsampling} of the latents' size"
+    return f"{family} with {channels} channels{depth}"
+
+
+class Origin(Protocol):
+    """What samples and directions say of the bottleneck that they are of."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def position(self) -> Position: ...
+    @property
+    def made_by(self) -> Mapping[str, Any]: ...
+    @property
+    def downsampling(self) -> int | None: ...
+
+
+def origin_of(found: Origin) -> dict[str, Any]:
+    """As a file's header has it."""
+    told = {"family": found.family, "position": found.position, "made_by": dict(found.made_by)}
+    return told if found.downsampling is None else {**told, "downsampling": found.downsampling}
+
+
+def read_origin(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """What `origin_of` told. Raises UserError when a part is missing."""
     position: Any = header.get("position")
     if position not in get_args(Position):
         raise UserError(f"{path} is damaged: its position is {position}, not after, before or inside; make it anew.")
-    return storage.entry(path, header, "family", str), position, storage.entry(path, header, "made_by", dict)
+    told: dict[str, Any] = {"family": storage.entry(path, header, "family", str), "position": position}
+    told["made_by"] = storage.entry(path, header, "made_by", dict)
+    if "downsampling" in header:
+        told["downsampling"] = storage.entry(path, header, "downsampling", int)
+    return told
 
 
 def resized(shift: Tensor, size: tuple[int, int]) -> Tensor:
@@ -251,7 +282,12 @@ def check_window(start: float, end: float) -> None:
 
 def check_together(one: HSpaceDirections, other: HSpaceDirections) -> None:
     """Raises UserError, naming both, unless two sets of directions are of the same bottleneck."""
-    kinds = [(d.family, f"{d.shifts.shape[2]} channels", f"{d.position} the middle block") for d in (one, other)]
+    depths = (one.downsampling, other.downsampling)
+    known = None not in depths  # older files do not say it
+    kinds = [
+        f"{kind_of(d.family, d.shifts.shape[2], depth if known else None)}, {d.position} the middle block"
+        for d, depth in zip((one, other), depths, strict=True)
+    ]
     if kinds[0] != kinds[1]:
-        first, second = (", ".join(kind) for kind in kinds)
+        first, second = kinds
         raise UserError(f"The directions are of {first}, the others of {second}; find both on the same model.")

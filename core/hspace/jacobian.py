@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from ..errors import UserError
 from ..model.memory import Portions
-from ..model.protocols import Progress, unseen
+from ..model.protocols import Bottleneck, Progress, unseen
 from .directions import HSpaceDirections, Position, aligned, check_one_size
 
 Decoder = Callable[[Tensor], Tensor]
@@ -233,7 +233,7 @@ def jacobian_directions(
     iterations: int,
     tolerance: float,
     mask: Tensor | None = None,
-    family: str,
+    bottleneck: Bottleneck,
     position: Position,
     made_by: Mapping[str, Any],
     watch: Watch = unwatched,
@@ -262,7 +262,7 @@ def jacobian_directions(
         )
         found.append((sigma, each))
         watch(found, 0)
-    return directions_of_levels(found, family, position, made_by)
+    return directions_of_levels(found, bottleneck, position, made_by)
 
 
 def nearest_levels(levels: Sequence[float], wanted: Sequence[float]) -> list[float]:
@@ -276,7 +276,10 @@ def nearest_levels(levels: Sequence[float], wanted: Sequence[float]) -> list[flo
 
 
 def directions_of_levels(
-    found: Sequence[tuple[float, SingularDirections]], family: str, position: Position, made_by: Mapping[str, Any]
+    found: Sequence[tuple[float, SingularDirections]],
+    bottleneck: Bottleneck,
+    position: Position,
+    made_by: Mapping[str, Any],
 ) -> HSpaceDirections:
     """The singular vectors of falling noise levels (sigma, found) as directions: each times its singular value."""
     count = min(len(each.values) for _, each in found)
@@ -285,4 +288,7 @@ def directions_of_levels(
     shifts = aligned(right) * values[..., None, None, None]
     passes = {"passes": sum(each.passes for _, each in found), "converged": all(each.converged for _, each in found)}
     sigmas = torch.tensor([sigma for sigma, _ in found])
-    return HSpaceDirections(sigmas, shifts, values, family, position, {**made_by, **passes})
+    made_by = {**made_by, **passes}
+    return HSpaceDirections(
+        sigmas, shifts, values, bottleneck.family, position, made_by, downsampling=bottleneck.downsampling
+    )

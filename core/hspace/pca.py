@@ -123,7 +123,9 @@ def _directions(
     shifts = aligned(shifts) if per_step else shifts * first_signs(shifts)[..., None]
     shifts = shifts.unflatten(2, samples.activations.shape[2:]).float()
     made_by = {**samples.made_by, "method": "pca", "per step": per_step, "samples": count}
-    return HSpaceDirections(samples.sigmas, shifts, deviations.float(), samples.family, samples.position, made_by)
+    return HSpaceDirections(
+        samples.sigmas, shifts, deviations.float(), samples.family, samples.position, made_by, samples.downsampling
+    )
 
 
 class IncrementalPCA:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from .directions import Position, check_levels, check_one_size, read_origin
+from .directions import Position, check_levels, check_one_size, origin_of, read_origin
 
 KIND, VERSION = "h-space samples", 1
 
@@ -26,6 +26,7 @@ class HSpaceSamples:
     family: str  # of the model: one of model.protocols.Family, or the class of an unconditional UNet
     position: Position
     made_by: dict[str, Any]
+    downsampling: int | None = None  # the latents' side over the bottleneck's; older files do not say it
 
     def __len__(self) -> int:
         return self.activations.shape[1]
@@ -40,8 +41,7 @@ class HSpaceSamples:
     def save(self, path: Path) -> None:
         """Writes a file that `load` reads."""
         tensors = {"sigmas": self.sigmas, "activations": self.activations}
-        header = {"family": self.family, "position": self.position, "made_by": dict(self.made_by)}
-        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **header})
+        storage.write(path, tensors, {"kind": KIND, "version": VERSION, **origin_of(self)})
 
     @classmethod
     def load(cls, path: Path) -> HSpaceSamples:
@@ -49,7 +49,7 @@ class HSpaceSamples:
         tensors, header = storage.read(path, KIND, VERSION, ("sigmas", "activations"))
         storage.check_numbers(path, {"sigmas": 1, "activations": 5}, tensors)
         check_levels(path, tensors["sigmas"], len(tensors["activations"]))
-        return cls(tensors["sigmas"], tensors["activations"], *read_origin(path, header))
+        return cls(tensors["sigmas"], tensors["activations"], **read_origin(path, header))
 
 
 @dataclass(eq=False)

@@ -90,6 +90,7 @@ class Bottleneck(Protocol):
 
     family: str  # a Family, or the class of an unconditional UNet
     channels: int
+    downsampling: int  # the latents' side over the bottleneck's
 
     def sigma_at(self, percent: float) -> float:
         """The noise level at a part of the sampling, 0 to 1: infinite before it, 0 at its end."""

@@ -211,7 +211,7 @@ def jacobian(arguments: argparse.Namespace, console: Console) -> None:
                 iterations=count,
                 tolerance=arguments.tolerance,
                 mask=mask,
-                family=bottleneck.family,
+                bottleneck=bottleneck,
                 position=arguments.position,
                 made_by={**made_by, "seed": seed},
                 watch=watch,

@@ -63,6 +63,7 @@ class HostBottleneck:
         self.family: str = family_of(model)
         settings = model.model.model_config.unet_config
         self.channels: int = settings["model_channels"] * settings["channel_mult"][-1]
+        self.downsampling: int = 2 ** (len(settings["channel_mult"]) - 1)
         unet: Any = model.model.diffusion_model
         if not unet.middle_block:
             raise UserError("The model's UNet has no middle block, as some distilled ones; directions need one of it.")
@@ -209,7 +210,7 @@ def sample_bottleneck(
         looking = bottleneck.visited(position, look)
         latents = sampled(looking, positive, some, sampling, step, len(some))
         sigmas, held = torch.tensor(recorder[0].sigmas), recorder[0].stacked()
-        parts.append(HSpaceSamples(sigmas, held, bottleneck.family, position, made_by))
+        parts.append(HSpaceSamples(sigmas, held, bottleneck.family, position, made_by, bottleneck.downsampling))
         pictures.append(vae.decode(latents).float().cpu())
         comfy.model_management.throw_exception_if_processing_interrupted()
     return joined(parts), torch.cat(pictures)

@@ -111,7 +111,7 @@ class HSpaceJacobian(Node):
                 iterations=iterations,
                 tolerance=tolerance,
                 mask=None if mask is None else mask[0].clone(),
-                family=host.family_of(model),
+                bottleneck=host.HostBottleneck(model),
                 position=position,
                 made_by=made_by,
                 watch=watch,

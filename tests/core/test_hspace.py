@@ -9,11 +9,11 @@ import pytest
 import torch
 from conceptlens.core.errors import UserError
 from conceptlens.core.hspace.contrast import contrast, ends_of
-from conceptlens.core.hspace.directions import HSpaceDirections, aligned, disentangled, resized
+from conceptlens.core.hspace.directions import HSpaceDirections, Shift, aligned, disentangled, resized
 from conceptlens.core.hspace.parsing import counted, percents
 from conceptlens.core.hspace.pca import IncrementalPCA, incremental_pca, pca, principal_components
 from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
-from conceptlens.tests.core.toy import random
+from conceptlens.tests.core.toy import ToyBottleneck, random
 from safetensors import safe_open
 from torch import Tensor
 
@@ -166,9 +166,33 @@ def test_a_direction_is_added_to_the_rows_that_it_is_for() -> None:
     prompted = found.added(h, 1, 0.5, 1.0, [False, True, False])
     torch.testing.assert_close(prompted[2:4], h[2:4] + 0.5 * shift)
     assert torch.equal(prompted[[0, 1, 4, 5]], h[[0, 1, 4, 5]])
-    found.check_model("SD 1.x", 5)
+
+
+def test_directions_of_another_kind_of_model_are_refused_by_name(tmp_path: Path) -> None:
+    """Of another family, width or depth; files from before the depth was kept are taken as they are."""
+    found = directions()
+    found.check_model(ToyBottleneck())
     with pytest.raises(UserError, match=r"SD 1\.x with 5 channels, the model is SDXL with 7 channels"):
-        found.check_model("SDXL", 7)
+        found.check_model(ToyBottleneck("SDXL", 7))
+    replace(found, downsampling=2).save(tmp_path / "deep.safetensors")
+    deep = HSpaceDirections.load(tmp_path / "deep.safetensors")
+    with pytest.raises(UserError, match=r"at 1/2 of the latents' size, the model is .* at 1/4 of the latents' size"):
+        deep.check_model(ToyBottleneck())
+    with pytest.raises(UserError, match=r"at 1/2 of the latents' size, after the middle block, the others"):
+        disentangled(deep, replace(found, downsampling=4))
+    assert len(disentangled(deep, found)) == len(deep)
+
+
+def test_a_shift_counts_between_its_noise_levels() -> None:
+    found, h = directions(), random(2, 5, 2, 2)
+    shift = Shift.of(ToyBottleneck(), found, 0, 2.0, start=0.5, end=0.9, positive_only=True)
+    assert shift.window == pytest.approx((5.0, 1.0))
+    for sigma in (6.0, 0.5):
+        assert shift.added(h, sigma, lambda: pytest.fail("asked where it does not matter")) is h
+    expected = found.added(h, 0, 2.0, 3.0, [True, False])
+    torch.testing.assert_close(shift.added(h, 3.0, lambda: [True, False]), expected)
+    with pytest.raises(UserError, match="There is no direction 7"):
+        Shift.of(ToyBottleneck(), found, 7, 1.0)
 
 
 def test_numbers_are_read_as_users_write_them() -> None:

@@ -11,7 +11,7 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.hspace import jacobian
 from conceptlens.core.hspace.jacobian import Half, jacobian_directions, nearest_levels, products, singular_directions
 from conceptlens.core.hspace.samples import Recorder
-from conceptlens.tests.core.toy import random
+from conceptlens.tests.core.toy import ToyBottleneck, random
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm
 
@@ -112,7 +112,7 @@ def test_what_can_not_be_differentiated_is_refused() -> None:
         singular_directions(decoder(), random(6, 3, 3), 1, mask=torch.zeros(1, 6, 6))
 
 
-ONE: dict[str, Any] = {"components": 1, "family": "SD 1.x", "position": "after", "made_by": {}}
+ONE: dict[str, Any] = {"components": 1, "bottleneck": ToyBottleneck(), "position": "after", "made_by": {}}
 
 
 def test_a_bottleneck_that_changes_its_size_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from conceptlens.core.model.protocols import Family
@@ -66,3 +67,15 @@ class ToyDenoiser:
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@dataclass
+class ToyBottleneck:
+    """Of a model that never ran."""
+
+    family: str = "SD 1.x"
+    channels: int = 5
+    downsampling: int = 4
+
+    def sigma_at(self, percent: float) -> float:
+        return 10.0 * (1 - percent)

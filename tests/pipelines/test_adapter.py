@@ -156,3 +156,19 @@ def test_pictures_are_drawn_whether_their_folder_can_be_used_or_not(
     assert studio.latents_of_prompt("a castle", range(PICTURES_AT_ONCE + 1)).shape == (PICTURES_AT_ONCE + 1, 4, 8, 8)
     (said,) = caplog.messages
     assert str(tmp_path / "occupied") in said
+
+
+def test_directions_of_one_world_are_refused_on_the_other() -> None:
+    """They are as wide, of the same family, and differ in the depth of their bottlenecks."""
+    from conceptlens.core.hspace.contrast import contrast
+    from conceptlens.pipelines.bottleneck import DiffusersBottleneck
+    from conceptlens.world.emoji.pipeline import emoji_world_pipeline
+    from conceptlens.world.faces.pipeline import face_world_pipeline
+
+    faces = DiffusersBottleneck(face_world_pipeline(), "a face")
+    emoji = DiffusersBottleneck(emoji_world_pipeline(), "a rose")
+    samples, _ = faces.record([0, 1], 1, "after", {})
+    found = contrast(samples.chosen([0]), samples.chosen([1]))
+    told = r"with 192 channels at 1/2 of the latents' size, the model is SD 1\.x with 192 channels at 1/4"
+    with pytest.raises(UserError, match=told), emoji.shifted(found, 0, 1.0):
+        pass
