@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..core.hspace.contrast import contrast, ends_of
+from ..core.conceptor.vocabulary import zero_shot_features
+from ..core.hspace.contrast import contrast_by_text
 from ..core.hspace.directions import HSpaceDirections, disentangled
 from ..core.hspace.jacobian import Half, jacobian_directions
 from ..core.hspace.pca import pca
@@ -28,8 +29,10 @@ from ..core.hspace.process import invert, restored
 from ..core.pictures.grid import labelled_grid, save_picture
 from ..harness.terminal.console import Console
 from ..harness.terminal.options import check_file
+from ..pipelines.adapter import DiffusersTextEncoder
+from ..pipelines.studio import image_features
 from ..world import weights
-from ..world.faces import judge, vision
+from ..world.faces import judge
 from ..world.faces.architecture import WEIGHTS
 from ..world.faces.truth import HELD_OUT_SEEDS, VALUES, Face
 from ..world.pictures import to_tensor
@@ -186,14 +189,15 @@ def by_text(faces: Faces) -> Part:
     pipe = faces.bottleneck.pipe
     with torch.no_grad():
         shown = torch.cat([faces.bottleneck.pictures(some) for some in latents.split(FACES)])
-        pictures = vision.features(pipe.image_encoder, shown.permute(0, 3, 1, 2) * 2 - 1)
+    pictures = image_features(pipe, shown)
+    assert pictures is not None  # FaceWorld has an image encoder
+    encoder = DiffusersTextEncoder(pipe)
+    tower = encoder.towers()[-1]
     found, details = [], {}
     for attribute in (each for each in ATTRIBUTES if each.name in TEXTS):
-        inputs = pipe.tokenizer(list(TEXTS[attribute.name]), padding="max_length", return_tensors="pt")
-        with torch.no_grad():
-            one, other = pipe.text_encoder.text_projection(pipe.text_encoder(inputs.input_ids).pooler_output)
-        high, low = ends_of(pictures @ (one / one.norm() - other / other.norm()), ENDS)
-        trial = faces.tried(attribute, contrast(samples.chosen(high), samples.chosen(low)), faces.scale(attribute))
+        texts = zero_shot_features(encoder, tower, TEXTS[attribute.name], pictures)
+        direction, high, low = contrast_by_text(samples, pictures, texts, texts[2:], ENDS)
+        trial = faces.tried(attribute, direction, faces.scale(attribute))
         found.append(trial.flipped >= FLIPPED)
         labels = faces.drawn_to_find[2]
         right = [float(attribute.there(labels[end]).float().mean()) for end in (high, low)]

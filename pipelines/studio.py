@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -54,8 +55,7 @@ class DiffusersStudio:
 
     @property
     def image_encoder(self) -> Any:
-        """The pipeline's own, or None."""
-        return getattr(self._pipe, "image_encoder", None)
+        return image_encoder(self._pipe)
 
     def diffusion(self) -> DiffusersDiffusion:
         return DiffusersDiffusion(self._pipe)
@@ -110,14 +110,8 @@ class DiffusersStudio:
     def pictures(self, latents: Tensor) -> Tensor:
         return decoded(self._pipe, latents)
 
-    @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor | None:
-        model = self.image_encoder
-        if model is None:
-            return None
-        inputs = clip_inputs(pictures, model.config)
-        embeds = model(inputs.to(model.device, model.dtype)).image_embeds
-        return normalize(embeds.float().cpu(), dim=-1)
+        return image_features(self._pipe, pictures)
 
     def _drawn(self, prompt: str, seeds: Sequence[int], progress: Progress) -> Tensor:
         """Latents of one portion of seeds, from the cache if they are there."""
@@ -171,6 +165,21 @@ class DiffusersFixedNoise:
     def features(self, pictures: Tensor) -> Tensor:
         seen = self._studio.features(pictures)
         return normalize(self._studio.latents_of_pictures(pictures).flatten(1), dim=-1) if seen is None else seen
+
+
+def image_encoder(pipe: DiffusionPipeline) -> Any:
+    """The pipeline's own, or None."""
+    return getattr(pipe, "image_encoder", None)
+
+
+@torch.no_grad()
+def image_features(pipe: DiffusionPipeline, pictures: Tensor) -> Tensor | None:
+    """Features (n, width) of pictures (n, height, width, 3) in 0..1, of unit length; None without an image encoder."""
+    if (model := image_encoder(pipe)) is None:
+        return None
+    inputs = clip_inputs(pictures, model.config)
+    embeds = model(inputs.to(model.device, model.dtype)).image_embeds
+    return normalize(embeds.float().cpu(), dim=-1)
 
 
 def _digest(text: str, *modules: torch.nn.Module | None) -> str:

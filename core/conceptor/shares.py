@@ -11,9 +11,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.studio import Studio
 from ..model.template import Template
-from ..model.text_tower import PROJECTION
 from .bias import Groups
-from .vocabulary import check_space, text_feature
+from .vocabulary import zero_shot_features
 
 CONFIDENT = 1.96  # standard errors, for 95 %
 AT_ONCE = 16  # pictures that the image encoder looks at together
@@ -74,8 +73,6 @@ def shares_of_pictures(
 
     def features(words: Sequence[str]) -> Tensor:
         texts = [template.filled(f"{word} {concept}".strip()) for word in words]
-        return torch.stack([text_feature(studio.encoder, tower, text, ["{}"]).cpu() for text in texts])
+        return zero_shot_features(studio.encoder, tower, texts, pictures)
 
-    texts = [(features(one), features(other)) for one, other in groups]
-    check_space(PROJECTION in tower.weights, texts[0][0].shape[-1], pictures)
-    return [picture_share(pictures, one, other) for one, other in texts]
+    return [picture_share(pictures, features(one), features(other)) for one, other in groups]

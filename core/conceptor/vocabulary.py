@@ -128,6 +128,17 @@ def text_feature(encoder: OpenTextEncoder, tower: TextTower, text: str, template
     return template_features(encoder, tower, torch.tensor([tokens]), templates)[0]
 
 
+def zero_shot_features(encoder: OpenTextEncoder, tower: TextTower, texts: Sequence[str], pictures: Tensor) -> Tensor:
+    """The features (texts, width), on the CPU, with which CLIP's zero-shot classifier judges pictures.
+
+    texts: prompts, each read as it stands; pictures (n, width): their features, which are only checked. Raises
+    UserError where the image encoder and the text encoder share no space, and for a text as `text_feature`.
+    """
+    features = torch.stack([text_feature(encoder, tower, text, TEMPLATES["none"]).cpu() for text in texts])
+    check_space(PROJECTION in tower.weights, features.shape[-1], pictures)
+    return features
+
+
 def check_space(projected: bool, width: int, features: Tensor) -> None:
     """Raises UserError unless image features (n, width) can be compared with text features of some width."""
     if not projected:

@@ -33,6 +33,21 @@ def contrast(positive: HSpaceSamples, negative: HSpaceSamples) -> HSpaceDirectio
     )
 
 
+def contrast_by_text(
+    samples: HSpaceSamples, pictures: Tensor, texts: Tensor, balance: Tensor, count: int
+) -> tuple[HSpaceDirections, list[int], list[int]]:
+    """The direction from the `count` pictures that the second text fits best to those that the first does.
+
+    pictures (samples, width), texts (2, width) and balance (2 or 0, width): features of unit length in one space. With
+    a balance both ends have equally many pictures that its first text fits better than its second. Returns the numbers
+    of the pictures at both ends, too. Raises UserError when there are not enough.
+    """
+    scores = pictures @ (texts[0] - texts[1])
+    groups = (pictures @ (balance[0] - balance[1]) > 0).tolist() if len(balance) else None
+    high, low = ends_of(scores, count, groups)
+    return contrast(samples.chosen(high), samples.chosen(low)), high, low
+
+
 def ends_of(scores: Tensor, count: int, balance: Sequence[object] | None = None) -> tuple[list[int], list[int]]:
     """The `count` pictures with the highest and those with the lowest scores (pictures,).
 

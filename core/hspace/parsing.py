@@ -1,4 +1,4 @@
-"""Numbers as users write them between commas."""
+"""Numbers and texts as users write them between commas."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def percents(text: str) -> list[float] | None:
     if not found or not all(0 <= percent <= 1 for percent in found):
         raise UserError(f'"{text}" must hold numbers from 0 to 1, or be: all')
     return found
+
+
+def two_texts(text: str) -> list[str]:
+    """Two texts between a comma; none for an empty text. Raises UserError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if parts == [""]:
+        return []
+    if len(parts) != 2 or not all(parts):
+        raise UserError(f'"{text}" must be two texts with a comma between them: a man, a woman')
+    return parts

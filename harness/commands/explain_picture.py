@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.pruning import Search, bundles_in, check_threshold, explain_picture
@@ -12,9 +12,6 @@ from ...core.conceptor.vocabulary import TEMPLATES
 from ...core.model.template import Template
 from ..terminal.console import Console
 from ..terminal.options import add_model_options, add_sampling_options, check_folder, open_model, sampling_of, seeds_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

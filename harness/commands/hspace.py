@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ...core import storage
 from ...core.errors import UserError
 from ...core.hspace.directions import HSpaceDirections, Position, check_window, disentangled
-from ...core.hspace.parsing import counted, percents
+from ...core.hspace.parsing import counted, percents, two_texts
 from ...core.hspace.samples import HSpaceSamples, joined
 from ...core.model.protocols import Progress
 from ..terminal.console import Console
@@ -24,6 +25,7 @@ from ..terminal.options import (
     asked,
     check_ending,
     check_folder,
+    open_model,
     sampling_of,
     seeds_of,
 )
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 IN_MEMORY = 2 << 30  # bytes of samples; beyond them PCA takes up one file after the other
 SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+FEATURES = "picture features"  # the kind of the files beside those of samples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         work: Callable[..., None], drawing: bool, out: str, ending: str | None = None
     ) -> argparse.ArgumentParser:
         assert work.__doc__
-        found = commands.add_parser(work.__name__, help=work.__doc__, description=work.__doc__)
+        found = commands.add_parser(work.__name__.replace("_", "-"), help=work.__doc__, description=work.__doc__)
         found.set_defaults(work=work, ending=ending)
         if drawing:
             add_model_options(found)
@@ -84,6 +87,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--negative-pictures", metavar="NUMBERS", help="some of the second (default all)")
     add("--without", type=Path, action="append", default=[], metavar="FILE", help="directions to take out (repeatable)")
 
+    ranking = command(contrast_by_text, False, "directions file to write (.safetensors)", ".safetensors")
+    add_model_options(ranking)
+    add = ranking.add_argument
+    add("samples", type=Path, metavar="DIR", help="what `sample` has made with a model that has an image encoder")
+    add("--positive-text", required=True, metavar="TEXT", help="what the direction shall bring")
+    add("--negative-text", required=True, metavar="TEXT", help="what it leads away from")
+    add("--count", type=int, default=10, metavar="N", help="pictures at each end (default 10)")
+    add(
+        "--balance", default="", metavar="TEXTS", help='both ends alike in this: "a man, a woman" (default: no balance)'
+    )
+
     along = command(apply, True, "picture to write (.png): a row a seed, a column a scale", ".png")
     add = along.add_argument
     add("--directions", type=Path, required=True, metavar="FILE", help="what another command has made")
@@ -110,7 +124,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def sample(arguments: argparse.Namespace, console: Console) -> None:
     """Draws pictures and keeps what the bottleneck holds; a killed run goes on."""
     from ...core.pictures.grid import labelled_grid, save_picture
-    from ...pipelines.studio import portions
+    from ...pipelines.studio import image_features, portions
     from ..terminal.processes import Processes
 
     _at_least_1(arguments, "samples")
@@ -135,8 +149,10 @@ def sample(arguments: argparse.Namespace, console: Console) -> None:
         for number, (file, numbers) in enumerate(pending.items(), start=1):
             own = [seeds[number] for number in numbers]
             found, latents = bottleneck.record(own, sampling.num_inference_steps, arguments.position, made_by)
-            pictures = labelled_grid([*bottleneck.pictures(latents)], list(map(str, numbers)), columns=4)
-            save_picture(pictures, file.with_suffix(".png"))
+            drawn = bottleneck.pictures(latents)
+            save_picture(labelled_grid([*drawn], list(map(str, numbers)), columns=4), file.with_suffix(".png"))
+            if (features := image_features(bottleneck.pipe, drawn)) is not None:
+                storage.write(_beside(file), {"features": features}, {"kind": FEATURES, "version": 1})
             found.save(file)
             progress(number, len(pending))
     processes.meet()
@@ -243,6 +259,27 @@ def contrast(arguments: argparse.Namespace, console: Console) -> None:
     _keep(found, arguments.out, console, {})
 
 
+def contrast_by_text(arguments: argparse.Namespace, console: Console) -> None:
+    """The direction to the pictures that one text fits better than another, from those that it fits worse."""
+    import torch
+
+    from ...core.conceptor.vocabulary import zero_shot_features
+    from ...core.hspace.contrast import contrast_by_text
+    from ...pipelines.adapter import DiffusersTextEncoder
+
+    _at_least_1(arguments, "count")
+    balance = two_texts(arguments.balance)
+    files = _files(arguments.samples)
+    pictures = torch.cat([_features(file) for file in files])
+    samples = joined([HSpaceSamples.load(file) for file in files])
+    encoder = DiffusersTextEncoder(open_model(arguments))
+    wanted = [arguments.positive_text, arguments.negative_text, *balance]
+    texts = zero_shot_features(encoder, encoder.towers()[-1], wanted, pictures)
+    found, high, low = contrast_by_text(samples, pictures, texts[:2], texts[2:], arguments.count)
+    console.line(f"from the pictures {low} to {high}")
+    _keep(found, arguments.out, console, {"positive": high, "negative": low})
+
+
 def apply(arguments: argparse.Namespace, console: Console) -> None:
     """Draws pictures along a direction."""
     from ...core.pictures.grid import labelled_grid, save_picture
@@ -302,6 +339,24 @@ def _files(folder: Path) -> list[Path]:
     if files := sorted(folder.glob("samples-*.safetensors")):
         return files
     raise UserError(f"{folder} holds no samples; make them with the command hspace sample.")
+
+
+def _beside(file: Path) -> Path:
+    """Where the image encoder's features of the pictures of a file of samples are."""
+    return file.with_name(file.name.replace("samples", "features"))
+
+
+def _features(file: Path) -> Tensor:
+    """The features (pictures, width) that `sample` has kept beside a file of samples."""
+    beside = _beside(file)
+    if not beside.exists():
+        raise UserError(
+            f"{beside} is not there, because the samples were drawn with a model without an image encoder; draw them "
+            "with one that has it, or choose the pictures with hspace contrast --positive-pictures."
+        )
+    kept, _ = storage.read(beside, FEATURES, 1, ("features",))
+    storage.check_numbers(beside, {"features": 2}, kept)
+    return kept["features"]
 
 
 def _there(file: Path, made_by: dict[str, object], position: Position, count: int) -> bool:

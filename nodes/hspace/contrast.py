@@ -8,18 +8,15 @@ import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ...core.conceptor.vocabulary import check_space, text_feature
+from ...core.conceptor.vocabulary import zero_shot_features
 from ...core.errors import UserError
-from ...core.hspace.contrast import contrast, ends_of
-from ...core.hspace.parsing import counted
+from ...core.hspace.contrast import contrast, contrast_by_text
+from ...core.hspace.parsing import counted, two_texts
 from ...core.hspace.samples import HSpaceSamples
-from ...core.model.text_tower import PROJECTION
 from .. import host
 from ..connected import Node
 from ..inputs import checked
 from .directions import CATEGORY, FOUND, SamplesType
-
-PLAIN = ("{}",)  # the template of a text that is compared with pictures as it stands
 
 
 class HSpaceContrast(Node):
@@ -94,7 +91,7 @@ class HSpaceContrastByText(Node):
         texts = [text for text in (positive_text, negative_text) if text is not None]
         if not all(text.strip() for text in texts):
             return "Both texts are needed: write what the direction shall bring, and what it leads away from."
-        return checked(pair, balance)
+        return checked(two_texts, balance)
 
     @classmethod
     def execute(
@@ -114,28 +111,11 @@ class HSpaceContrastByText(Node):
             )
         features = host.image_features(clip_vision, images).cpu()
         encoder = host.HostTextEncoder(clip)
-        tower = encoder.towers()[-1]
-
-        def fits(one: str, other: str) -> Tensor:
-            texts = [text_feature(encoder, tower, text, PLAIN).cpu() for text in (one, other)]
-            check_space(PROJECTION in tower.weights, len(texts[0]), features)
-            return features @ (texts[0] - texts[1])
-
         with torch.inference_mode(False):
-            groups = None if not (parts := pair(balance)) else (fits(*parts) > 0).tolist()
-            high, low = ends_of(fits(positive_text, negative_text), count, groups)
-        found = contrast(samples.chosen(high), samples.chosen(low))
+            wanted = [positive_text, negative_text, *two_texts(balance)]
+            texts = zero_shot_features(encoder, encoder.towers()[-1], wanted, features)
+            found, high, low = contrast_by_text(samples, features, texts[:2], texts[2:], count)
         return io.NodeOutput(found, images[high + low])
-
-
-def pair(text: str) -> tuple[str, str] | None:
-    """Two texts between a comma; None for an empty text. Raises UserError for anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    if parts == [""]:
-        return None
-    if len(parts) != 2 or not all(parts):
-        raise UserError(f'"{text}" must be two texts with a comma between them: a man, a woman')
-    return parts[0], parts[1]
 
 
 class HSpaceContrastByChoice(Node):

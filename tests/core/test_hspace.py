@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from conceptlens.core.errors import UserError
-from conceptlens.core.hspace.contrast import contrast, ends_of
+from conceptlens.core.hspace.contrast import contrast, contrast_by_text, ends_of
 from conceptlens.core.hspace.directions import HSpaceDirections, Shift, aligned, disentangled, resized
-from conceptlens.core.hspace.parsing import counted, percents
+from conceptlens.core.hspace.parsing import counted, percents, two_texts
 from conceptlens.core.hspace.pca import IncrementalPCA, incremental_pca, pca, principal_components
 from conceptlens.core.hspace.samples import HSpaceSamples, Recorder, joined
 from conceptlens.tests.core.toy import ToyBottleneck, random
@@ -157,6 +157,28 @@ def test_both_ends_have_equally_many_of_each_group() -> None:
     assert sorted(low) == [0, 1, 5, 6]
     with pytest.raises(UserError, match="has 12 in all"):
         ends_of(scores, 7)
+
+
+def test_two_texts_rank_pictures() -> None:
+    found, texts, other = samples(), random(2, 8, seed=3), random(2, 8, seed=4)
+    pictures = random(12, 8, seed=5)
+    order = sorted(range(12), key=lambda row: float(pictures[row] @ texts[1] - pictures[row] @ texts[0]))
+    direction, high, low = contrast_by_text(found, pictures, texts, texts[2:], 3)
+    assert (high, low) == (order[:3], order[-3:])
+    torch.testing.assert_close(direction.shifts, contrast(found.chosen(order[:3]), found.chosen(order[-3:])).shifts)
+    first = [row for row in order if pictures[row] @ other[0] > pictures[row] @ other[1]]
+    second = [row for row in order if row not in first]
+    assert min(len(first), len(second)) >= 2
+    _, high, low = contrast_by_text(found, pictures, texts, other, 2)
+    assert (set(high), set(low)) == ({first[0], second[0]}, {first[-1], second[-1]})
+
+
+@pytest.mark.parametrize(("text", "parts"), [(" ", []), ("a man,  a woman ", ["a man", "a woman"])])
+def test_two_texts_stand_between_a_comma(text: str, parts: list[str]) -> None:
+    assert two_texts(text) == parts
+    for wrong in ("a man", "a man,", "a, b, c"):
+        with pytest.raises(UserError, match="must be two texts with a comma"):
+            two_texts(wrong)
 
 
 def test_a_direction_is_added_to_the_rows_that_it_is_for() -> None:

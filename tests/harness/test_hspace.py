@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from conceptlens.core.errors import UserError
+from conceptlens.core.hspace.contrast import contrast
 from conceptlens.core.hspace.directions import HSpaceDirections
 from conceptlens.core.hspace.jacobian import singular_directions
 from conceptlens.core.hspace.samples import HSpaceSamples, joined
+from conceptlens.evaluation.face_trials import YES, Faces
 from conceptlens.evaluation.hspace import ATTRIBUTES, channel, random_like
 from conceptlens.harness.__main__ import main
 from conceptlens.pipelines.bottleneck import DiffusersBottleneck
@@ -24,7 +26,9 @@ from conceptlens.world.emoji.truth import Truth
 from diffusers import AutoencoderTiny, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
+TEXTS = ("--model", "text", "--positive-text", "a rose", "--negative-text", "a cat")
 DRAWING = ("--steps", "3", "--guidance-scale", "3", "--size", "64")
 
 
@@ -160,6 +164,31 @@ def test_a_contrast_of_chosen_pictures_without_other_directions(folder: Path, tm
     assert float(overlap.abs().max()) < 2e-3  # files hold half precision
 
 
+def test_two_texts_find_the_pictures_with_glasses(tmp_path: Path) -> None:
+    """Of FaceWorld's: ranked as transformers' own CLIP ranks them, and right by the world's judge."""
+    what = ("--model", "face-world", "--prompt", "a face", "--steps", "8", "--guidance-scale", "1", "--samples", "24")
+    assert hspace("sample", *what, "--out", tmp_path) == 0
+    texts, out, told = ("a face with glasses", "a face"), tmp_path / "glasses.safetensors", tmp_path / "told.json"
+    wanted = ("--positive-text", texts[0], "--negative-text", texts[1], "--count", "4", "--json", told)
+    assert hspace("contrast-by-text", tmp_path, "--model", "face-world", *wanted, "--out", out) == 0
+    ends = json.loads(told.read_text())
+    faces = Faces(tmp_path)
+    latents, pipe = faces.bottleneck.draw(range(24), 8), faces.bottleneck.pipe
+    pictures = faces.bottleneck.pictures(latents)
+    with torch.no_grad():
+        seen = pipe.image_encoder(2 * pictures.permute(0, 3, 1, 2) - 1).image_embeds
+        read = pipe.text_encoder(pipe.tokenizer(list(texts), padding="max_length", return_tensors="pt").input_ids)
+        told_apart = normalize(seen) @ normalize(pipe.text_encoder.text_projection(read.pooler_output)).T
+    order = (told_apart[:, 0] - told_apart[:, 1]).argsort(descending=True).tolist()
+    assert (ends["positive"], ends["negative"]) == (order[:4], order[-4:])
+    wears = next(attribute for attribute in YES if attribute.name == "glasses").there(faces.labels(latents))
+    assert wears[ends["positive"]].all()
+    assert not wears[ends["negative"]].any()
+    held = samples(tmp_path)
+    expected = contrast(held.chosen(order[:4]), held.chosen(order[-4:])).shifts
+    torch.testing.assert_close(HSpaceDirections.load(out).shifts.float(), expected, atol=1e-3, rtol=1e-2)
+
+
 def test_the_jacobian_of_a_masked_picture(folder: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     Image.new("L", (64, 64)).save(mask)
@@ -195,10 +224,18 @@ def test_processes_draw_what_one_draws(folder: Path, tmp_path: Path) -> None:
         (("pca", "roses", "--components", "18", "--out", "x.safetensors"), "at most 17 principal components"),
         (("contrast", "roses", "cats", "--negative-pictures", "18", "--out", "x.safetensors"), "no picture 18 in"),
         (("contrast", "roses", "roses", "--out", "x.safetensors"), "Both sets are the same"),
+        (
+            ("contrast-by-text", "roses", *TEXTS, "--out", "x.safetensors"),
+            "drawn with a model without an image encoder",
+        ),
+        (
+            ("contrast-by-text", "roses", *TEXTS, "--balance", "a man", "--out", "x.safetensors"),
+            "two texts with a comma",
+        ),
         (("sample", "--model", "plain", "--prompt", "a cat", "--out", "x"), "leave --prompt away"),
         (("sample", "--model", "text", "--out", "x"), "give one with --prompt"),
     ],
-    ids=["none", "components", "pictures", "same", "prompt", "no prompt"],
+    ids=["none", "components", "pictures", "same", "no features", "balance", "prompt", "no prompt"],
 )
 def test_bad_input_is_one_sentence(
     folder: Path, arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
