@@ -24,7 +24,10 @@ class Checkpoint:
     model: str  # a hash of what the work rests on beside its description: weights, schedule, how pictures are drawn
 
     def save(self, work: Mapping[str, Any], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Keeps the state of `work`, a description as JSON, in place of an earlier one; a warning where it can't be."""
+        """Keeps the state of `work`, a description as JSON, in place of an earlier one; a warning where it can't be.
+
+        The state is `tensors` by name, and `numbers`: lists and numbers by name, as JSON holds them.
+        """
         header = {"kind": KIND, "version": VERSION, "model": self.model, "work": work, "numbers": numbers}
         storage.keep(self.file, tensors, header)
 

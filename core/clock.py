@@ -20,6 +20,7 @@ class Clock:
 
     @contextmanager
     def measure(self, what: str) -> Iterator[None]:
+        """Adds the seconds that the context takes to those of `what`, a part's name in the report."""
         start, outer, self._inside = time.perf_counter(), self._inside, 0.0
         try:
             yield
@@ -29,7 +30,7 @@ class Clock:
             self._inside = outer + spent
 
     def measured(self, what: str, work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        """The same work, measured at each call."""
+        """The same work, of which each call is measured as `what`."""
 
         def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
             with self.measure(what):

@@ -26,7 +26,8 @@ def write(
 ) -> None:
     """Writes `tensors` with `header` as JSON metadata: afterwards `path` holds the new file or, on failure, the old.
 
-    Raises UserError when the folder can't be written or the disk is full.
+    `metadata` are further entries beside the header, texts by name. Raises UserError when the folder can't be written
+    or the disk is full.
     """
     data = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -116,7 +117,10 @@ def entry(path: Path, header: Mapping[str, Any], name: str, kind: type[Entry]) -
 
 
 def check_numbers(path: Path, shapes: Mapping[str, int], tensors: Mapping[str, Tensor]) -> None:
-    """Raises UserError unless tensors have so many dimensions each and hold finite real numbers."""
+    """Raises UserError, naming the file, unless tensors have so many dimensions each and hold finite real numbers.
+
+    shapes: the number of dimensions by a tensor's name; tensors without an entry are not looked at.
+    """
     for name, dimensions in shapes.items():
         tensor = tensors[name]
         if tensor.ndim != dimensions or tensor.is_complex() or tensor.dtype.itemsize < 2 or not tensor.isfinite().all():

@@ -66,7 +66,10 @@ class DiffusersTextEncoder:
 
 
 class DiffusersDenoiser:
-    """A pipeline's UNet as `core.model.protocols.Denoiser`, with the LoRAs that are active in it."""
+    """A pipeline's UNet as `core.model.protocols.Denoiser`, with the LoRAs that are active in it.
+
+    Raises UserError for one whose levels read texts of several widths.
+    """
 
     def __init__(self, pipe: Pipeline) -> None:
         width = pipe.unet.config.cross_attention_dim
@@ -86,12 +89,13 @@ class DiffusersDenoiser:
         return _effective_weight(self._pipe.unet.get_submodule(name)).cpu()
 
     def apply(self, lora: Mapping[str, Tensor], adapter: str = "time_edit") -> None:
-        """Adds a LoRA to the pipeline beside those that are active; `remove` takes it out again."""
+        """Adds a LoRA beside those that are active, from the tensors of its file; `remove` takes it out again."""
         active = self._pipe.get_active_adapters() if self._pipe.get_list_adapters() else []
         self._pipe.load_lora_weights(dict(lora), adapter_name=adapter)
         self._pipe.set_adapters([*active, adapter])
 
     def remove(self, adapter: str = "time_edit") -> None:
+        """Takes out what `apply` added by this name."""
         self._pipe.delete_adapters(adapter)
 
 
@@ -119,7 +123,7 @@ def _effective_weights(encoder: torch.nn.Module) -> dict[str, Tensor]:
 
 
 class DiffusersDiffusion:
-    """A pipeline's UNet as `core.model.diffusion.Diffusion`."""
+    """A pipeline's UNet as `core.model.diffusion.Diffusion`. Raises UserError for another kind of prediction."""
 
     def __init__(self, pipe: Pipeline) -> None:
         self._pipe = pipe

@@ -27,7 +27,11 @@ to what replaces it."""
 
 
 class DiffusersBottleneck:
-    """An SD pipeline with a prompt, or an unconditional pipeline, drawing by DDIM. Raises UserError for another one."""
+    """An SD pipeline with a prompt, or an unconditional pipeline, drawing by DDIM. Raises UserError for another one.
+
+    `guidance_scale` is that of classifier-free guidance (arXiv 2207.12598, its 1 + w), 1 for none; `size` the pictures'
+    side in pixels, None for the model's own.
+    """
 
     def __init__(
         self, pipe: DiffusionPipeline, prompt: str | None, guidance_scale: float = 1.0, size: int | None = None
@@ -85,7 +89,7 @@ class DiffusersBottleneck:
         """Latents, or pictures of an unconditional model: (seeds, channels, height, width).
 
         Each seed has the start noise that diffusers' pipelines give it. `asymmetric`: what visits the bottleneck counts
-        for the predicted picture only. `watch` is called as `asyrp` does.
+        for the predicted picture only. `eta` and `watch` are those of `asyrp`.
         """
         sources = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
@@ -99,7 +103,7 @@ class DiffusersBottleneck:
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float) -> Tensor:
-        """The picture that the model sees in x = x_0 + sigma eps, guided."""
+        """The picture that the model sees in x = x_0 + sigma eps (n, channels, height, width), guided."""
         output, *unprompted = self.outputs(x, sigma).chunk(len(self._prompted))
         if unprompted:
             output = self._guidance_scale * output + (1 - self._guidance_scale) * unprompted[0]
@@ -125,7 +129,7 @@ class DiffusersBottleneck:
         return self._diffusion.predict(rows, timesteps, self._encoded.repeated(len(x)))
 
     def pictures(self, latents: Tensor) -> Tensor:
-        """(n, height, width, 3) in 0..1."""
+        """What `draw` gives as (n, height, width, 3) in 0..1."""
         return decoded(self.pipe, latents) if self._encoded else in_range(latents)
 
     @contextmanager

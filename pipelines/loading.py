@@ -40,7 +40,10 @@ def check_loras(files: Sequence[Path]) -> None:
 
 
 def load_loras(pipe: Pipeline, files: Sequence[Path]) -> None:
-    """Applies LoRA files to the pipeline, all of them at strength 1."""
+    """Applies LoRA files to the pipeline, all of them at strength 1.
+
+    Raises UserError for one that is not there or not made for this model.
+    """
     check_loras(files)
     names = [f"lora_{number}" for number in range(len(files))]
     for name, file in zip(names, files, strict=True):

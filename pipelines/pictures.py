@@ -21,7 +21,11 @@ PICTURES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are made; `size` in pixels, None for the model's own."""
+    """How pictures are made; `size` in pixels, None for the model's own.
+
+    `guidance_scale` is that of classifier-free guidance (arXiv 2207.12598, its 1 + w): none up to 1. Raises UserError
+    for settings that make no picture.
+    """
 
     num_inference_steps: int = 25
     guidance_scale: float = 7.5
@@ -53,7 +57,8 @@ def sample_latents(
 ) -> Tensor:
     """The same before the VAE, (seeds, 4, h, w) in the UNet's scale; `prompt`: a text, or embeddings of one prompt.
 
-    `progress` is called after each step.
+    By the names that the pipeline has for them; embeddings are (1, ...), or (seeds, ...) for one each. `progress` is
+    called after each step.
     """
     prompts = {
         name: [value] * len(seeds) if isinstance(value, str) else value.expand(len(seeds), *value.shape[1:])
@@ -119,7 +124,8 @@ def before_and_after(
 def comparison(before: Tensor, after: Tensor, prompts: Sequence[str], least_width: int = 128) -> Tensor:
     """A grid with a column for each prompt and, for each seed, a row before and a row after the edit.
 
-    Pictures narrower than `least_width` are enlarged by a whole factor.
+    before, after: what `before_and_after` gives. Pictures narrower than `least_width` pixels are enlarged by a whole
+    factor.
     """
     factor = max(1, least_width // before.shape[3])
     images, labels = [], []

@@ -205,12 +205,12 @@ def _of_part(rows: Sequence[int], total: int, progress: Progress) -> Progress:
 
 
 def portions(seeds: Sequence[int], size: int = PICTURES_AT_ONCE) -> list[Sequence[int]]:
-    """Seeds as they are drawn together."""
+    """Seeds as they are drawn together, at most `size` at once."""
     return [seeds[first : first + size] for first in range(0, len(seeds), size)]
 
 
 def clip_inputs(pictures: Tensor, config: Any) -> Tensor:
-    """Pictures (n, height, width, 3) in 0..1 as CLIP's vision model with this configuration sees them."""
+    """Pictures (n, height, width, 3) in 0..1 as CLIP's vision model with this configuration sees them: (n, 3, h, w)."""
     square = _cut_to_square(pictures.permute(0, 3, 1, 2), config.image_size)
     mean, std = (torch.tensor(getattr(config, f"image_{name}", clip)).view(3, 1, 1) for name, clip in CLIP_COLOURS)
     return (square.mul(255).round() / 255 - mean).div(std)

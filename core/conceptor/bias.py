@@ -33,7 +33,7 @@ class Pair:
 
 
 def word_groups(group_a: str, group_b: str) -> list[Groups]:
-    """The pairs of groups in two texts: words between commas, a pair in each line.
+    """The pairs of groups in the texts `group_a` and `group_b`: words between commas, a pair in each line of both.
 
     Raises UserError for a group without words, for lines without a partner and for a word on both sides.
     """
@@ -65,7 +65,7 @@ def word_pair(group_a: str, group_b: str) -> Groups:
 
 
 def nearness(encoder: TextEncoder, table: WordTable) -> Near:
-    """By the direction of input embeddings."""
+    """Nearness by the cosine similarity of input embeddings in `table`; to a word of several tokens nothing is near."""
 
     def near(words: Sequence[str], among: Sequence[int], top: int) -> list[int]:
         tokens = [encoder.tokenize(word)[1:-1] for word in words]
@@ -81,8 +81,8 @@ def pairs_in(
 ) -> list[Pair]:
     """The tokens of a mix that belong to each group: its words, and the `widen` nearest to each of them of `among`.
 
-    What is near to both groups belongs to neither. Raises UserError for a group of which the mix has nothing, and for a
-    token that belongs to two pairs.
+    `among` are token ids; without `near` there are a group's own words alone. What is near to both groups belongs to
+    neither. Raises UserError for a group of which the mix has nothing, and for a token that belongs to two pairs.
     """
     texts = [text.casefold() for text in mix.texts]  # a word and a beginning of the same letters have the same
     pairs: list[Pair] = []
@@ -116,7 +116,10 @@ def _absent(group: Sequence[str], mix: TokenMix, near: Near | None) -> str:
 
 
 def balance(mix: TokenMix, pair: Pair) -> float:
-    """The share of the first group in the coefficients of both, 0 to 1. Negative ones count as 0."""
+    """The share of the first group in the coefficients of both, 0 to 1. Negative ones count as 0.
+
+    Raises UserError when all are 0.
+    """
     one, other = _sums(mix, pair)
     if one + other == 0:
         raise UserError(f"All coefficients of {pair.name} are 0; there is no balance between them.")
@@ -127,7 +130,7 @@ def balanced(mix: TokenMix, pairs: Sequence[Pair], target: float, strength: floa
     """The mix with the first group of each pair at the share `target` of both, the rest and each pair's sum as before.
 
     strength: 0 leaves the mix as it is, 1 goes all the way; negative coefficients of a group become 0. Raises
-    UserError for a target outside 0..1.
+    UserError for a target outside 0..1, and for a pair whose coefficients are all 0.
     """
     check_share(target)
     if strength == 0:
@@ -150,6 +153,6 @@ def _sums(mix: TokenMix, pair: Pair) -> tuple[float, float]:
 
 
 def check_share(target: float) -> None:
-    """Raises UserError for what is no share."""
+    """Raises UserError for a target that is no share: outside 0..1."""
     if not 0 <= target <= 1:
         raise UserError(f"The target is {target:g}; it is a share: give a number from 0 to 1.")

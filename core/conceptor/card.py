@@ -39,9 +39,9 @@ def concept_card(
 ) -> Tensor:
     """A picture (height, 1240, 3): what a model draws for a concept, the words that it is made of, what those draw.
 
-    samples, reconstructions: pictures (n, height, width, 3) of the concept's own word and of the mix. words: of the
-    mix's largest words, one each, in their order. lines: what else is to be said, below. Raises UserError for an empty
-    mix and for more pictures of words than it has words.
+    samples, reconstructions: pictures (n, height, width, 3) in 0..1 of the concept's own word and of the mix. words: of
+    the mix's largest words, one each, in their order. lines: what else is to be said, below. Raises UserError for an
+    empty mix and for more pictures of words than it has words.
     """
     if not len(mix):
         raise UserError("The mix is empty; there is nothing to show.")
@@ -74,7 +74,10 @@ def concept_card(
 
 
 def report_page(title: str, cards: Sequence[tuple[TokenMix, Tensor]]) -> str:
-    """A page that holds the cards of many concepts and their words as tables: one file that needs no other."""
+    """A page that holds the cards of many concepts and their words as tables: one file that needs no other.
+
+    HTML; `title` is plain text, `cards` are mixes with what `concept_card` made of them.
+    """
     sections = []
     for mix, card in cards:
         concept = html.escape(_title(mix))

@@ -28,7 +28,7 @@ DECISIVE = (0.25, 0.7)
 GRADIENT_DRAWS = 4, 64  # for each picture, and at most
 RACERS, FIRST_DRAWS = 256, 16  # tokens in a race's first round, and draws on which they are compared
 FACTOR, MORE = 4, 2  # by which each further round has fewer tokens, and more draws come
-LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of the cosine of their features
+LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of their features' cosine similarity
 DRAWS_PER_PICTURE = 2  # of validation
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
 ENOUGH = 1.2  # times the loss of the concept's own word: what those may leave unexplained
@@ -53,7 +53,7 @@ class Concept:
     features: Tensor | None = None  # (pictures, width) of an image encoder that shares the vocabulary's space
 
     def likeness(self, dictionary: Dictionary) -> Tensor | None:
-        """The cosines (tokens, pictures) of words' and pictures' features, where there is an image encoder."""
+        """The cosine similarities (tokens, pictures) of words' and pictures' features; None without image features."""
         if self.features is None:
             return None
         return self.vocabulary.features[self.vocabulary.rows(dictionary.ids.tolist())] @ self.features.T.cpu()
@@ -65,7 +65,7 @@ class Explanation:
 
     mix: TokenMix
     losses: list[tuple[int, float]]  # (step, loss)
-    validations: list[tuple[int, float]]
+    validations: list[tuple[int, float]]  # (step, validation), lower is better
     clock: Clock
 
     def smooth_losses(self) -> list[tuple[int, float]]:
@@ -75,7 +75,7 @@ class Explanation:
         return [(step, mean) for (step, _), mean in zip(self.losses, means, strict=True)]
 
     def report(self, rows: int = 20) -> str:
-        """The largest tokens with what is known of each, and how they were found."""
+        """The `rows` largest tokens with what is known of each, and how they were found."""
         made_by = self.mix.made_by
         lines = [f"{'token':<20} {'coefficient':>11} {'share':>6} {'alone':>8} {'removal':>9}"]
         for token, text, value, share in zip(
@@ -112,7 +112,8 @@ def decompose(
     none without which the held-out pictures are denoised better, but for those that name pictures: of the largest, the
     best on one. The mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the
     rise of the loss without it. A fit whose loss is no finite number ends with the best state before, and the
-    explanation says so. Raises UserError for a prompt that is too long, and when there is no such state.
+    explanation says so. Raises UserError for a prompt that is too long, for a vocabulary without other words than the
+    concept's own, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -240,7 +241,7 @@ def choose_dictionary(
 ) -> Dictionary:
     """The tokens nearest to the pictures by an image encoder, or, without one, by the gradient of the loss.
 
-    Without the concept's own words, if so wished.
+    Without the concept's own words, if so wished. latents: (pictures, 4, h, w). Raises UserError when no word is left.
     """
     vocabulary, diffusion = concept.vocabulary, concept.diffusion
     if concept.features is not None:
@@ -262,7 +263,7 @@ def choose_dictionary(
 
 
 def rounds(words: int, num_tokens: int) -> list[tuple[int, int]]:
-    """The tokens and the draws of each round of a race."""
+    """The tokens and the draws of each round of a race of `words` tokens, of which it keeps `num_tokens`."""
     sizes = [min(RACERS, words)]
     while sizes[-1] // FACTOR >= num_tokens:
         sizes.append(sizes[-1] // FACTOR)
@@ -281,10 +282,11 @@ def race(
 ) -> tuple[Dictionary, Tensor]:
     """The tokens that alone denoise the pictures best, and the share (tokens,) of the pictures that each explains.
 
-    Round after round the tokens that explain least leave, and those that stay are compared on more draws (successive
-    halving). A picture of a mixed concept is explained by the token that is best on it, not by the one that is fair on
-    all: a token is kept for its part in explaining single pictures. `likeness` (tokens, pictures) of features counts
-    beside the denoising, where there is an image encoder.
+    latents: (pictures, 4, h, w). Round after round the tokens that explain least leave, and those that stay are
+    compared on more draws (successive halving, arXiv 1502.07943). A picture of a mixed concept is explained by the
+    token that is best on it, not by the one that is fair on all: a token is kept for its part in explaining single
+    pictures, its mixture weight (see `explained`). `likeness` (tokens, pictures), cosine similarities of features,
+    counts beside the denoising, where there is an image encoder.
     """
     losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
     evidence = torch.zeros(len(dictionary), len(latents)) if likeness is None else LIKENESS * likeness
@@ -333,9 +335,9 @@ def of_each_picture(losses: Tensor, pictures: Tensor) -> Tensor:
 def explained(losses: Tensor, pictures: Tensor, evidence: Tensor, iterations: int = 200) -> Tensor:
     """The share (tokens,) of the pictures that each token explains, from losses (tokens, draws).
 
-    Expectation maximisation for the shares of a mixture in which token i gives picture k the likelihood
-    exp(evidence_ik - loss_ik / T): loss_ik is the mean over the picture's draws, T the standard error of such a mean.
-    `pictures` (draws,) says which picture each draw is of; evidence (tokens, pictures) what else is known.
+    Expectation maximisation, `iterations` steps, for the weights of a mixture in which token i gives picture k the
+    likelihood exp(evidence_ik - loss_ik / T): loss_ik is the mean over the picture's draws, T the standard error of
+    such a mean. `pictures` (draws,) says which picture each draw is of; evidence (tokens, pictures) what else is known.
     """
     there, place, count = pictures.unique(return_inverse=True, return_counts=True)
     relative = losses.double() - losses.double().mean(0)  # what all tokens have in common says nothing
@@ -363,7 +365,7 @@ def helpful(
     """The tokens of a mix that do something, and their coefficients (tokens,), which are in descending order.
 
     Those with less than a hundredth of the mix leave, and those without which the pictures are denoised better, until
-    there are none: but for the best of the largest on a picture, which the sum of all may hide.
+    there are none (backward elimination): but for the best of the largest on a picture, which the sum of all may hide.
     """
     worth = (coefficients >= LEAST * coefficients.sum()).nonzero().flatten()
     dictionary, coefficients = dictionary.only(worth), coefficients[worth]
@@ -380,7 +382,10 @@ def helpful(
 def removal_costs(
     diffusion: Diffusion, slot: Slot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
 ) -> Tensor:
-    """The rise of the mix's loss (tokens,) when each token is removed: 0 for a token that is the whole mix."""
+    """The rise of the mix's loss (tokens,) when each token is removed: 0 for a token that is the whole mix.
+
+    coefficients: (tokens,), those of the mix. The loss is the mean over `drawn`.
+    """
     removed = coefficients.repeat(len(dictionary), 1).fill_diagonal_(0) if len(dictionary) > 1 else coefficients[None]
     rows = torch.cat([coefficients[None], removed])
     whole, *without = token_losses(diffusion, slot, dictionary.pseudo_token(rows), drawn).mean(1)

@@ -63,7 +63,7 @@ class Dictionary:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, rows: Sequence[int], device: torch.device) -> Dictionary:
-        """Some rows of a vocabulary."""
+        """Some rows of a vocabulary, their embeddings on `device`."""
         embeddings = [table[list(rows)].to(device) for table in vocabulary.embeddings]
         return cls(vocabulary.ids[list(rows)], [vocabulary.texts[row] for row in rows], embeddings, vocabulary.norms)
 
@@ -78,7 +78,7 @@ class Dictionary:
         return Dictionary(self.ids[rows], texts, embeddings, self.norms)
 
     def largest(self, coefficients: Tensor, count: int) -> tuple[Dictionary, Tensor]:
-        """The `count` tokens with the largest coefficients, and these."""
+        """The `count` tokens with the largest coefficients (tokens,), and these."""
         values, rows = coefficients.topk(min(count, len(self)))
         return self.only(rows), values
 
@@ -88,7 +88,7 @@ class Dictionary:
         return [pseudo_token(words, rows, length) for words, length in zip(self.embeddings, self.norms, strict=True)]
 
     def mix(self, coefficients: Tensor, **made_by: Any) -> TokenMix:
-        """Its tokens with coefficients (tokens,)."""
+        """Its tokens with coefficients (tokens,); made_by: what the mix says of how it was made."""
         return TokenMix.of(self.ids.tolist(), self.texts, coefficients.tolist(), **made_by)
 
     def singles(self) -> list[Tensor]:
@@ -99,8 +99,9 @@ class Dictionary:
 def own_words(vocabulary: Vocabulary, encoder: OpenTextEncoder, tower: TextTower, concept: str) -> set[int]:
     """The rows that name the concept itself, by meaning and by spelling: an explanation without them says more.
 
-    By meaning as Conceptor does, where the encoder has a projection: only its features tell meanings apart. By
-    spelling: its pieces, its plural or singular, capitals.
+    By meaning as Conceptor does (arXiv 2306.00966), by the cosine similarity of text features, where the encoder has a
+    projection: only its features tell meanings apart. By spelling: its pieces, its plural or singular, capitals.
+    `tower` is the one that the vocabulary's features come from.
     """
     pieces = set(encoder.tokenize(concept)[1:-1])
     words = {_plain(word) for word in concept.split()}
@@ -127,7 +128,10 @@ def plurals(word: str) -> set[str]:
 
 
 def rank_by_pictures(vocabulary: Vocabulary, features: Tensor) -> Tensor:
-    """All rows, those first whose text features are most like the mean of image features (pictures, width)."""
+    """All rows, those first whose text features are most like the mean of image features (pictures, width).
+
+    By cosine similarity. Raises UserError when the two do not share a space.
+    """
     vocabulary.check_space(features)
     return (vocabulary.features @ features.mean(0).to(vocabulary.features)).argsort(descending=True)
 
@@ -147,7 +151,7 @@ def rank_by_gradient(vocabulary: Vocabulary, diffusion: Diffusion, slot: Slot, d
 
 
 def loss_gradient(diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws) -> list[Tensor]:
-    """The gradient of the mean loss with respect to a pseudo-token, of each tower (1, width)."""
+    """The gradient of the mean loss with respect to a pseudo-token, `vectors`; both are of each tower (1, width)."""
     leaves = [vector.detach().requires_grad_() for vector in vectors]
     encoded = slot.encode(leaves)
     portions = Portions(ROWS_AT_ONCE, diffusion)
@@ -191,7 +195,10 @@ def _scaled_gradient(
 
 @torch.no_grad()
 def token_losses(diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws) -> Tensor:
-    """The denoising loss (pseudo-tokens, draws) of each pseudo-token on each draw: the same noise for all."""
+    """The denoising loss (pseudo-tokens, draws) of each pseudo-token on each draw: the same noise for all.
+
+    vectors: of each tower (pseudo-tokens, width).
+    """
     portions = Portions(ROWS_AT_ONCE, diffusion)
     together = max(1, ROWS_AT_ONCE // len(drawn))  # pseudo-tokens
     rows = []

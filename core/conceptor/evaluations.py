@@ -17,6 +17,7 @@ BACKWARD = 2  # evaluations that a backward pass takes as long as
 class Evaluations:
     """One bar over all phases of long work.
 
+    An evaluation is one row through the UNet; its backward pass counts as BACKWARD more.
     What is told of it never falls, and is less than everything until `finish`: phases that turn out longer slow it
     down, and what is left out makes it jump ahead. Whatever counts asks whether to go on, too: `progress` may raise.
     """
@@ -43,7 +44,7 @@ class Evaluations:
         return (time.monotonic() - self._start) * self._left() / max(1, self._done)
 
     def begin(self, phase: str, done: int = 0) -> None:
-        """The next phase, of which so many evaluations were made earlier; those before it are over."""
+        """The next phase, of which `done` evaluations were made earlier; the phases before it are over."""
         self._expected[phase] = max(0, self._expected.get(phase, 0) - done)
         for name in list(self._expected):
             if name == phase:
@@ -53,7 +54,7 @@ class Evaluations:
         self._say(f"{phase}, {self.seconds_left:.0f} s left" if self._done else phase)
 
     def add(self, count: int) -> None:
-        """Tells of so many further evaluations."""
+        """Tells of `count` further evaluations."""
         self._done += count
         self._of_phase += count
         reached = int(self._total * self._done / max(1, self._done + self._left()))
@@ -61,7 +62,7 @@ class Evaluations:
         self._progress(*self.position)
 
     def counted(self, count: int) -> Progress:
-        """What tells of work that takes so many evaluations and reports in steps of its own."""
+        """What tells of work that takes `count` evaluations and reports in steps of its own."""
         before = 0
 
         def show(done: int, total: int) -> None:

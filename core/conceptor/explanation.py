@@ -33,9 +33,9 @@ class Explained:
     """An explanation with its pictures, each (n, height, width, 3)."""
 
     found: Explanation
-    pictures: Tensor
-    reconstructions: Tensor
-    similarity: float | None  # of reconstructions to held-out pictures: mean cosine of image features
+    pictures: Tensor  # of the concept
+    reconstructions: Tensor  # of the mix
+    similarity: float | None  # of reconstructions to held-out pictures: mean cosine similarity of image features
 
     def report(self) -> str:
         """The explanation in words and numbers."""
@@ -48,7 +48,10 @@ class Explained:
 
 
 def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tuple[list[int], list[int]]:
-    """Of the pictures for training and, after them, of those for validation. Raises UserError when either has none."""
+    """The seeds of `num_images` pictures for training and, after them, of `validation_images` for validation.
+
+    Raises UserError when either has none.
+    """
     if num_images < 1 or validation_images < 1:
         raise UserError(
             f"{num_images} pictures for training and {validation_images} for validation were asked for; give 1 or more."
@@ -70,7 +73,10 @@ def check_validation(validation: Validation, with_image_encoder: bool) -> None:
 
 
 def check_name(encoder: OpenTextEncoder, name: str, template: Template, others: Sequence[str] = ()) -> None:
-    """Raises UserError when the concept makes its prompt, or one of text features, longer than CLIP reads."""
+    """Raises UserError when the concept makes its prompt, or one of text features, longer than CLIP reads.
+
+    others: the prompts of text features, with {} where the concept stands.
+    """
     for each in (template, *map(Template.of, others)):
         whole = each.filled(name)
         check_fits(encoder, whole, encoder.tokenize(whole))
@@ -104,9 +110,11 @@ def explain(
 ) -> Explained:
     """Explains the concept `name`, or what `given` pictures (n, height, width, 3) show, by words.
 
-    Pictures are made with the seeds of `seeds_of`. `validation` "pictures" judges as published, by the pictures that a
-    mix makes. A killed run goes on from `checkpoint`, which is for the caller to remove when its work is kept. Raises
-    UserError for what can't be explained so.
+    `num_images` pictures for training and `validation_images` to judge by are made with the seeds of `seeds_of`. Of
+    `given` ones, in 0..1, `validation_images` are held out to judge by, but one in HELD_OUT at most; where that is
+    none, all serve both. `validation` "pictures" judges as published, by the pictures that a mix makes. A killed run
+    goes on from `checkpoint`, which is for the caller to remove when its work is kept. Raises UserError for what can't
+    be explained so.
     """
     check_concept(name, given is not None)
     check_studio(studio, vocabulary, name, template, validation)

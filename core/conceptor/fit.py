@@ -38,14 +38,14 @@ class Settings:
     """How an explanation is found; the defaults are the paper's, but for the method."""
 
     method: Method = "shares"
-    num_tokens: int = 50
-    dictionary_size: int = 5000
+    num_tokens: int = 50  # N of equation 4: of a mix, at most
+    dictionary_size: int = 5000  # tokens among which those are looked for
     steps: int = 500
-    batch_size: int = 6
+    batch_size: int = 6  # draws in a step
     learning_rate: float = 1e-3
-    sparsity: float = 0.001
-    validate_every: int = 50
-    exclude_concept: bool = True
+    sparsity: float = 0.001  # the weight of equation 4's second term
+    validate_every: int = 50  # steps
+    exclude_concept: bool = True  # leaves out the words that name the concept itself
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,13 +70,16 @@ class FitStep:
     coefficients: Tensor  # (tokens,), detached
 
     def largest(self, count: int) -> TokenMix:
-        """The tokens with the largest coefficients."""
+        """The `count` tokens with the largest coefficients."""
         words, values = self.dictionary.largest(self.coefficients, count)
         return words.mix(values)
 
 
 class CoefficientMLP(nn.Module):
-    """The paper's f: a coefficient >= 0 for each token from its embedding, by two layers."""
+    """The paper's f: a coefficient >= 0 for each token from its embedding, by two layers.
+
+    From embeddings (tokens, width) to coefficients (tokens,); `seed`: of its first weights.
+    """
 
     def __init__(self, width: int, seed: int) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class CoefficientMLP(nn.Module):
 
 
 class OwnCoefficients(nn.Module):
-    """A coefficient > 0 for each token, learned by its logarithm from a start."""
+    """A coefficient > 0 for each token, learned by its logarithm from a start (tokens,)."""
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
@@ -155,7 +158,7 @@ class FitState:
         return {"losses": self.losses, "validations": self.validations, "best": best}
 
     def resume(self, dictionary: Dictionary, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Goes on where another fit of the same tokens was."""
+        """Goes on where another fit of the same tokens was, by its `tensors` and `numbers`."""
         parts: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
@@ -186,8 +189,10 @@ def fit_conceptor(
 ) -> Iterator[FitStep]:
     """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
 
-    Goes on from `state`, which is up to date at each step it gives. A fit of `shares` ends early when validations by
-    `judge` no longer get better. Raises LossNotFiniteError, naming the step, when a loss overflows.
+    w* is the pseudo-token of all coefficients, w*_N that of the N largest; latents: (pictures, 4, h, w) in the scale
+    that the UNet is trained on. Goes on from `state`, which is up to date at each step it gives. A fit of `shares` ends
+    early when validations by `judge` no longer get better. Raises LossNotFiniteError, naming the step, when a loss
+    overflows.
     """
     inputs = torch.cat(list(dictionary.embeddings), dim=1)
     portions = Portions(settings.batch_size, diffusion)

@@ -39,7 +39,10 @@ class TokenMix:
 
     @classmethod
     def of(cls, ids: Sequence[int], texts: Sequence[str], coefficients: Sequence[float], **made_by: Any) -> TokenMix:
-        """A mix in the order of the coefficients. Raises UserError for one that is no finite number."""
+        """A mix in the order of the coefficients, which says how it was made in `made_by`.
+
+        Raises UserError for a coefficient that is no finite number, and for a token that stands there twice.
+        """
         for text, value in zip(texts, coefficients, strict=True):
             if not math.isfinite(value):
                 raise UserError(f'The coefficient of "{text}" is {value}; it must be a finite number.')
@@ -57,6 +60,7 @@ class TokenMix:
         return self._with(self.ids[:count], self.texts[:count], self.coefficients[:count])
 
     def without(self, ids: Sequence[int]) -> TokenMix:
+        """The mix without these tokens, where it has them."""
         kept = [row for row, token in enumerate(self.ids) if token not in ids]
         return self._with(
             [self.ids[row] for row in kept], [self.texts[row] for row in kept], [self.coefficients[row] for row in kept]
@@ -100,7 +104,8 @@ class TokenMix:
     def save_embedding(self, path: Path, tables: Mapping[str, WordTable]) -> None:
         """The pseudo-token as a textual-inversion file, which prompts use by its name.
 
-        tables: by the names of the towers. A single tensor is named "emb_params", as most programs want it.
+        tables: by the names of the towers. A single tensor is named "emb_params", as most programs want it. Raises
+        UserError as `pseudo_token` does, and when the file can't be written.
         """
         vectors = self.pseudo_token(list(tables.values()))
         keys = tables if len(tables) > 1 else ["emb_params"]
@@ -111,7 +116,7 @@ class TokenMix:
         return "\n".join(f"{text}: {value:.6g}" for text, value in zip(self.texts, self.coefficients, strict=True))
 
     def save(self, path: Path, metadata: Mapping[str, str] = {}) -> None:
-        """`metadata`: further entries of the file's, such as the graph that made the mix."""
+        """Writes a file that `load` reads; `metadata`: further entries of it, such as the graph that made the mix."""
         tensors = {
             "ids": torch.tensor(self.ids, dtype=torch.int64),
             "coefficients": torch.tensor(self.coefficients, dtype=torch.float64),
@@ -121,7 +126,7 @@ class TokenMix:
 
     @classmethod
     def load(cls, path: Path) -> TokenMix:
-        """Raises UserError that names the file, what was expected and what was found."""
+        """Reads what `save` wrote. Raises UserError that names the file, what was expected and what was found."""
         tensors, header = storage.read(path, KIND, VERSION, ("ids", "coefficients"))
         storage.check_numbers(path, {"ids": 1, "coefficients": 1}, tensors)
         ids, values = tensors["ids"].long().tolist(), tensors["coefficients"].double().tolist()
@@ -182,10 +187,10 @@ def _only_token(encoder: TextEncoder, word: str) -> int:
 class MixEdits:
     """An artist's changes over a mix, by token id: the JSON {"v": 1, "set": {}, "off": [], "add": {}, "top": N}."""
 
-    changed: dict[int, float] = field(default_factory=dict)
-    off: frozenset[int] = frozenset()
-    added: dict[int, float] = field(default_factory=dict)
-    top: int | None = None
+    changed: dict[int, float] = field(default_factory=dict)  # "set": other coefficients
+    off: frozenset[int] = frozenset()  # tokens that are left out
+    added: dict[int, float] = field(default_factory=dict)  # "add": coefficients of further tokens
+    top: int | None = None  # how many stay, those of the largest coefficients; None: all
 
     @classmethod
     def parse(cls, text: str, vocabulary: int) -> MixEdits:

@@ -13,10 +13,10 @@ from ..errors import UserError
 from .mixture import TokenMix
 from .vocabulary import Vocabulary
 
-NEARLY = 0.92  # cosine of text features from which on a word is nearly the concept itself
+NEARLY = 0.92  # cosine similarity of text features from which on a word is nearly the concept itself
 Search = Literal["bisection", "published"]
 Like = Callable[[Sequence[TokenMix]], Sequence[float]]
-"""From mixes to the similarities of their pictures to the one that is explained: 1 for the same."""
+"""From mixes to the cosine similarities of their pictures to the one that is explained: 1 for the same."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def prune(
     """The mix without the words that its picture does not need (single-picture decomposition, arXiv 2306.00966).
 
     bundles: the mix's tokens in the order in which they are tried; those of a bundle leave together. "published" tries
-    one after another and keeps a removal when the picture stays at `threshold` or above, in passes until nothing more
-    can go. "bisection" first looks for the longest run of bundles from the first on that can leave at once, and then
-    does the same with the few that stay. No picture is made twice. `together` candidates are drawn in one batch, as if
-    those before them ended as the last one did: some are drawn in vain, but what is found is the same.
-    `watch` is called with what is left and the pictures made so far, and may raise to stop the search. Raises UserError
-    for a threshold that is no similarity.
+    one after another and keeps a removal when the picture's similarity by `like` stays at `threshold` or above, in
+    passes until nothing more can go (backward elimination). "bisection" first looks for the longest run of bundles from
+    the first on that can leave at once, and then does the same with the few that stay. No picture is made twice.
+    `together` candidates are drawn in one batch, as if those before them ended as the last one did: some are drawn in
+    vain, but what is found is the same. `watch` is called with what is left and the pictures made so far, and may raise
+    to stop the search. Raises UserError for a threshold that is no similarity.
     """
     check_threshold(threshold)
     known = {mix.ids: 1.0}
@@ -82,11 +82,11 @@ class FixedNoise(Protocol):
         ...
 
     def draw(self, mixes: Sequence[TokenMix]) -> Tensor:
-        """(mixes, height, width, 3) in 0..1."""
+        """A picture of each mix, (mixes, height, width, 3) in 0..1."""
         ...
 
     def features(self, pictures: Tensor) -> Tensor:
-        """Of unit length, (pictures, width)."""
+        """Of unit length, (pictures, width): their products are cosine similarities."""
         ...
 
 
@@ -112,9 +112,9 @@ def explain_picture(
     watch: Callable[[TokenMix, int], object] = unwatched,
     meant: Tensor | None = None,
 ) -> ExplainedPicture:
-    """Prunes a mix for the picture that it makes of some noise; see `prune`.
+    """Prunes a mix for the picture that it makes of some noise; `threshold` to `watch` are those of `prune`.
 
-    Raises UserError when that is not the picture `meant` (n, height, width, channels), if one is.
+    Raises UserError when that is not the picture `meant` (n, height, width, channels), if one is, and as `prune` does.
     """
     before = noise.draw([mix])
     if meant is not None:
@@ -149,7 +149,7 @@ def _check_same(meant: Tensor, before: Tensor, noise: FixedNoise, threshold: flo
 
 
 def check_threshold(threshold: float) -> None:
-    """Raises UserError for what is no similarity that a picture could have."""
+    """Raises UserError unless the threshold is above 0 and at most 1: no picture is more similar."""
     if not 0 < threshold <= 1:
         raise UserError(f"The threshold is {threshold:g}; no picture is that similar: give a number above 0, up to 1.")
 
@@ -217,7 +217,7 @@ def _one_pass(
 def bundles_in(vocabulary: Vocabulary, mix: TokenMix, similar: float) -> list[list[int]]:
     """The bundles of a mix by the words' features; what is nearly the concept itself comes first, as published.
 
-    Raises UserError when the vocabulary lacks a word of the mix.
+    `similar` is that of `bundles_of`. Raises UserError when the vocabulary lacks a word of the mix.
     """
     try:
         rows = vocabulary.rows(mix.ids)
@@ -236,7 +236,8 @@ def bundles_in(vocabulary: Vocabulary, mix: TokenMix, similar: float) -> list[li
 def bundles_of(mix: TokenMix, likeness: Tensor, similar: float, first: Sequence[int] = ()) -> list[list[int]]:
     """The tokens of a mix from the smallest coefficient up, each with those more like it than `similar`.
 
-    likeness: cosines (tokens, tokens) of the mix's text features. The tokens `first` come before all others.
+    likeness: cosine similarities (tokens, tokens) of the mix's text features, with which `similar` is compared.
+    The tokens `first` come before all others.
     """
     order = sorted(range(len(mix)), key=lambda row: (mix.ids[row] not in first, mix.coefficients[row]))
     bundles, taken = [], set[int]()

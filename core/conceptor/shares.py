@@ -31,7 +31,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's, with 95 % confidence: it stays within 0 and 1, and is right for few pictures too."""
+        """Wilson's score interval, with 95 % confidence: it stays within 0 and 1, and is right for few pictures too."""
         squared = CONFIDENT**2
         middle = (self.count + squared / 2) / (self.total + squared)
         room = self.total * self.value * (1 - self.value) + squared / 4
@@ -46,7 +46,8 @@ class Share:
 def picture_share(pictures: Tensor, group_a: Tensor, group_b: Tensor) -> Share:
     """How many pictures are more like a text of the first group than like any of the second.
 
-    pictures (n, width), group_a and group_b (texts, width): features of unit length in one space.
+    pictures (n, width), group_a and group_b (texts, width): features of unit length in one space, compared by cosine
+    similarity (zero-shot classification as by CLIP, arXiv 2103.00020).
     """
     one, other = ((pictures @ group.T).amax(1) for group in (group_a, group_b))
     return Share(int((one > other).sum()), len(pictures))

@@ -82,7 +82,7 @@ class Vocabulary:
         check_space(bool(self.made_by.get("projected")), self.features.shape[-1], features)
 
     def nearest(self, feature: Tensor, top: int) -> list[tuple[int, float]]:
-        """The rows whose features are most like `feature` (width,), with their cosine similarities, best first."""
+        """The `top` rows whose features are most like `feature` (width,), with cosine similarities, best first."""
         scores = self.features @ normalize(feature.to(self.features), dim=-1)
         best = scores.topk(min(top, len(scores)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
@@ -95,7 +95,7 @@ def template_features(
     templates: Sequence[str],
     progress: Progress = unseen,
 ) -> Tensor:
-    """The features (n, width) of token sequences (n, length), each in the place of {} in all templates.
+    """The features (n, width) of `concepts`, token ids (n, length), each in the place of {} in all templates.
 
     CLIP reads from left to right, so what a template says before {} is read once for all, and nothing after its end.
     """
@@ -140,7 +140,10 @@ def zero_shot_features(encoder: OpenTextEncoder, tower: TextTower, texts: Sequen
 
 
 def check_space(projected: bool, width: int, features: Tensor) -> None:
-    """Raises UserError unless image features (n, width) can be compared with text features of some width."""
+    """Raises UserError unless image features (n, width) can be compared with text features of some width.
+
+    projected: whether the text encoder has a projection into a space that it shares with pictures.
+    """
     if not projected:
         raise UserError(
             "The text encoder has no projection into a space that it shares with pictures (most checkpoints leave it "
@@ -163,7 +166,8 @@ def token_texts(
 ) -> dict[int, str]:
     """Each token's text as a reader would write it, by its id; `entries` are those of the tokenizer's vocabulary.
 
-    "words" are whole words made of letters, "all" is every entry but CLIP's two marks, ids are those of them alone.
+    `tokens` "words" are whole words made of letters, "all" is every entry but CLIP's two marks, ids are those of them
+    alone. `decode` is the tokenizer's, as in `TextEncoder`.
     """
     ids = range(len(entries)) if isinstance(tokens, str) else sorted(set(tokens).intersection(range(len(entries))))
     texts = {token: decode([token]).strip() for token in ids if entries[token] not in MARKS}
@@ -197,7 +201,7 @@ def named_tokens(encoder: OpenTextEncoder, words: Collection[str], tokens: Token
 def completions(texts: Mapping[int, str], query: str, limit: int) -> list[tuple[int, str]]:
     """Tokens for what a person has begun to write: the word itself, words that begin so, words that contain it.
 
-    Frequent ones first: CLIP's vocabulary is ordered so.
+    At most `limit`, as ids and texts. Frequent ones first: CLIP's vocabulary is ordered so.
     """
     wanted = query.casefold()
     ranked = [
@@ -209,7 +213,10 @@ def completions(texts: Mapping[int, str], query: str, limit: int) -> list[tuple[
 
 
 def nearest_tokens(words: WordTable, candidates: Sequence[int], ids: Sequence[int], top: int) -> list[list[int]]:
-    """For each token of `ids` the `top` others among `candidates` whose input embeddings point most the same way."""
+    """For each token of `ids` the `top` others among `candidates` whose input embeddings point most the same way.
+
+    By cosine similarity, the nearest first; all of them are token ids.
+    """
     wanted, parts = normalize(words.of(ids), dim=-1), []
     for rows in words.rows.split(ROWS_AT_ONCE):  # a normalised copy of the whole table would cost more than the product
         rows = rows.to(wanted)
@@ -231,8 +238,8 @@ def embed_vocabulary(
 ) -> Vocabulary:
     """The vocabulary of a text encoder; its features are kept in the folder `cache` and found there again.
 
-    `templates` names one of TEMPLATES, `tokens` those of `token_texts`. Where the folder can't be used the vocabulary
-    is the same, with a warning.
+    `templates` names one of TEMPLATES, `tokens` those of `token_texts`; `spread` runs the encoder over them. Where
+    the folder can't be used the vocabulary is the same, with a warning.
     """
     towers = encoder.towers()
     entries = encoder.vocabulary()

@@ -12,9 +12,10 @@ from .samples import HSpaceSamples, check_alike
 
 
 def contrast(positive: HSpaceSamples, negative: HSpaceSamples) -> HSpaceDirections:
-    """The direction from the mean of some samples to that of others, at each noise level.
+    """The direction from the mean of the `negative` samples to that of the `positive` ones, at each noise level.
 
-    Raises UserError when they were not drawn alike, or when one set is empty.
+    A difference of means, as Haas et al. (arXiv 2303.11073) take it for an attribute. Raises UserError when they were
+    not drawn alike, or when one set is empty.
     """
     check_alike(positive, negative)
     if not len(positive) or not len(negative):
@@ -51,8 +52,8 @@ def contrast_by_text(
 def ends_of(scores: Tensor, count: int, balance: Sequence[object] | None = None) -> tuple[list[int], list[int]]:
     """The `count` pictures with the highest and those with the lowest scores (pictures,).
 
-    `balance` names each picture's group of a second attribute: both ends then have equally many of each group. Raises
-    UserError when there are not enough pictures.
+    `balance` names each picture's group of a second attribute: both ends then have equally many of each group, at
+    most `count` in all. Raises UserError when there are not enough pictures.
     """
     order = scores.argsort(descending=True).tolist()
     groups = {} if balance is None else dict.fromkeys(balance)

@@ -56,10 +56,10 @@ class HSpaceDirections:
     def added(
         self, h: Tensor, index: int, scale: float, sigma: float, prompted: Sequence[bool] | None = None
     ) -> Tensor:
-        """A bottleneck (rows, channels, height, width) at a noise level with `scale` times a direction added to it.
+        """A bottleneck h (rows, channels, height, width) at noise level `sigma` plus `scale` times direction `index`.
 
-        To all of its rows, or to those chunks of them of which `prompted` says that they are for the prompt: guidance
-        then multiplies the shift.
+        To all of its rows, or to those chunks of them of which `prompted` says that they are for the prompt:
+        classifier-free guidance then multiplies the shift.
         """
         height, width = h.shape[-2:]
         shift = scale * self.shift(index, sigma, (height, width)).to(h)
@@ -89,7 +89,7 @@ class HSpaceDirections:
         return lower, upper, float(part.clamp(0, 1))
 
     def chosen(self, indices: Sequence[int]) -> HSpaceDirections:
-        """Some of its directions."""
+        """Some of its directions. Raises UserError for an index out of range."""
         for index in indices:
             self._check(index)
         return replace(self, shifts=self.shifts[list(indices)], values=self.values[list(indices)])
@@ -101,7 +101,7 @@ class HSpaceDirections:
     def save(self, path: Path, metadata: Mapping[str, str] = {}) -> None:
         """Writes a file that `load` reads: in half precision where that holds the shifts.
 
-        Raises UserError for directions that are not finite.
+        `metadata` are further entries of the file. Raises UserError for directions that are not finite.
         """
         half = self.shifts.half()
         small = float((half.float() - self.shifts).norm()) <= 1e-3 * float(self.shifts.norm())
@@ -130,7 +130,7 @@ class Shift:
 
     directions: HSpaceDirections
     index: int
-    scale: float
+    scale: float  # times the direction's shift
     window: tuple[float, float]  # the noise levels, the higher one first
     positive_only: bool  # or for the negative prompt as well
 
@@ -156,7 +156,7 @@ class Shift:
         return cls(directions, index, scale, window, positive_only)
 
     def added(self, h: Tensor, sigma: float, prompted: Callable[[], Sequence[bool]]) -> Tensor:
-        """A bottleneck (rows, channels, height, width) at a noise level, shifted.
+        """A bottleneck h (rows, channels, height, width) at noise level `sigma`, shifted if that is in the window.
 
         prompted: whether each chunk of its rows is for the prompt; asked only where it matters.
         """
@@ -166,7 +166,7 @@ class Shift:
 
 
 def check_levels(path: Path, sigmas: Tensor, count: int) -> None:
-    """Raises UserError unless a file's noise levels are so many, above 0 and falling."""
+    """Raises UserError unless a file's noise levels (levels,) are `count`, above 0 and falling."""
     if len(sigmas) != count or not count or not (sigmas > 0).all() or not (sigmas.diff() < 0).all():
         raise UserError(
             f"{path} is damaged: its {len(sigmas)} noise levels are not {count} falling ones; make it anew."
@@ -221,7 +221,7 @@ def read_origin(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resized(shift: Tensor, size: tuple[int, int]) -> Tensor:
-    """A shift (channels, height, width) for another bottleneck: the map is resampled, its strength is kept.
+    """A shift (channels, height, width) for a bottleneck of `size` (height, width): resampled, its strength is kept.
 
     Raises UserError for another aspect ratio: what was at the left might be in the middle then.
     """
@@ -257,8 +257,8 @@ def first_signs(shifts: Tensor) -> Tensor:
 def disentangled(directions: HSpaceDirections, remove: HSpaceDirections) -> HSpaceDirections:
     """The directions without what they share with others: n - N^T (N N^T)^-1 N n at each noise level.
 
-    The other directions are taken at these noise levels and this size. Raises UserError when the two are of different
-    models.
+    This is an orthogonal projection (Haas et al., arXiv 2303.11073). The others, `remove`, are taken at these noise
+    levels and this size. Raises UserError when the two are of different models.
     """
     check_together(directions, remove)
     height, width = directions.shifts.shape[-2:]

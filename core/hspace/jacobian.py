@@ -54,10 +54,12 @@ def singular_directions(
     """The `count` leading singular triplets of J = d(mask * decoder(h)) / dh at h (channels, height, width).
 
     All at once, in the Krylov space of J^T J that grows by a block of `count` vectors with each iteration (block
-    Lanczos with full orthogonalisation, in the Rayleigh-Ritz form): J itself is never built. Ends when |J^T u - s v| is
-    at most `tolerance` times the largest singular value for each, or after `iterations`; `progress` is told of each.
-    `mask` (height, width) is brought to the prediction's size; `start` (n, ...) are vectors to begin with, those of the
-    noise level before. Raises UserError for a mask that hides everything, and when the decoder can't be differentiated.
+    Lanczos with full orthogonalisation, in the Rayleigh-Ritz form): J itself is never built. Haas et al. (arXiv
+    2303.11073) find the same vectors one after another, by power iteration. Ends when |J^T u - s v| is at most
+    `tolerance` times the largest singular value for each, or after `iterations`; `progress` is told of each. `mask`
+    (height, width) is brought to the prediction's size; `start` (n, ...) are vectors to begin with, those of the noise
+    level before, and `generator`, on the CPU, draws what they lack. Raises UserError for a mask that hides everything,
+    and when the decoder can't be differentiated.
     """
     if mask is not None and not (mask != 0).any():
         raise UserError("The mask is empty: nothing of the picture would be looked at; paint the part that matters.")
@@ -200,7 +202,9 @@ def guided_decoder(
     """The guided prediction as a function of the bottleneck for the prompt.
 
     The one for the negative prompt moves along with it, as with a direction that is applied to both:
-    g eps_c(h) + (1 - g) eps_u(h_u + h - h_c).
+    g eps_c(h) + (1 - g) eps_u(h_u + h - h_c), classifier-free guidance (arXiv 2207.12598, equation 6). g is
+    `guidance_scale`, the paper's 1 + w; eps_c is `prompted` and eps_u `unprompted`; h_c is `h` and h_u `unprompted_h`,
+    each (channels, height, width).
     """
 
     def decode(rows: Tensor) -> Tensor:
@@ -213,7 +217,7 @@ def guided_decoder(
 class Half(NamedTuple):
     """One picture at a noise level: its bottleneck, and the UNet from there on."""
 
-    sigma: float
+    sigma: float  # noise over signal
     h: Tensor  # (channels, height, width)
     decoder: Decoder
 
@@ -240,8 +244,9 @@ def jacobian_directions(
 ) -> HSpaceDirections:
     """The leading singular vectors of the decoder's Jacobian at falling noise levels, each times its singular value.
 
-    Each search begins with the vectors of the level before. mask (height, width): what of the picture is looked at,
-    in pixels or in latents. Raises UserError for bottlenecks of several sizes, and as `singular_directions` does.
+    `components` of each level, with the `iterations` and the `tolerance` of `singular_directions`; each search begins
+    with the vectors of the level before. mask (height, width): what of the picture is looked at, in pixels or in
+    latents. Raises UserError for bottlenecks of several sizes, and as `singular_directions` does.
     """
     found: list[tuple[float, SingularDirections]] = []
 

@@ -58,8 +58,9 @@ def pca(samples: HSpaceSamples, components: int, per_step: bool = True) -> tuple
     """The principal components of samples, and the share (components, levels) of the variance that each explains.
 
     A shift is a component of length 1 times its standard deviation: scale 1 is one deviation. `per_step`: at each noise
-    level for itself, signs aligned; otherwise of whole trajectories (the reference's "all"), of which the shares are
-    the same at each level. Raises UserError when there are not more samples than components.
+    level for itself, signs aligned; otherwise of whole trajectories ("all" in the code of Haas et al., arXiv
+    2303.11073), of which the shares are the same at each level. Raises UserError when there are not more samples than
+    components.
     """
     _check_count(len(samples), components)
     levels = [level.flatten(1) for level in samples.activations]
@@ -159,7 +160,7 @@ class IncrementalPCA:
         self._rows = best.T.to(stacked) @ stacked
 
     def components(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first components (count, features) of length 1, their deviations and their shares of the variance."""
+        """The first components (count, features) of length 1, their standard deviations and shares of the variance."""
         lengths = self._rows[:count].norm(dim=1)
         found = self._rows[:count] / lengths[:, None].clamp(min=1e-30)
         return found, lengths / max(1, self.count - 1) ** 0.5, lengths.square() / max(self._scatter, 1e-30)

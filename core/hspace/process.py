@@ -29,7 +29,7 @@ class Inversion:
     """Real pictures as noise, and what a sampler has to add at each step to come back to them."""
 
     sigmas: Tensor  # (levels,), falling, ending in 0
-    eta: float
+    eta: float  # times DDPM's noise; 0 is DDIM
     path: Sequence[Tensor]  # (n, ...) at each noise level, from the noise to the pictures, on any device
     corrections: Sequence[Tensor]  # of each step, of the same shape, on any device
 
@@ -37,10 +37,12 @@ class Inversion:
 def asymmetric_step(
     x: Tensor, predicted: Tensor, plain: Tensor, sigma: float, after: float, eta: float
 ) -> tuple[Tensor, float]:
-    """x at the noise level `after`, and the deviation of the noise that is still to be added there.
+    """x at the noise level `after`, and the standard deviation of the noise that is still to be added there.
 
-    DDIM's step x' = P + sqrt(after^2 - up^2) D with up = eta after sqrt(1 - after^2 / sigma^2): the picture P is the
-    one `predicted` with the shifted bottleneck, the noise D is that of the `plain` prediction without the shift.
+    DDIM's step (arXiv 2010.02502, equations 12 and 16) x' = P + sqrt(after^2 - up^2) D with up = eta after sqrt(1 -
+    after^2 / sigma^2): the picture P is the one `predicted` with the shifted bottleneck, the noise D is that of the
+    `plain` prediction without the shift (Asyrp, section 3.2). x, `predicted` and `plain` have one shape; `sigma` is x's
+    noise level.
     """
     up = eta * after * (1 - (after / sigma) ** 2) ** 0.5
     return predicted + (after**2 - up**2) ** 0.5 * (x - plain) / sigma, up
@@ -57,8 +59,9 @@ def asyrp(
 ) -> Tensor:
     """Samples from x at the first of `sigmas` to the last, with `eta` times DDPM's noise in each step.
 
-    `plain` is the model without the shift; None: the shift counts for the noise as well, which is DDIM. Raises
-    UserError for noise levels that rise.
+    x: (n, channels, height, width); sigmas: (levels,), falling. `plain` is the model without the shift; None: the shift
+    counts for the noise as well, which is DDIM. `watch` is called as `unwatched` is. Raises UserError for noise levels
+    that rise.
     """
     if not _fall(sigmas):
         raise UserError("The noise levels must fall; the way from a picture to its noise is h-space Invert's.")
@@ -80,10 +83,11 @@ def invert(
 ) -> Inversion:
     """Finds the noise from which pictures x_0 come, and corrections that make their way back exact.
 
-    With eta = 0 by DDIM inversion, each step with the noise that is predicted before it. With eta > 0 in DDPM's noise
-    space (Huberman-Spiegelglas et al., arXiv 2304.06140): each level gets noise of its own, and edits hold on to the
-    picture better. The corrections are what separates a step from the picture's next level: on DDIM's way its small
-    errors, in DDPM's noise space the noise of the step.
+    With eta = 0 by DDIM inversion (arXiv 2010.02502, section 4.3), each step with the noise that is predicted before
+    it. With eta > 0 in DDPM's noise space (Huberman-Spiegelglas et al., arXiv 2304.06140): each level gets noise of its
+    own, and edits hold on to the picture better. The corrections are what separates a step from the picture's next
+    level: on DDIM's way its small errors, in DDPM's noise space the noise of the step. x_0: (n, channels, height,
+    width). Raises UserError unless `sigmas` (levels,) fall and end in 0.
     """
     levels = sigmas.tolist()
     if levels[-1] != 0 or not _fall(sigmas):
@@ -117,6 +121,7 @@ def restored(
 ) -> Tensor:
     """Samples an inverted picture: without a shift exactly the picture, with one its edit.
 
+    `x` is the noise of `inversion`, once or several times over; `shifted`, `plain` and `watch` are those of `asyrp`.
     Where `mask`, of the pictures' shape, is 0 the picture stays, where it is 1 it may change. Raises UserError for
     other noise levels or another size than it was inverted with.
     """

@@ -65,7 +65,7 @@ class Recorder:
     def record(
         self, sigma: float, h: Tensor, prompted: Sequence[bool], regions: Sequence[object] | None = None
     ) -> None:
-        """One evaluation: h (chunks * pictures, c, height, width), a chunk for each entry of `prompted`.
+        """One evaluation at `sigma`: h (chunks * pictures, c, height, width), a chunk for each entry of `prompted`.
 
         `regions` names the prompt of each chunk: several, of regional prompts, count together, whether a host evaluates
         them at once or one by one. A sampler that comes back to a level keeps what was there first.

@@ -35,7 +35,7 @@ class Diffusion(Protocol):
 
 
 def check_channels(channels: int) -> None:
-    """Raises UserError for a UNet that reads more than noisy latents."""
+    """Raises UserError for a UNet that reads more than noisy latents: whose input channels are not 4."""
     if channels != 4:
         raise UserError(
             f"The UNet reads {channels} channels, as for inpainting; concepts are explained with one that reads "
@@ -44,7 +44,10 @@ def check_channels(channels: int) -> None:
 
 
 def add_noise(alphas_cumprod: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps (DDPM, equation 4)."""
+    """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps (DDPM, arXiv 2006.11239, equation 4).
+
+    x_0 are `latents` and eps `noise`, both (n, 4, h, w); a_t is `alphas_cumprod` (all timesteps,) at `timesteps` (n,).
+    """
     signal = alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
     return signal.sqrt() * latents + (1 - signal).sqrt() * noise
 
@@ -55,7 +58,7 @@ class Draws:
 
     latents: Tensor  # (n, 4, h, w)
     noise: Tensor  # (n, 4, h, w)
-    timesteps: Tensor  # (n,)
+    timesteps: Tensor  # (n,), counted from 0
     pictures: Tensor  # (n,): which picture each latent is
 
     def __len__(self) -> int:
@@ -75,7 +78,8 @@ class Draws:
 def draw(latents: Tensor, count: int, timesteps: tuple[int, int], generator: torch.Generator) -> Draws:
     """`count` draws from `latents` with random noise: each picture as often as the others, in random order.
 
-    Timesteps are spread evenly from the first to before the last. The generator is on the CPU.
+    latents: (pictures, 4, h, w) in the scale that the UNet is trained on; the noise is standard normal. Their timesteps
+    are spread evenly over `timesteps`, from the first to before the last. The generator is on the CPU.
     """
     pictures = torch.randperm(max(count, len(latents)), generator=generator)[:count] % len(latents)
     noise = torch.randn((count, *latents.shape[1:]), generator=generator).to(latents)
@@ -86,7 +90,11 @@ def draw(latents: Tensor, count: int, timesteps: tuple[int, int], generator: tor
 
 
 def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tensor:
-    """The mean squared error (n,) of each prediction: of eps, x_0, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0."""
+    """The mean squared error (n,) of each prediction: of eps, x_0, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0.
+
+    Of eps it is DDPM's simplified loss (arXiv 2006.11239, equation 14); v is that of Progressive Distillation (arXiv
+    2202.00512, section 4). `encoded` has n prompts, one for each of the n draws.
+    """
     target = drawn.latents if diffusion.prediction == "sample" else drawn.noise
     if diffusion.prediction == "v":
         target = add_noise(diffusion.alphas_cumprod, drawn.noise, -drawn.latents, drawn.timesteps)
@@ -97,7 +105,8 @@ def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tens
 def predicted_x_0(prediction: Prediction, x: Tensor, sigma: float, output: Tensor) -> Tensor:
     """The picture that a UNet's output says is in x = x_0 + sigma eps.
 
-    v is that of x / sqrt(1 + sigma^2), as in training: Progressive Distillation (arXiv 2202.00512), section 4.
+    v is that of x / sqrt(1 + sigma^2), as in training: Progressive Distillation (arXiv 2202.00512), section 4. x and
+    `output` have one shape, (n, channels, height, width); `sigma` is noise over signal.
     """
     if prediction == "v":
         return (x - sigma * (1 + sigma**2) ** 0.5 * output) / (1 + sigma**2)

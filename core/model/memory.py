@@ -28,7 +28,8 @@ class Thrifty(Protocol):
 class Portions:
     """How many pictures go through a UNet at once.
 
-    When memory runs out other things make room, then there are half as many, then activations are computed anew.
+    `size` of them to begin with. When memory runs out other things make room, then there are half as many, then
+    activations are computed anew; `model` does the first and the last, and without one they are left out.
     """
 
     def __init__(self, size: int, model: Thrifty | None = None) -> None:

@@ -80,7 +80,7 @@ class Denoiser(Protocol):
     def cross_attention_weight(self, name: str) -> Tensor:
         """Weight (out, context_width) of a projection as the model would compute with it now: LoRAs and edits applied.
 
-        float32 on the CPU, and the caller's own.
+        float32 on the CPU, and the caller's own; `name` is one of `cross_attention_names`.
         """
         ...
 
@@ -93,7 +93,7 @@ class Bottleneck(Protocol):
     downsampling: int  # the latents' side over the bottleneck's
 
     def sigma_at(self, percent: float) -> float:
-        """The noise level at a part of the sampling, 0 to 1: infinite before it, 0 at its end."""
+        """The noise level (noise over signal) at a part of the sampling, 0 to 1: infinite before it, 0 at its end."""
         ...
 
 

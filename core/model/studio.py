@@ -36,7 +36,7 @@ class Studio(Protocol):
         ...
 
     def evaluations(self, pictures: int) -> int:
-        """Of the UNet, that so many pictures take."""
+        """Of the UNet, that so many pictures take: one for each step of each, with guidance two."""
         ...
 
     def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
@@ -50,15 +50,18 @@ class Studio(Protocol):
         ...
 
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
-        """Of pictures (n, height, width, 3) in 0..1."""
+        """The latents (n, 4, h, w), in the same scale, of pictures (n, height, width, 3) in 0..1."""
         ...
 
     def pictures(self, latents: Tensor) -> Tensor:
-        """(n, height, width, 3) in 0..1."""
+        """Latents (n, 4, h, w) as pictures (n, height, width, 3) in 0..1."""
         ...
 
     def features(self, pictures: Tensor) -> Tensor | None:
-        """Unit-length image features (n, width) in the space of the text features, where there is an image encoder."""
+        """Unit-length image features (n, width) in the space of the text features; None without an image encoder.
+
+        pictures: (n, height, width, 3) in 0..1.
+        """
         ...
 
 
@@ -66,7 +69,7 @@ class Live(Protocol):
     """What is seen of long work."""
 
     def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
-        """Steps done, and a picture (height, width, 3); may raise to stop the work."""
+        """`done` steps of `total`, and a picture (height, width, 3) in 0..1; may raise to stop the work."""
         ...
 
     def say(self, text: str) -> None:
@@ -75,5 +78,5 @@ class Live(Protocol):
 
 
 def seeds_from(seed: int, count: int) -> list[int]:
-    """A seed for each picture; after the largest that there is they begin anew."""
+    """`count` seeds from `seed` up, one for each picture; after 2^64 - 1 they begin anew at 0."""
     return [(seed + number) % 2**64 for number in range(count)]

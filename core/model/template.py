@@ -15,7 +15,7 @@ class Template:
 
     @classmethod
     def of(cls, prompt: str, mark: str = "{}") -> Template:
-        """Raises UserError unless the prompt has one place."""
+        """The template of a prompt with one place, where `mark` stands. Raises UserError unless it has just one."""
         found = cls(tuple(prompt.split(mark)))
         if len(found.parts) != 2:
             raise UserError(
@@ -25,7 +25,7 @@ class Template:
 
     @classmethod
     def of_several(cls, prompt: str, mark: str) -> Template:
-        """The same for a prompt with one place or more."""
+        """The same for a prompt with one place or more. Raises UserError when there is none."""
         if mark not in prompt:
             raise UserError(
                 f'The prompt "{prompt}" has no {mark}; write it where the mix shall stand: a photo of a {mark}'

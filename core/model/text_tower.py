@@ -61,13 +61,13 @@ class TextTower:
 
     name: str  # as textual-inversion files have it: "clip_l", "clip_h", "clip_g"
     weights: Mapping[str, Tensor]  # named as in transformers without "text_model."; the program's LoRAs applied
-    heads: int
+    heads: int  # of each layer's attention
     activation: Activation
     layer: int  # whose states the UNet reads, from the end: -1 is the last one
     normed: bool  # whether those states go through the final layer norm
-    start: int
-    end: int
-    pad: int
+    start: int  # the token id of CLIP's start mark
+    end: int  # of its end mark
+    pad: int  # of what fills the slots after the end
 
     @property
     def table(self) -> Tensor:

@@ -39,7 +39,10 @@ WIDE_FONTS = (
 
 
 def bar_chart(labels: Sequence[str], values: Sequence[float], width: int = 640) -> Tensor:
-    """A picture (height, width, 3): a bar for each value, its label at the left and its number at its end."""
+    """A picture (height, width, 3): a bar for each value, its label at the left and its number at its end.
+
+    Raises UserError when there is none.
+    """
     if not labels:
         raise UserError("There is nothing to draw: the mix is empty.")
     size, gap = 18, 10
@@ -67,7 +70,10 @@ def bar_chart(labels: Sequence[str], values: Sequence[float], width: int = 640) 
 
 
 def word_cloud(words: Sequence[str], weights: Sequence[float], width: int = 640, height: int = 400) -> Tensor:
-    """A picture (height, width, 3) of words, larger for larger weights (>= 0), outwards along a spiral."""
+    """A picture (height, width, 3) of words, larger for larger weights (>= 0), outwards along a spiral.
+
+    Raises UserError when no weight is above 0.
+    """
     if not words or max(weights) <= 0:
         raise UserError("There is nothing to draw: the mix is empty or has no coefficient above 0.")
     picture = Image.new("RGB", (width, height), PAPER)
@@ -92,7 +98,10 @@ def word_cloud(words: Sequence[str], weights: Sequence[float], width: int = 640,
 def line_chart(
     lines: Mapping[str, Sequence[tuple[float, float]]], across: str, width: int = 640, height: int = 360
 ) -> Tensor:
-    """A picture (height, width, 3) of named lines through points (x, y), marked where few; `across` says what x is."""
+    """A picture (height, width, 3) of named lines through points (x, y), marked where few; `across` says what x is.
+
+    Points that are not finite are left out. Raises UserError when none is left.
+    """
     points = [point for line in lines.values() for point in line if all(math.isfinite(value) for value in point)]
     if not points:
         raise UserError("There is nothing to draw: no line has a point.")
@@ -137,7 +146,7 @@ def share_chart(
 ) -> Tensor:
     """A picture (height, width, 3): a bar for each share of the first of two sides, 0 to 1, the other's part behind it.
 
-    An interval is drawn as a line over its bar; a thin line over all of them stands at one half.
+    An interval (low, high) is drawn as a line over its bar; a thin line over all of them stands at one half.
     """
     size, gap, number = 18, 12, font_for("0", 18)
     fonts = [font_for(label, size) for label in labels]

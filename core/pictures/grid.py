@@ -31,7 +31,7 @@ def labelled_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int 
     """One picture (height, width, 3) of all `images` (height, width, 3) in rows, each under its label.
 
     `columns` = 0 makes the grid as square as it can be. Smaller pictures stand in the middle of their cells. Raises
-    UserError when there are no pictures, or not as many labels as pictures.
+    UserError for `columns` below 0, and when there are no pictures, or not as many labels as pictures.
     """
     if not images:
         raise UserError("There are no pictures to put into a grid; connect at least one.")

@@ -22,7 +22,7 @@ def variance_chart(directions: HSpaceDirections, shares: Tensor) -> Tensor:
 
 
 def values_chart(directions: HSpaceDirections, most: int = 5) -> Tensor:
-    """The singular values of the first directions over the noise levels, (height, width, 3)."""
+    """The singular values of the first `most` directions over the noise levels, (height, width, 3)."""
     places = directions.sigmas.log10().tolist()
     lines = {
         f"direction {number}": list(zip(places, values, strict=True))

@@ -8,7 +8,10 @@ from ..errors import UserError
 
 
 def sweep(start: float, stop: float, count: int) -> tuple[list[float], list[str]]:
-    """`count` evenly spaced values from `start` to `stop`, and their texts, with as few digits as tell them apart."""
+    """`count` evenly spaced values from `start` to `stop`, and their texts, with as few digits as tell them apart.
+
+    Raises UserError for a count below 1 and for ends that are not finite.
+    """
     if count < 1 or not (math.isfinite(start) and math.isfinite(stop)):
         raise UserError(
             f"A sweep of {count} values from {start:g} to {stop:g} is none; give numbers and a count above 0."

@@ -137,7 +137,7 @@ def lora_names(names: Iterable[str], family: Family) -> dict[str, str]:
 def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], family: Family) -> dict[str, Tensor]:
     """The factors of `edit` as tensors of a LoRA file: float16, of the rank that float16 can tell from a higher one.
 
-    Each tensor has memory of its own, as safetensors asks.
+    Each tensor has memory of its own, as safetensors asks. Raises UserError for factors that float16 can't hold.
     """
     state: dict[str, Tensor] = {}
     rank = sufficient_rank(edit, torch.float16)
@@ -151,7 +151,11 @@ def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], famil
 
 
 def save_lora(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
-    """Writes a LoRA file with the metadata by which other tools recognise it; the old file survives a failure."""
+    """Writes a LoRA file with the metadata by which other tools recognise it; the old file survives a failure.
+
+    state: what `lora_state_dict` gives; `metadata` are further entries. Raises UserError for a state that is empty or
+    of another kind, and when the file can't be written.
+    """
     if not state:
         raise UserError("This edit changes nothing, so there is no LoRA to save; give it a strength other than 0.")
     downs = [tensor for name, tensor in state.items() if name.endswith(".lora_down.weight") and tensor.ndim == 2]

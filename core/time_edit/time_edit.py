@@ -54,7 +54,8 @@ def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> C
     """TIME's closed form (its equation 4) as a map of the context.
 
     `states` c_i and `target_states` c*_i are (n, width); `regularization` is lambda > 0. Computed in float64 with one
-    solve of min(n, width) unknowns: (lambda I + C^T C)^-1 C^T = C^T (lambda I + C C^T)^-1.
+    solve of min(n, width) unknowns: (lambda I + C^T C)^-1 C^T = C^T (lambda I + C C^T)^-1. Raises UserError for states
+    that are not finite, and for a lambda so small that there is no unique solution.
     """
     states, difference = states.double(), (target_states.double() - states.double())
     if not torch.isfinite(difference).all():
@@ -135,11 +136,12 @@ def fit_time_edit(
 ) -> ContextEdit:
     """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
 
+    `regularization` is TIME's lambda; `augment` edits each pair after the paper's prefixes as well (`augment_prompt`).
     `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with
     c* = c, which hold the model in place through the inverse. They may be thousands; `progress` counts them, each text
     once. `rank` = 0 keeps the edit exact, another value its best approximation of that rank on the prompts' states;
-    `made_by["energy_kept"]` says how good that is. Raises UserError for empty prompts, lambda <= 0, prompts beyond 77
-    tokens, and destinations without the source's words.
+    `made_by["energy_kept"]` says how good that is. Raises UserError for empty prompts, lambda <= 0, a rank below 0,
+    prompts beyond 77 tokens, and destinations without the source's words.
     """
     if not pairs:
         raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
@@ -217,7 +219,9 @@ def edit_model(
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
 
-    `strength` scales the edit. The model itself is not touched.
+    `strength` scales the edit; `edit_keys`: of the projections to keys as well as of those to values. `progress` counts
+    preserved prompts, then projections. The model itself is not touched. Raises UserError for a text encoder of another
+    family, for a strength that is not finite, and as `fit_time_edit` and `edit_denoiser` do.
     """
     check_match(encoder, denoiser)
     if not math.isfinite(strength):
@@ -276,7 +280,10 @@ def _missing_word(encoder: TextEncoder, source: str, destination: str, position:
 
 
 def parse_edits(text: str) -> list[EditPair]:
-    """The pairs of a text with one `source => destination` a line; blank lines are skipped."""
+    """The pairs of a text with one `source => destination` a line; blank lines are skipped.
+
+    Raises UserError with the number of a line that is anything else.
+    """
     pairs = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
