@@ -249,9 +249,10 @@ def aligned(shifts: Tensor) -> Tensor:
 
 
 def first_signs(shifts: Tensor) -> Tensor:
-    """The sign (directions, 1) of each direction's entry of the largest magnitude at the first level."""
+    """The sign (directions, 1) of each direction's entry of the largest magnitude at the first level; 1 for zeros."""
     first = shifts[:, 0].flatten(1)
-    return first.gather(1, first.abs().argmax(1, keepdim=True)).sign()
+    signs = first.gather(1, first.abs().argmax(1, keepdim=True)).sign()
+    return torch.where(signs == 0, 1.0, signs)
 
 
 def disentangled(directions: HSpaceDirections, remove: HSpaceDirections) -> HSpaceDirections:

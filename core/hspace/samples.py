@@ -33,10 +33,9 @@ class HSpaceSamples:
 
     def chosen(self, pictures: Sequence[int]) -> HSpaceSamples:
         """Some of its pictures. Raises UserError for one that is not there."""
-        rows = list(pictures)
-        if rows and max(rows) >= len(self):
-            raise UserError(f"There is no picture {max(rows)}; the set has {len(self)}, counted from 0.")
-        return replace(self, activations=self.activations[:, rows])
+        if absent := [picture for picture in pictures if not 0 <= picture < len(self)]:
+            raise UserError(f"There is no picture {absent[0]}; the set has {len(self)}, counted from 0.")
+        return replace(self, activations=self.activations[:, list(pictures)])
 
     def save(self, path: Path) -> None:
         """Writes a file that `load` reads."""

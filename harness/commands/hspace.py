@@ -250,7 +250,10 @@ def contrast(arguments: argparse.Namespace, console: Console) -> None:
         (arguments.negative, arguments.negative_pictures),
     ):
         samples = joined([HSpaceSamples.load(file) for file in _files(folder)])
-        sides.append(samples if chosen is None else samples.chosen(counted(chosen)))
+        try:
+            sides.append(samples if chosen is None else samples.chosen(counted(chosen)))
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
     found = contrast(*sides)
     if not found.shifts.any():
         raise UserError("Both sets are the same, so that nothing leads from one to the other; choose other pictures.")

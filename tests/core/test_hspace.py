@@ -65,6 +65,18 @@ def test_directions_keep_their_sign_from_level_to_level() -> None:
     assert (first.gather(1, first.abs().argmax(1, keepdim=True)) > 0).all()
 
 
+def test_a_direction_that_is_zero_at_the_first_level_is_kept_at_the_others() -> None:
+    base = random(1, 3, 3, 2, 2)
+    base[:, 0] = 0
+    torch.testing.assert_close(aligned(base).abs(), base.abs())
+
+
+def test_pictures_are_counted_from_0() -> None:
+    for wrong in (-1, 12):
+        with pytest.raises(UserError, match=f"no picture {wrong}; the set has 12, counted from 0"):
+            samples().chosen([0, wrong])
+
+
 @pytest.mark.parametrize(("rank", "exact"), [(60, 1e-9), (12, 1e-3)])
 def test_components_batch_by_batch_are_those_of_all(rank: int, exact: float) -> None:
     """Exactly while nothing is dropped, nearly when what is dropped is small."""

@@ -63,7 +63,7 @@ def hspace(*arguments: str | Path) -> int:
 
 
 def samples(folder: Path) -> HSpaceSamples:
-    return joined([HSpaceSamples.load(file) for file in sorted(folder.glob("*.safetensors"))])
+    return joined([HSpaceSamples.load(file) for file in sorted(folder.glob("samples-*.safetensors"))])
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,10 @@ def test_processes_draw_what_one_draws(folder: Path, tmp_path: Path) -> None:
     [
         (("pca", "none", "--out", "x.safetensors"), "holds no samples"),
         (("pca", "roses", "--components", "18", "--out", "x.safetensors"), "at most 17 principal components"),
-        (("contrast", "roses", "cats", "--negative-pictures", "18", "--out", "x.safetensors"), "no picture 18 in"),
+        (
+            ("contrast", "roses", "cats", "--negative-pictures", "18", "--out", "x.safetensors"),
+            "cats: There is no picture 18; the set has 18",
+        ),
         (("contrast", "roses", "roses", "--out", "x.safetensors"), "Both sets are the same"),
         (
             ("contrast-by-text", "roses", *TEXTS, "--out", "x.safetensors"),

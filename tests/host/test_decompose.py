@@ -178,7 +178,7 @@ def test_a_picture_of_a_list_is_told_from_a_batch(count: int, monkeypatch: pytes
     explained = MagicMock()
     explained.report.return_value = "words"
     monkeypatch.setattr(decompose, "explain", lambda *_, **__: explained)
-    for part in ("HostStudio", "LiveView", "check_parts"):
+    for part in ("HostStudio", "LiveView", "check_parts", "encoded"):
         monkeypatch.setattr(decompose.host, part, MagicMock())
     names = ("concept", "prompt", "num_images", "image_size", "cfg", "sampling_steps", "validation_images")
     asked = {name: DECOMPOSE[name] for name in names}
