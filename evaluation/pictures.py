@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.conceptor.dictionary import Slot
 from ..core.conceptor.mixture import TokenMix
-from ..core.conceptor.pruning import ExplainedPicture, bundles_in, explain_picture
+from ..core.conceptor.pruning import ExplainedPicture, bundles_in, compared, explain_picture
 from ..core.hspace.process import Denoise, asyrp, invert
 from ..core.model.diffusion import predicted_x_0
 from ..harness.terminal.console import Console
@@ -86,10 +86,10 @@ def explained(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundle
 def plainly(studio: DiffusersStudio, mix: TokenMix, seed: int, bundles: Bundles) -> tuple[TokenMix, int]:
     """What the published procedure leaves, and the pictures that it makes."""
     noise = DiffusersFixedNoise(studio, PROMPT, seed)
-    (wanted,) = noise.features(noise.draw([mix]))
+    _, (wanted,) = compared(noise, noise.draw([mix]))
 
     def like(mixes: Sequence[TokenMix]) -> list[float]:
-        return (noise.features(noise.draw(mixes)) @ wanted).tolist()
+        return (compared(noise, noise.draw(mixes))[1] @ wanted).tolist()
 
     return published_pruning(mix, like, THRESHOLD, bundles)
 

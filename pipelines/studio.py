@@ -149,22 +149,19 @@ class DiffusersStudio:
 
 
 class DiffusersFixedNoise:
-    """`core.conceptor.pruning.FixedNoise` of one seed: the image encoder compares, or the VAE where there is none."""
+    """`core.conceptor.pruning.FixedNoise` of one seed."""
 
     def __init__(self, studio: DiffusersStudio, template: Template, seed: int) -> None:
         self._studio, self._template, self._seed = studio, template, seed
-        self.compared_by: str = (
-            "the VAE's latents, for want of an image encoder"
-            if studio.image_encoder is None
-            else "the image encoder's features"
-        )
 
     def draw(self, mixes: Sequence[PseudoToken]) -> Tensor:
         return self._studio.pictures(self._studio.latents_of_mixes(self._template, mixes, [self._seed] * len(mixes)))
 
-    def features(self, pictures: Tensor) -> Tensor:
-        seen = self._studio.features(pictures)
-        return normalize(self._studio.latents_of_pictures(pictures).flatten(1), dim=-1) if seen is None else seen
+    def features(self, pictures: Tensor) -> Tensor | None:
+        return self._studio.features(pictures)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        return self._studio.latents_of_pictures(pictures)
 
 
 def image_encoder(pipe: DiffusionPipeline) -> Any:

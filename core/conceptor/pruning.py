@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..errors import UserError
 from .mixture import TokenMix
@@ -74,19 +75,18 @@ def prune(
 
 
 class FixedNoise(Protocol):
-    """What draws mixes from one noise and in one prompt, and tells how similar pictures are."""
-
-    @property
-    def compared_by(self) -> str:
-        """What its features are."""
-        ...
+    """What draws mixes from one noise and in one prompt, and what pictures are compared by."""
 
     def draw(self, mixes: Sequence[TokenMix]) -> Tensor:
         """A picture of each mix, (mixes, height, width, 3) in 0..1."""
         ...
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """Of unit length, (pictures, width): their products are cosine similarities."""
+    def features(self, pictures: Tensor) -> Tensor | None:
+        """Unit-length image features (pictures, width); None without an image encoder."""
+        ...
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """The VAE's, (pictures, 4, h, w)."""
         ...
 
 
@@ -119,18 +119,26 @@ def explain_picture(
     before = noise.draw([mix])
     if meant is not None:
         _check_same(meant, before, noise, threshold)
-    (wanted,) = noise.features(before)
+    by, (wanted,) = compared(noise, before)
 
     def like(mixes: Sequence[TokenMix]) -> list[float]:
-        return (noise.features(noise.draw(mixes)) @ wanted).tolist()
+        return (compared(noise, noise.draw(mixes))[1] @ wanted).tolist()
 
     found = prune(mix, like, threshold, bundles, search, together, watch)
     report = (
         f"{len(found.mix)} of {len(mix)} words remain; their picture is {found.similarity:.3f} like the one before "
-        f"(threshold {threshold:g}, by {noise.compared_by}); {found.pictures} pictures were made, by {search}"
+        f"(threshold {threshold:g}, by {by}); {found.pictures} pictures were made, by {search}"
     )
     alone = torch.cat([noise.draw([word]) for word in found.mix.singles()])
     return ExplainedPicture(found, before, noise.draw([found.mix]), alone, report)
+
+
+def compared(noise: FixedNoise, pictures: Tensor) -> tuple[str, Tensor]:
+    """By what pictures are compared, and unit vectors (pictures, width) whose products are cosine similarities."""
+    if (features := noise.features(pictures)) is not None:
+        return "the image encoder's features", features
+    latents = normalize(noise.latents(pictures).flatten(1).float(), dim=-1)
+    return "the VAE's latents, for want of an image encoder", latents
 
 
 def _check_same(meant: Tensor, before: Tensor, noise: FixedNoise, threshold: float) -> None:
@@ -140,7 +148,7 @@ def _check_same(meant: Tensor, before: Tensor, noise: FixedNoise, threshold: flo
         raise UserError(
             f"The picture has {given} pixels and the one that is made {made}; give the size that it was made with."
         )
-    one, other = noise.features(torch.cat([meant[:1, ..., :3], before]))
+    one, other = compared(noise, torch.cat([meant[:1, ..., :3], before]))[1]
     if (similarity := float(one @ other)) < threshold:
         raise UserError(
             f"The noise and settings give another picture than the connected one (similarity {similarity:.3f}, "

@@ -142,17 +142,12 @@ class HostFixedNoise:
     sampling: Sampling
     start: Tensor | None = None
 
-    @property
-    def compared_by(self) -> str:
-        if self.clip_vision is None:
-            return "the VAE's latents, for want of an image encoder"
-        return "the image encoder's features"
-
     def draw(self, mixes: Sequence[PseudoToken]) -> Tensor:
         prompts = [self.encoder.conditioning(self.template, mix) for mix in mixes]
         return self.vae.decode(sampled_together(self.model, prompts, self.seed, self.sampling, self.start))
 
-    def features(self, pictures: Tensor) -> Tensor:
-        if self.clip_vision is None:
-            return normalize(self.vae.encode(pictures).flatten(1).float(), dim=-1)
-        return image_features(self.clip_vision, pictures)
+    def features(self, pictures: Tensor) -> Tensor | None:
+        return None if self.clip_vision is None else image_features(self.clip_vision, pictures)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        return self.vae.encode(pictures)
