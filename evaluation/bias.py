@@ -29,7 +29,7 @@ from ..pipelines.pictures import Sampling, sample_latents
 from ..pipelines.studio import DiffusersStudio
 from ..world.emoji.architecture import GUIDANCE
 from ..world.emoji.captions import with_article
-from .concepts import PROMPT, SETTINGS, Bench, add_folders
+from .concepts import PROMPT, Bench, add_folders
 from .hspace import judged
 from .measures import Measure, report
 
@@ -160,9 +160,11 @@ def correlation(name: str, shares: Mapping[str, float], wanted: Mapping[str, flo
 
 def beside(bench: Bench, professions: Professions, words: Vocabulary, name: str, latents: Tensor) -> TokenMix:
     """A mix of the groups' words before the profession's own: how its pictures are shared between them."""
-    settings = replace(SETTINGS, num_tokens=len(words), steps=1, exclude_concept=False)  # shares alone, not fitted on
+    preset = replace(
+        bench.preset, settings=replace(bench.preset.settings, num_tokens=len(words), exclude_concept=False)
+    )
     pictures = professions.studio.pictures(latents)
-    return bench.explained(f"beside {name}", "", slot_before(name), settings, pictures, words)
+    return bench.explained(f"beside {name}", "", slot_before(name), preset, pictures, words)
 
 
 def slot_before(name: str) -> Template:

@@ -21,7 +21,7 @@ from ..harness.terminal.console import Console
 from ..pipelines.pictures import Sampling
 from ..pipelines.studio import DiffusersFixedNoise, DiffusersStudio
 from ..world.emoji.architecture import GUIDANCE
-from .concepts import PROMPT, SETTINGS, Bench, add_folders
+from .concepts import PROMPT, Bench, add_folders
 from .hspace import judged
 from .measures import Measure, report
 from .pruning import published_pruning
@@ -105,8 +105,8 @@ def without_seed(bench: Bench) -> Iterator[Measure]:
         noise = InvertedNoise(studio, mix, picture)
         bundles = bundles_in(bench.vocabulary, mix, SIMILAR)
         pruned = explain_picture(mix, noise, threshold=THRESHOLD, bundles=bundles, together=1).found
-        settings = replace(SETTINGS, exclude_concept=False)
-        fitted = bench.explained(f"picture of {exemplar}", "", PROMPT, settings, picture)
+        preset = replace(bench.preset, settings=replace(bench.preset.settings, exclude_concept=False))
+        fitted = bench.explained(f"picture of {exemplar}", "", PROMPT, preset, picture)
         for way, words in zip(named, (pruned.mix.texts, fitted.texts[:FITTED]), strict=True):
             bench.console.line(f"picture of {keyword}, {exemplar}, {way}: {', '.join(words)}")
             named[way].append(exemplar in words)

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
+from ..core.conceptor.quality import Sampler
 from ..core.errors import UserError
 from ..core.model.protocols import Progress, unseen
 from ..core.pictures.grid import labelled_grid
 from .adapter import DiffusersDenoiser, Pipeline
 
+SCHEDULERS: dict[Sampler, Any] = {"ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
 MOST_STEPS = 1000  # as many timesteps as Stable Diffusion was trained with
 PICTURES_AT_ONCE = 16
 
@@ -23,13 +26,14 @@ PICTURES_AT_ONCE = 16
 class Sampling:
     """How pictures are made; `size` in pixels, None for the model's own.
 
-    `guidance_scale` is that of classifier-free guidance (arXiv 2207.12598, its 1 + w): none up to 1. Raises UserError
-    for settings that make no picture.
+    `guidance_scale` is that of classifier-free guidance (arXiv 2207.12598, its 1 + w): none up to 1. `sampler`: None
+    for the pipeline's own scheduler. Raises UserError for settings that make no picture.
     """
 
     num_inference_steps: int = 25
     guidance_scale: float = 7.5
     size: int | None = None
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_inference_steps <= MOST_STEPS:
@@ -71,6 +75,9 @@ def _run(
     pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, progress: Progress = unseen, **prompt: Any
 ) -> Tensor:
     call: Any = pipe
+    scheduler = pipe.scheduler
+    if sampling.sampler:
+        pipe.scheduler = SCHEDULERS[sampling.sampler].from_config(scheduler.config)
 
     def tell(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
         progress(
@@ -80,16 +87,19 @@ def _run(
 
     if "negative_prompt_embeds" not in prompt:
         prompt["negative_prompt"] = [""] * len(seeds)  # as the host has it; without one SDXL's pipeline takes zeros
-    return call(
-        **prompt,
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale,
-        height=sampling.size,
-        width=sampling.size,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        output_type=output,
-        callback_on_step_end=tell,
-    ).images
+    try:
+        return call(
+            **prompt,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            height=sampling.size,
+            width=sampling.size,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type=output,
+            callback_on_step_end=tell,
+        ).images
+    finally:
+        pipe.scheduler = scheduler
 
 
 def before_and_after(

@@ -133,10 +133,8 @@ def main() -> int:
     register()
     torch.inference_mode = NoGradient  # pyright: ignore
     # Only now: what they import is decorated with it.
-    from conceptlens.core.conceptor import decomposition
     from conceptlens.harness import __main__ as harness
     from conceptlens.harness.terminal import models
-    from conceptlens.tests.tiny import RACERS
 
     load = models.load_any_pipeline
 
@@ -148,7 +146,6 @@ def main() -> int:
         return pipe
 
     models.load_any_pipeline = load_there
-    decomposition.RACERS = RACERS
     return harness.main(sys.argv[1:])
 
 

@@ -19,7 +19,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 FAMILIES: list[Family] = ["SD 1.x", "SD 2.x", "SDXL"]
 WIDTHS: dict[Family, list[int]] = {"SD 1.x": [64], "SD 2.x": [80], "SDXL": [64, 96]}
 LAYERS = 3  # of each text encoder
-RACERS = 16  # words in the first round of a race, by which its draws are counted: its rules are the same with fewer
 
 
 def text_config(family: Family, which: int = 0) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,24 +18,23 @@ from ..model.diffusion import Diffusion, Draws, draw
 from ..model.protocols import Family, OpenTextEncoder
 from ..model.template import Template
 from ..model.text_tower import CONTEXT_LENGTH, TextTower
-from .dictionary import Dictionary, Slot, own_words, rank_by_gradient, rank_by_pictures, token_losses
+from .dictionary import Dictionary, Slot, own_words, rank_by_gradient, rank_by_pictures, taught, token_losses
 from .evaluations import BACKWARD, Counted, Evaluations
-from .fit import FitState, FitStep, Judge, LossNotFiniteError, Settings, fit_conceptor
+from .fit import FitState, FitStep, Judge, LossNotFiniteError, Settings, fit_conceptor, untaught
 from .mixture import TokenMix
+from .pursuit import Reading, pursue
+from .race import Raced, decisive, of_each_picture, race, rounds
 from .vocabulary import Vocabulary
 
-# The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
-DECISIVE = (0.25, 0.7)
 GRADIENT_DRAWS = 4, 64  # for each picture, and at most
-RACERS, FIRST_DRAWS = 256, 16  # tokens in a race's first round, and draws on which they are compared
-FACTOR, MORE = 4, 2  # by which each further round has fewer tokens, and more draws come
-LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of their features' cosine similarity
-DRAWS_PER_PICTURE = 2  # of validation
+DRAWS_PER_PICTURE = {
+    "shares": 1,
+    "conceptor": 2,
+}  # of validation; one that has the model's own word as target says more
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
-ENOUGH = 1.2  # times the loss of the concept's own word: what those may leave unexplained
+ENOUGH = 1.28  # times the loss of the concept's own word: what those may leave unexplained
 LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention
-DROPPINGS = 2  # rounds in which words leave, usually
-PURSUED = 1000  # tokens of the dictionary that a mix is fitted from when they leave more
+SHOWN = 12  # words that are told while they are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,25 @@ class Concept:
     latents: Tensor  # (pictures, 4, h, w) as the UNet is trained on
     held_out: Tensor  # (pictures, 4, h, w): those on which coefficients are judged
     features: Tensor | None = None  # (pictures, width) of an image encoder that shares the vocabulary's space
+    drawn: bool = True  # whether the pictures are the model's own of the name, and not somebody's
 
     def likeness(self, dictionary: Dictionary) -> Tensor | None:
         """The cosine similarities (tokens, pictures) of words' and pictures' features; None without image features."""
         if self.features is None:
             return None
         return self.vocabulary.features[self.vocabulary.rows(dictionary.ids.tolist())] @ self.features.T.cpu()
+
+    def named_slot(self, slot: Slot) -> Slot:
+        """The prompt with the concept's own name in place of a pseudo-token."""
+        *tokens, end = self.encoder.tokenize(self.template.filled(self.name))
+        return Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # as diffusers cuts it
+
+    @torch.no_grad()
+    def own_reading(self, slot: Slot) -> Reading:
+        """How the text encoder reads the name."""
+        named = self.named_slot(slot)
+        own = named.encode([tower.table[:1] for tower in slot.towers])
+        return Reading(slot, own, len(named.tokens) - len(slot.tokens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +89,24 @@ class Explanation:
 
     def report(self, rows: int = 20) -> str:
         """The `rows` largest tokens with what is known of each, and how they were found."""
-        made_by = self.mix.made_by
-        lines = [f"{'token':<20} {'coefficient':>11} {'share':>6} {'alone':>8} {'removal':>9}"]
-        for token, text, value, share in zip(
-            self.mix.ids, self.mix.texts, self.mix.coefficients, self.mix.shares(), strict=False
-        ):
-            alone, removal = made_by["alone"][str(token)], made_by["removal"][str(token)]
-            lines.append(f"{text:<20} {value:>11.4g} {share:>6.1%} {alone:>8.5f} {removal:>+9.6f}")
-        settings = made_by["settings"]
-        lines = lines[: rows + 1]
+        made_by, mix = self.mix.made_by, self.mix
+        lines = [f"{'token':<20} {'coefficient':>11} {'share':>6} {'90 % within':>13} {'alone':>8} {'removal':>9}"]
+        for token, text, value, share in zip(mix.ids[:rows], mix.texts, mix.coefficients, mix.shares(), strict=False):
+            low, high = made_by["interval"].get(str(token), (None, None))
+            within = "" if low is None else f"{low:.1%}-{high:.1%}"
+            alone = made_by["alone"].get(str(token))
+            single = "" if alone is None else f"{alone:.5f}"
+            removal = made_by["removal"][str(token)]
+            lines.append(f"{text:<20} {value:>11.4g} {share:>6.1%} {within:>13} {single:>8} {removal:>+9.6f}")
+        method, step = made_by["settings"]["method"], f"best at step {made_by['step']} of {len(self.losses)}"
         lines.append(
-            f'{len(self.mix)} tokens of {made_by["family"]} for "{made_by["concept"]}" in "{made_by["prompt"]}", '
-            f"by {settings['method']} from {made_by['pictures']} pictures and {made_by['candidates']} words; best at "
-            f"step {made_by['step']} of {self.losses[-1][0] if self.losses else 0}, "
-            f"validation {made_by['validation']:.5f}"
+            f'{len(mix)} tokens of {made_by["family"]} for "{made_by["concept"]}" in "{made_by["prompt"]}", '
+            f"by {method} from {made_by['pictures']} pictures and {made_by['candidates']} words; "
+            f"{step if self.losses else 'its words name it: not fitted'}, validation {made_by['validation']:.5f}"
         )
         lines.append("alone: loss of the token alone; removal: what the loss of the mix gains without it")
+        if not made_by["concept"] and mix.shares()[:1] < [0.5]:
+            lines.append("The pictures show several things: no word explains half of them.")
         stopped = [made_by["stopped"]] if made_by["stopped"] else []
         return "\n".join([*stopped, *lines, f"time: {self.clock.report()}"])
 
@@ -104,16 +119,19 @@ def decompose(
     judge: Judge | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Explanation:
-    """Explains a concept by tokens: chooses a dictionary, fits coefficients and keeps those that validate best.
+    """Explains a concept by tokens: chooses a dictionary, compares its words, and fits coefficients where it has to.
 
-    `watch` is called after each step of the fit; `work` counts the evaluations of all `phases`. `judge` validates;
-    without one the loss on the held-out pictures does. The words and, at each validation, the fit are kept in
-    `checkpoint`, from which a killed run goes on. A mix of `shares` has no word with less than a hundredth of it, and
-    none without which the held-out pictures are denoised better, but for those that name pictures: of the largest, the
-    best on one. The mix says in `made_by` what it was made of and, for each token, the loss of the token alone and the
-    rise of the loss without it. A fit whose loss is no finite number ends with the best state before, and the
-    explanation says so. Raises UserError for a prompt that is too long, for a vocabulary without other words than the
-    concept's own, and when there is no such state.
+    By `shares` a concept that few words name is the mixture of these, and their coefficients are the shares of the
+    pictures that each explains. Another one is fitted from many words: first as the text encoder reads its name, then
+    as the UNet denoises with it. By `conceptor` all are fitted as published. `watch` is called with the words that name
+    a concept, and after each step of a fit; `work` counts the evaluations of all `phases`. `judge` validates; without
+    one the loss on the held-out pictures does. At each validation the fit is kept in `checkpoint`, from which a killed
+    run goes on. No word has less than a hundredth of a mix of `shares`, and none of a fitted one is such that the
+    held-out pictures are denoised better without it, but for those that name pictures. The mix says in `made_by` what
+    it was made of and what is known of each token: the loss of the token alone, the rise of the loss without it, and
+    the interval of its share. A fit whose loss is no finite number ends with the best state before, and the explanation
+    says so. Raises UserError for a prompt that is too long, for a vocabulary without other words than the concept's
+    own, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -121,112 +139,147 @@ def decompose(
     diffusion, every = Counted(concept.diffusion, work), (0, len(concept.diffusion.alphas_cumprod))
     concept = replace(concept, diffusion=diffusion)
     slot = Slot.of(concept.encoder, concept.towers, concept.template)
-    device = slot.towers[0].table.device
-    latents = concept.latents.to(device)
-    held_out = draw(concept.held_out.to(device), DRAWS_PER_PICTURE * len(concept.held_out), every, generator)
+    latents, held_out = (each.to(slot.towers[0].table.device) for each in (concept.latents, concept.held_out))
+    own = concept.own_reading(slot) if concept.name and concept.drawn and settings.method == "shares" else None
+    described = _described(concept, settings, slot, judge)
+    kept = checkpoint.load(described) if checkpoint else None
+    drawn = draw(held_out, DRAWS_PER_PICTURE[settings.method] * len(held_out), every, generator)
+    judged_by = drawn
+    if own:
+        work.begin("the model's own word")
+        judged_by = taught(diffusion, drawn, own.own)
 
     def loss_on_held_out(chosen: Dictionary, values: Tensor) -> float:
-        return float(token_losses(diffusion, slot, chosen.pseudo_token(values), held_out).mean())
+        return float(token_losses(diffusion, slot, chosen.pseudo_token(values), judged_by).mean())
 
-    made_by = {
+    judge = clock.measured("validation", judge or loss_on_held_out)
+    raced: Raced | None = None
+    if kept:
+        rows = concept.vocabulary.rows(kept[0]["ids"].tolist())
+        dictionary, start = Dictionary.of(concept.vocabulary, rows, latents.device), torch.ones(len(rows))
+        candidates = kept[1].get("candidates", len(rows))
+    else:
+        work.begin("choosing words")
+        with clock.measure("dictionary"):
+            dictionary = choose_dictionary(concept, slot, latents, settings, generator)
+        candidates, start = len(dictionary), torch.ones(len(dictionary))
+        if settings.method == "shares":
+            work.begin("comparing words", note=", ".join(dictionary.texts[:SHOWN]))
+            with clock.measure("comparing words"):
+                like = concept.likeness(dictionary)
+                how: dict[str, Any] = {"racers": settings.racers, "draws": settings.draws, "likeness": like}
+                raced = race(diffusion, slot, dictionary, latents, generator, **how)
+                named = own is None or explains(concept, slot, raced.losses[:NAMED], raced.drawn)
+            if own and not named:
+                work.begin("reading words", note=", ".join(raced.words.texts[:SHOWN]))
+                with clock.measure("reading words"):
+                    places = {token: row for row, token in enumerate(dictionary.ids.tolist())}
+                    first = [places[token] for token in raced.words.ids[:NAMED].tolist()]
+                    dictionary, start = pursue(own, dictionary, first, settings.num_tokens)
+                raced = None
+
+    losses: list[tuple[int, float]] = []
+    known: dict[str, Any] = {"candidates": candidates, "stopped": None, "step": 0, "alone": {}, "interval": {}}
+    if raced:
+        worth = (raced.shares >= LEAST).nonzero().flatten()[: settings.num_tokens]
+        raced = raced.only(worth)
+        chosen, values = raced.words, raced.shares.to(latents.device)
+        validations = [(0, judge(chosen, values))]
+        known |= {"alone": _by_token(chosen, raced.losses.mean(1)), "interval": _by_token(chosen, raced.intervals)}
+        watch(FitStep(0, None, validations[0][1], True, chosen, values))
+    else:
+        state = FitState.begin(dictionary, start, settings, generator)
+        if kept:
+            state.resume(dictionary, *kept)
+        work.begin("fitting coefficients", done=state.step * settings.batch_size * (1 + BACKWARD))
+        teacher = (lambda some: taught(diffusion, some, own.own)) if own else untaught
+        with clock.measure("fit"):
+            try:
+                for step in fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings, teacher):
+                    if checkpoint and step.validation is not None:
+                        numbers = {**state.numbers(), "candidates": candidates}
+                        checkpoint.save(described, {"ids": dictionary.ids, **state.tensors()}, numbers)
+                    watch(step)
+            except LossNotFiniteError as error:
+                known["stopped"] = (
+                    f"{error} What follows is the state of step {state.best.step}." if state.best else None
+                )
+        if state.best is None:
+            raise UserError("No validation gave a finite number; run the model in float32.")
+        known["step"], losses, validations = state.best.step, state.losses, state.validations
+        chosen, values = state.best.dictionary.largest(state.best.coefficients, settings.num_tokens)
+    work.begin("judging each word")
+    with clock.measure("faithfulness"):
+        if settings.method == "conceptor":  # what was published keeps all words
+            known["alone"] = _by_token(chosen, token_losses(diffusion, slot, chosen.singles(), drawn).mean(1))
+            removal = removal_costs(diffusion, slot, chosen, values, judged_by)
+        elif raced:
+            removal = removal_costs(diffusion, slot, chosen, values, judged_by)
+        else:
+            chosen, values, removal = helpful(diffusion, slot, chosen, values, judged_by)
+    known |= {"removal": _by_token(chosen, removal), "validation": judge(chosen, values)}
+    mix = chosen.mix(values, **_made_by(concept, settings), **known)
+    return Explanation(mix, losses, validations, clock)
+
+
+def _made_by(concept: Concept, settings: Settings) -> dict[str, Any]:
+    return {
         "family": concept.family,
         "concept": concept.name,
         "prompt": str(concept.template),
         "encoder": concept.vocabulary.made_by["encoder"],
         "settings": asdict(settings),
-        "pictures": len(latents),
+        "pictures": len(concept.latents),
     }
-    described = {
-        **made_by,
+
+
+def _described(concept: Concept, settings: Settings, slot: Slot, judge: Judge | None) -> dict[str, Any]:
+    """All that a fit depends on beside the model."""
+    return {
+        **_made_by(concept, settings),
         "latents": _fingerprint(concept.latents, concept.held_out),
         "vocabulary": [concept.vocabulary.made_by, _fingerprint(concept.vocabulary.ids)],
         "image features": concept.features is not None,
         "layers": [[tower.layer, tower.normed] for tower in slot.towers],  # a clip skip, which the words do not know
         "validated by": "loss" if judge is None else "judge",
     }
-    kept = checkpoint.load(described) if checkpoint else None
-    if kept:
-        rows = concept.vocabulary.rows(kept[0]["ids"].tolist())
-        dictionary = Dictionary.of(concept.vocabulary, rows, device)
-    else:
-        work.begin("choosing words")
-        with clock.measure("dictionary"):
-            dictionary = choose_dictionary(concept, slot, latents, settings, generator)
-    shares = torch.ones(len(dictionary))
-    if settings.method == "shares" and not kept:
-        work.begin("comparing words")
-        with clock.measure("comparing words"):
-            like = concept.likeness(dictionary)
-            found, shares = race(diffusion, slot, dictionary, latents, settings, generator, like)
-            if explains(concept, slot, found.only(torch.arange(min(NAMED, len(found)))), held_out):
-                dictionary = found
-            else:
-                dictionary = dictionary.only(torch.arange(min(PURSUED, len(dictionary))))
-                shares = torch.full((len(dictionary),), 1 / len(dictionary))
-    state = FitState.begin(dictionary, shares, settings, generator)
-    if kept:
-        state.resume(dictionary, *kept)
 
-    stopped = None
-    work.begin("fitting coefficients", done=state.step * settings.batch_size * (1 + BACKWARD))
-    judge = clock.measured("validation", judge or loss_on_held_out)
-    with clock.measure("fit"):
-        try:
-            for step in fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings):
-                if checkpoint and step.validation is not None:
-                    checkpoint.save(described, {"ids": dictionary.ids, **state.tensors()}, state.numbers())
-                watch(step)
-        except LossNotFiniteError as error:
-            stopped = f"{error} What follows is the state of step {state.best.step}." if state.best else None
-    best = state.best
-    if best is None:
-        raise UserError("No validation gave a finite number; run the model in float32.")
-    chosen, values = best.dictionary.largest(best.coefficients, settings.num_tokens)
-    with clock.measure("faithfulness"):
-        if settings.method == "shares":  # what was published keeps all words
-            work.begin("dropping words")
-            chosen, values = helpful(diffusion, slot, chosen, values, held_out)
-        work.begin("judging each word")
-        alone = token_losses(diffusion, slot, chosen.singles(), held_out).mean(1)
-        removal = removal_costs(diffusion, slot, chosen, values, held_out)
-    validation = judge(chosen, values)
-    ids = chosen.ids.tolist()
-    made_by |= {
-        "candidates": len(dictionary),
-        "step": best.step,
-        "stopped": stopped,
-        "validation": validation,
-        "alone": dict(zip(map(str, ids), alone.tolist(), strict=True)),
-        "removal": dict(zip(map(str, ids), removal.tolist(), strict=True)),
-    }
-    return Explanation(chosen.mix(values, **made_by), state.losses, state.validations, clock)
+
+def _by_token(words: Dictionary, values: Tensor) -> dict[str, Any]:
+    """What is known of each word, by its id."""
+    return dict(zip(map(str, words.ids.tolist()), values.tolist(), strict=True))
 
 
 def phases(
-    settings: Settings, words: int, pictures: int, held_out: int, judging: int | None = None, shown: int = 0
+    settings: Settings,
+    words: int,
+    pictures: int,
+    held_out: int,
+    judging: int | None = None,
+    shown: int = 0,
+    with_features: bool = False,
 ) -> dict[str, int]:
-    """The phases of `decompose` with the evaluations that each takes, as far as that is known before.
+    """The phases of `decompose` with the most evaluations that each takes, as far as that is known before.
 
     words: of the vocabulary; pictures, held_out: how many there are. judging: what a validation takes that is not the
-    loss; shown: what is drawn at each validation to be looked at.
+    loss; shown: what is drawn at each validation to be looked at; with_features: whether an image encoder chooses the
+    words.
     """
     each, most = GRADIENT_DRAWS
     words = min(settings.dictionary_size, words)
-    tokens, draws = min(settings.num_tokens, words), DRAWS_PER_PICTURE * held_out
-    judging, removal = draws if judging is None else judging, (tokens + 1) * draws
-    race = sum(size * count for size, count in rounds(words, settings.num_tokens))
-    named = min(NAMED, tokens) * draws
+    tokens, draws = min(settings.num_tokens, words), DRAWS_PER_PICTURE[settings.method] * held_out
+    judging = draws if judging is None else judging
     validations = 1 + math.ceil(settings.steps / settings.validate_every)
-    found = {
-        "choosing words": min(each * pictures, most) * (1 + BACKWARD),
-        "comparing words": race + named + draws,
-        "fitting coefficients": settings.steps * settings.batch_size * (1 + BACKWARD) + validations * (judging + shown),
-        "dropping words": named + DROPPINGS * removal,
-        "judging each word": tokens * draws + removal + judging,
+    race = sum((size + 1) * count for size, count in rounds(words, settings.racers, settings.draws))
+    taught, published = (draws, 0) if settings.method == "shares" else (0, tokens * draws)
+    return {
+        "the model's own word": taught,
+        "choosing words": 0 if with_features else min(each * pictures, most) * (1 + BACKWARD),
+        "comparing words": taught and race,
+        "fitting coefficients": settings.steps * settings.batch_size * (1 + BACKWARD + (taught > 0))
+        + validations * (judging + shown),
+        "judging each word": published + (tokens + 1) * draws + judging,
     }
-    if settings.method == "conceptor":
-        found |= {"comparing words": 0, "dropping words": 0}
-    return found
 
 
 def _fingerprint(*tensors: Tensor) -> str:
@@ -244,15 +297,15 @@ def choose_dictionary(
     Without the concept's own words, if so wished. latents: (pictures, 4, h, w). Raises UserError when no word is left.
     """
     vocabulary, diffusion = concept.vocabulary, concept.diffusion
-    if concept.features is not None:
-        order = rank_by_pictures(vocabulary, concept.features)
-    else:
-        each, most = GRADIENT_DRAWS
-        drawn = draw(latents, min(each * len(latents), most), _decisive(diffusion), generator)
-        order = rank_by_gradient(vocabulary, diffusion, slot, drawn)
     banned: set[int] = set()
     if settings.exclude_concept and concept.name:
         banned = own_words(vocabulary, concept.encoder, slot.towers[-1], concept.name)
+    if concept.features is not None:
+        order = rank_by_pictures(vocabulary, concept.features, banned)
+    else:
+        each, most = GRADIENT_DRAWS
+        drawn = draw(latents, min(each * len(latents), most), decisive(diffusion), generator)
+        order = rank_by_gradient(vocabulary, diffusion, slot, drawn)
     rows = [row for row in order.tolist() if row not in banned][: settings.dictionary_size]
     if not rows:
         raise UserError(
@@ -262,121 +315,35 @@ def choose_dictionary(
     return Dictionary.of(vocabulary, rows, latents.device)
 
 
-def rounds(words: int, num_tokens: int) -> list[tuple[int, int]]:
-    """The tokens and the draws of each round of a race of `words` tokens, of which it keeps `num_tokens`."""
-    sizes = [min(RACERS, words)]
-    while sizes[-1] // FACTOR >= num_tokens:
-        sizes.append(sizes[-1] // FACTOR)
-    first = FIRST_DRAWS * RACERS // sizes[0]  # few words are compared on more draws: as much work as many
-    return [(size, first * MORE**number) for number, size in enumerate(sizes)]
-
-
-def race(
-    diffusion: Diffusion,
-    slot: Slot,
-    dictionary: Dictionary,
-    latents: Tensor,
-    settings: Settings,
-    generator: torch.Generator,
-    likeness: Tensor | None = None,
-) -> tuple[Dictionary, Tensor]:
-    """The tokens that alone denoise the pictures best, and the share (tokens,) of the pictures that each explains.
-
-    latents: (pictures, 4, h, w). Round after round the tokens that explain least leave, and those that stay are
-    compared on more draws (successive halving, arXiv 1502.07943). A picture of a mixed concept is explained by the
-    token that is best on it, not by the one that is fair on all: a token is kept for its part in explaining single
-    pictures, its mixture weight (see `explained`). `likeness` (tokens, pictures), cosine similarities of features,
-    counts beside the denoising, where there is an image encoder.
-    """
-    losses, pictures = torch.empty(len(dictionary), 0), torch.empty(0, dtype=torch.long)
-    evidence = torch.zeros(len(dictionary), len(latents)) if likeness is None else LIKENESS * likeness
-    shares = torch.ones(len(dictionary))
-
-    def keep(size: int) -> None:
-        nonlocal dictionary, losses, evidence, shares
-        rows = shares.argsort(descending=True, stable=True)[:size]
-        dictionary, losses, evidence, shares = dictionary.only(rows), losses[rows], evidence[rows], shares[rows]
-
-    for size, count in rounds(len(dictionary), settings.num_tokens):
-        keep(size)
-        drawn = draw(latents, count, _decisive(diffusion), generator)
-        new = token_losses(diffusion, slot, dictionary.singles(), drawn)
-        losses, pictures = torch.cat([losses, new.cpu()], 1), torch.cat([pictures, drawn.pictures])
-        shares = explained(losses, pictures, evidence, iterations=1)
-    # Half by what explains all pictures together, half by what comes close: a word that is nearly as good is worth more
-    # than one that is not.
-    shares = (explained(losses, pictures, evidence) + shares) / 2
-    keep(settings.num_tokens)
-    return dictionary, shares
-
-
-def explains(concept: Concept, slot: Slot, words: Dictionary, drawn: Draws) -> bool:
+def explains(concept: Concept, slot: Slot, losses: Tensor, drawn: Draws) -> bool:
     """Whether the best word of each picture alone denoises the pictures, all in all, about as well as the concept does.
 
-    A concept that is a mixture of others is explained by such words, though no single word and no sum of them denoises
-    all its pictures. One that no other words name is not, and has to be fitted from many words together. Without a name
-    there is nothing to compare with.
+    losses: (words, draws) of each word alone. A concept that is a mixture of others is explained by such words, though
+    no single word and no sum of them denoises all its pictures. One that no other words name is not, and has to be
+    fitted from many words together. Without a name there is nothing to compare with.
     """
     if not concept.name:
         return True
-    *tokens, end = concept.encoder.tokenize(concept.template.filled(concept.name))
-    own = Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # as diffusers cuts it
-    best = of_each_picture(token_losses(concept.diffusion, slot, words.singles(), drawn), drawn.pictures).amin(0)
+    own = concept.named_slot(slot)
     word = token_losses(concept.diffusion, own, [tower.table[:1] for tower in slot.towers], drawn)
-    return float(best.mean()) <= ENOUGH * float(word.mean())
-
-
-def of_each_picture(losses: Tensor, pictures: Tensor) -> Tensor:
-    """The means (tokens, pictures) of losses (tokens, draws) over the draws of each picture; pictures (draws,)."""
-    _, place, count = pictures.unique(return_inverse=True, return_counts=True)
-    return losses @ (torch.nn.functional.one_hot(place) / count).to(losses)
-
-
-def explained(losses: Tensor, pictures: Tensor, evidence: Tensor, iterations: int = 200) -> Tensor:
-    """The share (tokens,) of the pictures that each token explains, from losses (tokens, draws).
-
-    Expectation maximisation, `iterations` steps, for the weights of a mixture in which token i gives picture k the
-    likelihood exp(evidence_ik - loss_ik / T): loss_ik is the mean over the picture's draws, T the standard error of
-    such a mean. `pictures` (draws,) says which picture each draw is of; evidence (tokens, pictures) what else is known.
-    """
-    there, place, count = pictures.unique(return_inverse=True, return_counts=True)
-    relative = losses.double() - losses.double().mean(0)  # what all tokens have in common says nothing
-    means = of_each_picture(relative, pictures)
-    if len(pictures) > len(count):
-        scatter = (relative - means[:, place]).square().sum() / len(losses) / (len(pictures) - len(count))
-        temperature = (scatter / count.double().mean()).sqrt()
-    else:  # one draw of each picture: nothing tells chance from difference
-        temperature = means.std()
-    likelihood = evidence[:, there] - means / temperature.clamp(min=1e-12)
-    shares = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64)
-    for _ in range(iterations):
-        shares = torch.softmax(likelihood + shares.log()[:, None], 0).mean(1)
-    return shares.float()
-
-
-def _decisive(diffusion: Diffusion) -> tuple[int, int]:
-    count = len(diffusion.alphas_cumprod)
-    return int(DECISIVE[0] * count), int(DECISIVE[1] * count)
+    return float(of_each_picture(losses, drawn.pictures).amin(0).mean()) <= ENOUGH * float(word.mean())
 
 
 def helpful(
     diffusion: Diffusion, slot: Slot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
-) -> tuple[Dictionary, Tensor]:
-    """The tokens of a mix that do something, and their coefficients (tokens,), which are in descending order.
+) -> tuple[Dictionary, Tensor, Tensor]:
+    """The tokens of a mix that do something, their coefficients (tokens,) and what the removal of each costs (tokens,).
 
-    Those with less than a hundredth of the mix leave, and those without which the pictures are denoised better, until
-    there are none (backward elimination): but for the best of the largest on a picture, which the sum of all may hide.
+    coefficients: in descending order. Tokens with less than a hundredth of the mix leave, and then those without which
+    the pictures are denoised better; the costs of the others are those that they had before.
     """
     worth = (coefficients >= LEAST * coefficients.sum()).nonzero().flatten()
     dictionary, coefficients = dictionary.only(worth), coefficients[worth]
-    largest = dictionary.only(torch.arange(min(NAMED, len(dictionary))))
-    losses = of_each_picture(token_losses(diffusion, slot, largest.singles(), drawn), drawn.pictures)
-    best = torch.zeros(len(dictionary), dtype=torch.bool, device=coefficients.device)
-    best[losses.argmin(0)] = True
+    costs = removal_costs(diffusion, slot, dictionary, coefficients, drawn)
     # Not "costs > 0": what a model that overflows says of a word is no reason to drop it.
-    while not (stays := best | ~(removal_costs(diffusion, slot, dictionary, coefficients, drawn) <= 0)).all():
-        dictionary, coefficients, best = dictionary.only(stays.nonzero().flatten()), coefficients[stays], best[stays]
-    return dictionary, coefficients
+    stays = (~(costs <= 0)).nonzero().flatten()
+    stays = stays if len(stays) else torch.arange(len(costs), device=stays.device)
+    return dictionary.only(stays), coefficients[stays], costs[stays]
 
 
 def removal_costs(

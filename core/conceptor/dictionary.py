@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..errors import UserError
-from ..model.diffusion import Diffusion, Draws, denoising_loss
+from ..model.diffusion import Diffusion, Draws, add_noise, denoising_loss
 from ..model.memory import Portions
 from ..model.protocols import OpenTextEncoder, TextEncoder
 from ..model.template import Template
@@ -21,6 +21,7 @@ from .mixture import TokenMix
 from .vocabulary import Vocabulary, text_feature
 
 SYNONYM = 0.9  # the cosine of features above which Conceptor takes two words for the same
+LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of their features' cosine similarity
 FINER = 16.0  # by which a gradient that overflows is scaled down
 ROWS_AT_ONCE = 32  # of latents and prompts in one pass through the UNet without gradients
 
@@ -127,13 +128,18 @@ def plurals(word: str) -> set[str]:
     return {f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies"}
 
 
-def rank_by_pictures(vocabulary: Vocabulary, features: Tensor) -> Tensor:
-    """All rows, those first whose text features are most like the mean of image features (pictures, width).
+def rank_by_pictures(vocabulary: Vocabulary, features: Tensor, banned: Collection[int] = ()) -> Tensor:
+    """All rows but the banned ones, those first that most of the pictures are most like.
 
-    By cosine similarity. Raises UserError when the two do not share a space.
+    features: image features (pictures, width) of unit length. Each picture is shared out among all words by CLIP's
+    zero-shot classifier, LIKENESS times the cosine similarity in a softmax (arXiv 2103.00020, section 3.1.2): pictures
+    of a mixed concept are each like words of their own, and the mean of all of them is like none. Raises UserError when
+    the two do not share a space.
     """
     vocabulary.check_space(features)
-    return (vocabulary.features @ features.mean(0).to(vocabulary.features)).argsort(descending=True)
+    evidence = LIKENESS * (vocabulary.features @ features.T.to(vocabulary.features))
+    evidence[list(banned)] = -torch.inf
+    return evidence.softmax(0).mean(1).argsort(descending=True)[: len(vocabulary) - len(banned)]
 
 
 def rank_by_gradient(vocabulary: Vocabulary, diffusion: Diffusion, slot: Slot, drawn: Draws) -> Tensor:
@@ -194,22 +200,35 @@ def _scaled_gradient(
 
 
 @torch.no_grad()
+def taught(diffusion: Diffusion, drawn: Draws, own: Encoded) -> Draws:
+    """The draws with what the UNet itself says for the concept's own prompt, `own` (1, ...), as their target.
+
+    What training wants, the noise, is that and chance: the same is learned from a fraction of the draws (a control
+    variate; distillation, arXiv 1503.02531).
+    """
+
+    def said(size: int) -> Tensor:
+        parts = []
+        for some in drawn.split(size):
+            noisy = add_noise(diffusion.alphas_cumprod, some.latents, some.noise, some.timesteps)
+            parts.append(diffusion.predict(noisy, some.timesteps, own.repeated(len(some))))
+        return torch.cat(parts)
+
+    return replace(drawn, target=Portions(ROWS_AT_ONCE, diffusion).run(said))
+
+
+@torch.no_grad()
 def token_losses(diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws) -> Tensor:
     """The denoising loss (pseudo-tokens, draws) of each pseudo-token on each draw: the same noise for all.
 
     vectors: of each tower (pseudo-tokens, width).
     """
-    portions = Portions(ROWS_AT_ONCE, diffusion)
-    together = max(1, ROWS_AT_ONCE // len(drawn))  # pseudo-tokens
-    rows = []
-    for first in range(0, len(vectors[0]), together):
-        encoded = slot.encode([vector[first : first + together] for vector in vectors])
-        count = len(encoded.context)
-        pairs, prompts = drawn.tiled(count), encoded.repeated(len(drawn))
+    parts = zip(*(vector.split(ROWS_AT_ONCE) for vector in vectors), strict=True)
+    encoded = Encoded(*(torch.cat(rows) for rows in zip(*map(slot.encode, parts), strict=True)))
+    pairs = torch.arange(len(encoded.context) * len(drawn), device=encoded.context.device)
 
-        def losses(size: int, pairs: Draws = pairs, prompts: Encoded = prompts) -> Tensor:
-            portions = zip(pairs.split(size), prompts.split(size), strict=True)
-            return torch.cat([denoising_loss(diffusion, some, prompt) for some, prompt in portions])
+    def losses(size: int) -> Tensor:  # as many rows in each pass: one shape for what is compiled
+        parts = ((rows // len(drawn), rows % len(drawn)) for rows in pairs.split(size))
+        return torch.cat([denoising_loss(diffusion, drawn.at(which), encoded.at(token)) for token, which in parts])
 
-        rows.append(portions.run(losses).view(count, len(drawn)))
-    return torch.cat(rows)
+    return Portions(ROWS_AT_ONCE, diffusion).run(losses).view(-1, len(drawn))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,17 +14,19 @@ from ..errors import UserError
 from ..model.protocols import OpenTextEncoder, check_fits
 from ..model.studio import Live, Studio, seeds_from
 from ..model.template import Template
-from ..pictures.charts import line_chart
+from ..pictures.charts import bar_chart, line_chart
 from .decomposition import Concept, Explanation, decompose, phases
 from .dictionary import Dictionary, Slot
 from .evaluations import Evaluations
 from .fit import FitStep, Settings
 from .mixture import TokenMix
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, text_feature
 
 Validation = Literal["loss", "pictures"]
+DRAWN = 0.7  # how far from the mean word to the one nearest to the pictures a name has to come that the model draws
 HELD_OUT = 5  # of how many given pictures one is kept for validation
 SHOWN = 12  # words of a mix while it is fitted
+PROBE = torch.full((1, 64, 64, 3), 0.5)  # a picture to see whether there is an image encoder
 MAKING, REMAKING = "making pictures", "making pictures of the mix"
 
 
@@ -40,10 +42,16 @@ class Explained:
     def report(self) -> str:
         """The explanation in words and numbers."""
         told = "" if self.similarity is None else f"\nreconstructions are {self.similarity:.3f} like held-out pictures"
-        return self.found.report() + told
+        return f"{self.found.report()}\n{self.found.mix.made_by['evaluations']} evaluations of the UNet{told}"
 
     def chart(self) -> Tensor:
-        """Loss and validation over the steps, (height, width, 3)."""
+        """Loss and validation over the steps of a fit, or the shares of the words that name a concept without one.
+
+        A picture (height, width, 3).
+        """
+        if not self.found.losses:
+            top = self.found.mix.top(SHOWN)
+            return bar_chart(top.texts, top.coefficients)
         return line_chart({"loss": self.found.smooth_losses(), "validation": self.found.validations}, "step")
 
 
@@ -87,11 +95,30 @@ def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, template: Te
     vocabulary.check_encoder(studio.towers)
     Slot.of(studio.encoder, studio.towers, template)
     check_name(studio.encoder, name, template, vocabulary.made_by.get("templates", ()))
-    features = studio.features(torch.full((1, 64, 64, 3), 0.5))
+    features = studio.features(PROBE)
     check_validation(validation, features is not None)
     if features is not None:
         vocabulary.check_space(features)
     studio.check_diffusion()
+
+
+def check_drawn(studio: Studio, vocabulary: Vocabulary, name: str, features: Tensor) -> None:
+    """Raises UserError when pictures of the name are like other words and not like the name: the model can't draw it.
+
+    features: (pictures, width) of an image encoder in the vocabulary's space. A model draws something for a word that
+    it never learned too, and other words would explain that with confidence.
+    """
+    own = text_feature(studio.encoder, studio.towers[-1], name, vocabulary.made_by["templates"])
+    likeness = (vocabulary.features @ features.T).mean(1)
+    mean, best = likeness.mean(), likeness.max()
+    reached = float(((features @ own.cpu()).mean() - mean) / (best - mean))
+    if reached < DRAWN:
+        nearest = ", ".join(vocabulary.texts[row] for row, _ in vocabulary.nearest(features.mean(0), 5))
+        raise UserError(
+            f'There is no explanation: the model does not draw "{name}". Its {len(features)} pictures are no more like '
+            f"that than like other words (likeness {reached:.0%} of the nearest word's, wanted {DRAWN:.0%}); they look "
+            f"like {nearest}. Explain a word that the model knows, or give pictures of your own."
+        )
 
 
 def explain(
@@ -122,12 +149,14 @@ def explain(
     drawn = [*earlier, *later] if given is None else []
     count = len(drawn) if given is None else len(given)
     kept = num_images if given is None else count - min(validation_images, count // HELD_OUT)
+    made = given is None
     again = studio.evaluations(len(later))
     judging = again if validation == "pictures" else None
+    sees = studio.features(PROBE) is not None
     work = Evaluations(
         {
             MAKING: studio.evaluations(len(drawn)),
-            **phases(settings, len(vocabulary), kept, count - kept or count, judging, studio.evaluations(1)),
+            **phases(settings, len(vocabulary), kept, count - kept or count, judging, studio.evaluations(1), sees),
             REMAKING: again,
         },
         live.bar,
@@ -141,7 +170,9 @@ def explain(
     else:
         latents = studio.latents_of_pictures(given)
     used, held_out = latents[:kept], latents[kept:] if kept < count else latents
-    features = studio.features(given)
+    features = studio.features(given[:kept])
+    if features is not None and made and settings.method == "shares":
+        check_drawn(studio, vocabulary, name, features)
     wanted = None if features is None else studio.features(studio.pictures(held_out))
 
     def remade(mix: TokenMix, seeds: Sequence[int]) -> Tensor:
@@ -162,8 +193,8 @@ def explain(
         picture = None if step.validation is None else remade(mix, later[:1])[0]
         rows = zip(mix.texts[:SHOWN], mix.coefficients, strict=False)
         found = ", ".join(f"{text} {value:.3g}" for text, value in rows)
-        loss = "" if step.loss is None else f", loss {step.loss:.4f}"
-        live.say(f"step {step.step} of {settings.steps}{loss}, {work.seconds_left:.0f} s left\n{found}")
+        loss = "" if step.loss is None else f"step {step.step} of {settings.steps}, loss {step.loss:.4f}, "
+        live.say(f"{loss}{work.seconds_left:.0f} s left\n{found}")
         live.bar(*work.position, picture)
 
     concept = Concept(
@@ -177,6 +208,7 @@ def explain(
         latents=used,
         held_out=held_out,
         features=features,
+        drawn=made,
     )
     found = decompose(concept, settings, watch, work, unlikeness if validation == "pictures" else None, checkpoint)
     if stopped := found.mix.made_by["stopped"]:
@@ -185,4 +217,6 @@ def explain(
     reconstructions = remade(found.mix, later)
     similarity = likeness(reconstructions)
     work.finish()
+    mix = replace(found.mix, made_by={**found.mix.made_by, "evaluations": work.done})
+    found = replace(found, mix=mix)
     return Explained(found, given, reconstructions, similarity)

@@ -23,9 +23,7 @@ Judge = Callable[[Dictionary, Tensor], float]
 """How well a mix of a few tokens with coefficients does on held-out pictures: lower is better."""
 HIDDEN = 100  # of the paper's MLP
 WEIGHT_DECAY = 1e-2  # of the paper's MLP
-# Times the learning rate, of coefficients that are learned themselves and not by an MLP: of those that start as shares
-# of the pictures, and of those that start alike and have far to go.
-KNOWN_LEARNING, UNKNOWN_LEARNING = 10.0, 100.0
+OWN_LEARNING = 100.0  # times the learning rate, of coefficients that are learned themselves and not by an MLP
 PATIENCE = 4  # validations without a better one, after which a fit of `shares` ends; the paper takes all steps
 
 
@@ -47,10 +45,12 @@ class Settings:
     validate_every: int = 50  # steps
     exclude_concept: bool = True  # leaves out the words that name the concept itself
     seed: int = 0
+    racers: int = 64  # words that `shares` compares with each other
+    draws: int = 32  # on which it does so in the first round
 
     def __post_init__(self) -> None:
         """Raises UserError for numbers with which nothing can be found."""
-        for name in ("num_tokens", "dictionary_size", "steps", "batch_size", "validate_every"):
+        for name in ("num_tokens", "dictionary_size", "steps", "batch_size", "validate_every", "racers", "draws"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
         for name in ("learning_rate", "sparsity"):
@@ -114,15 +114,11 @@ class FitState:
     best: FitStep | None = None
 
     @classmethod
-    def begin(cls, dictionary: Dictionary, shares: Tensor, settings: Settings, generator: torch.Generator) -> FitState:
-        """Before the first step: the paper's MLP, or coefficients that start as shares (tokens,) of the pictures.
-
-        Of more tokens than a mix may have the shares are not known: `shares` are all the same then.
-        """
-        coefficients: nn.Module = OwnCoefficients(shares)
+    def begin(cls, dictionary: Dictionary, start: Tensor, settings: Settings, generator: torch.Generator) -> FitState:
+        """Before the first step: the paper's MLP, or coefficients that start as `start` (tokens,)."""
+        coefficients: nn.Module = OwnCoefficients(start)
         decay = 0.0  # of a logarithm it would pull each ratio of coefficients towards 1
-        known = len(dictionary) <= settings.num_tokens
-        rate = settings.learning_rate * (KNOWN_LEARNING if known else UNKNOWN_LEARNING)
+        rate = settings.learning_rate * OWN_LEARNING
         if settings.method == "conceptor":
             coefficients = CoefficientMLP(sum(e.shape[1] for e in dictionary.embeddings), settings.seed)
             rate, decay = settings.learning_rate, WEIGHT_DECAY
@@ -178,6 +174,11 @@ class FitState:
             self.best = FitStep(step, None, validation, True, dictionary, best)
 
 
+def untaught(drawn: Draws) -> Draws:
+    """The draws as they are: what training wants of the UNet is their target."""
+    return drawn
+
+
 def fit_conceptor(
     diffusion: Diffusion,
     slot: Slot,
@@ -186,13 +187,14 @@ def fit_conceptor(
     latents: Tensor,
     judge: Judge,
     settings: Settings,
+    teacher: Callable[[Draws], Draws] = untaught,
 ) -> Iterator[FitStep]:
     """The published fit: the loss MSE + sparsity (1 - cos(w*_N, w*)) (its equation 4), its start included.
 
     w* is the pseudo-token of all coefficients, w*_N that of the N largest; latents: (pictures, 4, h, w) in the scale
-    that the UNet is trained on. Goes on from `state`, which is up to date at each step it gives. A fit of `shares` ends
-    early when validations by `judge` no longer get better. Raises LossNotFiniteError, naming the step, when a loss
-    overflows.
+    that the UNet is trained on. `teacher` may give the draws of a step another target. Goes on from `state`, which is
+    up to date at each step it gives. A fit of `shares` ends early when validations by `judge` no longer get better.
+    Raises LossNotFiniteError, naming the step, when a loss overflows.
     """
     inputs = torch.cat(list(dictionary.embeddings), dim=1)
     portions = Portions(settings.batch_size, diffusion)
@@ -226,7 +228,7 @@ def fit_conceptor(
     if not state.validations:
         yield reached(None)
     while state.step < settings.steps and (settings.method == "conceptor" or state.patience > 0):
-        drawn = draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), state.generator)
+        drawn = teacher(draw(latents, settings.batch_size, (0, len(diffusion.alphas_cumprod)), state.generator))
         loss = portions.run(lambda size, drawn=drawn: descend(size, drawn))
         number = state.step + 1
         if not math.isfinite(loss):

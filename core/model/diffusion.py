@@ -60,19 +60,32 @@ class Draws:
     noise: Tensor  # (n, 4, h, w)
     timesteps: Tensor  # (n,), counted from 0
     pictures: Tensor  # (n,): which picture each latent is
+    target: Tensor | None = None  # (n, 4, h, w): what the UNet shall say; None for what its training wants
+
+    @classmethod
+    def none_of(cls, latents: Tensor) -> Draws:
+        """No draws yet, of such latents."""
+        nothing = torch.empty(0, dtype=torch.long)
+        return cls(latents[:0], latents[:0], nothing.to(latents.device), nothing)
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def split(self, size: int) -> Iterator[Draws]:
         """The draws in portions of at most `size`."""
-        parts = (part.split(size) for part in (self.latents, self.noise, self.timesteps, self.pictures))
-        return (Draws(*portion) for portion in zip(*parts, strict=True))
+        return (Draws(*portion) for portion in zip(*(part.split(size) for part in self._parts()), strict=True))
 
-    def tiled(self, times: int) -> Draws:
-        """All draws, `times` after each other."""
-        parts = (self.latents, self.noise, self.timesteps, self.pictures)
-        return Draws(*(part.repeat(times, *[1] * (part.ndim - 1)) for part in parts))
+    def at(self, rows: Tensor) -> Draws:
+        """Some of the draws, as often as they are named."""
+        return Draws(*(part[rows.to(part.device)] for part in self._parts()))
+
+    def and_also(self, others: Draws) -> Draws:
+        """These draws, and then others."""
+        return Draws(*(torch.cat(parts) for parts in zip(self._parts(), others._parts(), strict=True)))
+
+    def _parts(self) -> list[Tensor]:
+        parts = [self.latents, self.noise, self.timesteps, self.pictures]
+        return parts if self.target is None else [*parts, self.target]
 
 
 def draw(latents: Tensor, count: int, timesteps: tuple[int, int], generator: torch.Generator) -> Draws:
@@ -92,12 +105,15 @@ def draw(latents: Tensor, count: int, timesteps: tuple[int, int], generator: tor
 def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tensor:
     """The mean squared error (n,) of each prediction: of eps, x_0, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0.
 
-    Of eps it is DDPM's simplified loss (arXiv 2006.11239, equation 14); v is that of Progressive Distillation (arXiv
-    2202.00512, section 4). `encoded` has n prompts, one for each of the n draws.
+    Of the draws' own target where they have one. Of eps it is DDPM's simplified loss (arXiv 2006.11239, equation 14); v
+    is that of Progressive Distillation (arXiv 2202.00512, section 4). `encoded` has n prompts, one for each of the n
+    draws.
     """
-    target = drawn.latents if diffusion.prediction == "sample" else drawn.noise
-    if diffusion.prediction == "v":
+    target = drawn.target
+    if target is None and diffusion.prediction == "v":
         target = add_noise(diffusion.alphas_cumprod, drawn.noise, -drawn.latents, drawn.timesteps)
+    elif target is None:
+        target = drawn.latents if diffusion.prediction == "sample" else drawn.noise
     noisy = add_noise(diffusion.alphas_cumprod, drawn.latents, drawn.noise, drawn.timesteps)
     return (diffusion.predict(noisy, drawn.timesteps, encoded) - target).square().mean((1, 2, 3))
 

@@ -7,7 +7,7 @@ states of a common beginning computed once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -153,9 +153,9 @@ class Encoded(NamedTuple):
         """Each prompt `count` times, one after the other."""
         return Encoded(*(part.repeat_interleave(count, 0) for part in self))
 
-    def split(self, size: int) -> Iterator[Encoded]:
-        """The prompts in portions of at most `size`."""
-        return (Encoded(*portion) for portion in zip(*(part.split(size) for part in self), strict=True))
+    def at(self, rows: Tensor) -> Encoded:
+        """Some of the prompts, as often as they are named."""
+        return Encoded(*(part[rows] for part in self))
 
 
 def encode(

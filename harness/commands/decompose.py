@@ -16,6 +16,7 @@ from ...core.checkpoint import Checkpoint
 from ...core.conceptor.dictionary import Slot
 from ...core.conceptor.fit import Method, Settings
 from ...core.conceptor.mixture import TokenMix
+from ...core.conceptor.quality import PICTURES, QUALITIES
 from ...core.conceptor.vocabulary import TEMPLATES
 from ...core.errors import UserError
 from ...core.model.protocols import Progress
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from ...pipelines.studio import DiffusersStudio
 
+PRESETS = list(QUALITIES.items())
 NUMBERS = (
     "num_tokens",
     "dictionary_size",
@@ -38,24 +40,24 @@ NUMBERS = (
     "validate_every",
     "seed",
 )
-PICTURES = ("templates", "num_images", "validation_images", "sampling_steps", "guidance_scale", "size")
+DRAWN = ("templates", "guidance_scale", "size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, paper = parser.add_argument, Settings()
+    add, kinds = parser.add_argument, {"learning_rate": float, "sparsity": float}
     add_model_options(parser)
     add_concept_options(parser)
     add("--out", type=Path, required=True, metavar="DIR", help="where mixes, pictures and reports go")
     add("--prompt", default="a photo of a {}", help='with {} for the concept (default "a photo of a {}")')
-    add("--method", choices=get_args(Method), default=paper.method, help=f"default {paper.method}")
-    for name in NUMBERS:
-        default = getattr(paper, name)
-        add(f"--{name.replace('_', '-')}", type=type(default), default=default, metavar="N", help=f"default {default}")
+    add("--quality", choices=list(QUALITIES), default="quick", help="what it may cost (default quick)")
+    add("--method", choices=get_args(Method), help="default: that of the quality")
+    for name in (*NUMBERS, *PICTURES):
+        known = {quality: getattr(preset if name in PICTURES else preset.settings, name) for quality, preset in PRESETS}
+        told = ", ".join(f"{quality} {value}" for quality, value in known.items())
+        help_ = f"default {known['quick']}" if len(set(known.values())) == 1 else f"default by quality: {told}"
+        add(f"--{name.replace('_', '-')}", type=kinds.get(name, int), metavar="N", help=help_)
     add("--keep-concept", action="store_true", help="let the concept's own words explain it")
     add("--templates", choices=list(TEMPLATES), default="conceptor27", help="of text features (default conceptor27)")
-    add("--num-images", type=int, default=100, metavar="N", help="training pictures (default 100)")
-    add("--validation-images", type=int, default=20, metavar="N", help="further pictures (default 20)")
-    add("--sampling-steps", type=int, default=50, metavar="N", help="of a picture (default 50)")
     add("--guidance-scale", type=float, default=7.5, help="classifier-free guidance (default 7.5)")
     add("--size", type=int, help="picture size in pixels (default: the model's own)")
 
@@ -72,14 +74,15 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
     concepts = concepts_of(arguments)
     template = Template.of(arguments.prompt)
-    numbers = {name: getattr(arguments, name) for name in NUMBERS}
-    settings = Settings(arguments.method, **numbers, exclude_concept=not arguments.keep_concept)
-    counts = {"num_images": arguments.num_images, "validation_images": arguments.validation_images}
+    numbers = {name: getattr(arguments, name) for name in ("method", *NUMBERS, *PICTURES)}
+    preset = QUALITIES[arguments.quality].with_numbers(numbers)
+    settings = replace(preset.settings, exclude_concept=not arguments.keep_concept)
+    counts: dict[str, Any] = {"num_images": preset.num_images, "validation_images": preset.validation_images}
     seeds = [seed for part in seeds_of(settings, **counts) for seed in part]
     check_seeds(seeds)
-    sampling = Sampling(arguments.sampling_steps, arguments.guidance_scale, arguments.size)
+    sampling = Sampling(preset.sampling_steps, arguments.guidance_scale, arguments.size, preset.sampler)
     files = {concept: arguments.out / f"{file_name(concept)}.safetensors" for concept in concepts}
-    made_by = asked(arguments, *PICTURES)
+    made_by = {**asked(arguments, *DRAWN), **counts, "sampling_steps": preset.sampling_steps, "sampler": preset.sampler}
     wanted = {concept: {"concept": concept, "prompt": arguments.prompt, **made_by} for concept in concepts}
     pending = [concept for concept, file in files.items() if not finished(file, settings, **wanted[concept])]
     processes = Processes()
@@ -149,10 +152,11 @@ def finished(file: Path, settings: Settings, **wanted: Any) -> bool:
     if not file.exists():
         return False
     mix = TokenMix.load(file)
+    made_by = {**mix.made_by, "settings": {**asdict(Settings()), **mix.made_by.get("settings", {})}}
     for name, value in {**wanted, "settings": asdict(settings)}.items():
-        if mix.made_by.get(name) != value:
+        if made_by.get(name) != value:
             raise UserError(
-                f"{file} was made with other {name} ({mix.made_by.get(name)}, not {value}); remove it, or choose "
+                f"{file} was made with other {name} ({made_by.get(name)}, not {value}); remove it, or choose "
                 "another --out."
             )
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -9,7 +10,8 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ...core.conceptor.explanation import Validation, check_concept, check_validation, explain
-from ...core.conceptor.fit import Method, Settings
+from ...core.conceptor.fit import Method
+from ...core.conceptor.quality import QUALITIES, Quality
 from ...core.conceptor.vocabulary import Vocabulary
 from ...core.model.template import Template
 from .. import host
@@ -19,6 +21,8 @@ from .token_mix import CATEGORY, TokenMixType
 from .vocabulary import VocabularyType
 
 MANY = 1_000_000
+AS_QUALITY = "quality"  # the method that the quality has
+SAMPLERS = {"ddim": ("ddim", "ddim_uniform"), "dpmpp_2m": ("dpmpp_2m", "normal")}  # as the host names them
 OF_ONE = (  # the host runs a node anew for each picture of a list, and does not tell it so
     "This explains one picture alone, as is each one of a list; to explain a list together put Rebatch Images between, "
     "with a batch_size of all its pictures."
@@ -63,23 +67,31 @@ class ConceptDecompose(Node):
                     tooltip="Words among which is looked: those nearest to the pictures. 2 to 50000.",
                     advanced=True,
                 ),
-                io.Int.Input("steps", default=500, min=1, max=MANY, tooltip="Steps of the fit, 1 to 1000000."),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=MANY,
+                    tooltip="Steps of the fit, where no few words name the concept. 0: as quality says.",
+                    advanced=True,
+                ),
                 io.Int.Input(
                     "batch_size",
-                    default=6,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=256,
-                    tooltip="Pictures in one step, 1 to 256. Little memory makes it slower, not smaller.",
+                    tooltip="Pictures in one step, at most 256. Little memory makes it slower, not smaller. 0: as "
+                    "quality says.",
                     advanced=True,
                 ),
                 io.Float.Input(
                     "learning_rate",
-                    default=1e-3,
-                    min=1e-6,
+                    default=0.0,
+                    min=0.0,
                     max=1.0,
                     step=1e-4,
                     round=False,
-                    tooltip="Of the fit, 1e-6 to 1.",
+                    tooltip="Of the fit, up to 1. 0: as quality says.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -93,7 +105,12 @@ class ConceptDecompose(Node):
                     advanced=True,
                 ),
                 io.Int.Input(
-                    "num_images", default=100, min=2, max=10_000, tooltip="Training pictures that are made, 2 to 10000."
+                    "num_images",
+                    default=0,
+                    min=0,
+                    max=10_000,
+                    tooltip="Pictures of the concept that are made, at most 10000. 0: as quality says.",
+                    advanced=True,
                 ),
                 io.Int.Input(
                     "image_size",
@@ -104,22 +121,29 @@ class ConceptDecompose(Node):
                     tooltip="Width and height of the pictures in pixels, 64 to 2048: the model's own size is best.",
                 ),
                 io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100."),
-                io.Int.Input("sampling_steps", default=50, min=1, max=1000, tooltip="Steps of a picture, 1 to 1000."),
+                io.Int.Input(
+                    "sampling_steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Steps of a picture, at most 1000, by DDIM. 0: as quality says, by its sampler.",
+                    advanced=True,
+                ),
                 io.Int.Input(
                     "validate_every",
-                    default=50,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=MANY,
-                    tooltip="Steps of the fit between two validations, 1 to 1000000.",
+                    tooltip="Steps of the fit between two validations. 0: as quality says.",
                     advanced=True,
                 ),
                 io.Int.Input(
                     "validation_images",
-                    default=20,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=1000,
                     tooltip="Further pictures on which coefficients are judged, and reconstructions that are made, "
-                    "1 to 1000.",
+                    "at most 1000. 0: as quality says.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
@@ -152,11 +176,12 @@ class ConceptDecompose(Node):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(get_args(Method)),
-                    default="shares",
+                    options=[AS_QUALITY, *get_args(Method)],
+                    default=AS_QUALITY,
                     optional=True,
-                    tooltip="shares: words compete, each picture is explained by the words that alone denoise it best, "
-                    "then the coefficients are fitted. conceptor: as published, a network gives all coefficients.",
+                    tooltip="shares: words compete, and each picture is explained by those that alone denoise it best; "
+                    "what no few words name is fitted from many. conceptor: as published, a network gives all "
+                    "coefficients. quality: shares, or conceptor where the quality is published.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -167,6 +192,14 @@ class ConceptDecompose(Node):
                     tooltip="loss: on held-out pictures, cheap. pictures: as published, by pictures that the mix makes "
                     "(needs clip_vision; takes longer than the fit).",
                     advanced=True,
+                ),
+                io.Combo.Input(
+                    "quality",
+                    options=list(QUALITIES),
+                    default="quick",
+                    optional=True,
+                    tooltip="How much it may cost. quick: up to 4000 evaluations of the UNet. thorough: up to 12000, "
+                    "steadier. published: as in the paper, 39000. A number above that is not 0 wins over it.",
                 ),
             ],
             outputs=[
@@ -205,18 +238,26 @@ class ConceptDecompose(Node):
         vocabulary: Vocabulary,
         concept: str,
         prompt: str,
-        num_images: int,
         image_size: int,
         cfg: float,
-        sampling_steps: int,
-        validation_images: int,
+        exclude_concept: bool,
+        seed: int,
         images: Tensor | None = None,
         negative: Any = None,
         clip_vision: Any = None,
         validation: Validation = "loss",
-        **settings: Any,
+        quality: Quality = "quick",
+        **numbers: Any,
     ) -> io.NodeOutput:
-        sampling = host.Sampling(negative or host.encoded(clip, ""), sampling_steps, cfg, image_size, image_size)
+        if numbers.get("method") == AS_QUALITY:
+            del numbers["method"]
+        preset = QUALITIES[quality].with_numbers(numbers)
+        settings = replace(preset.settings, exclude_concept=exclude_concept, seed=seed)
+        sampling = host.Sampling(
+            negative or host.encoded(clip, ""),
+            *(preset.sampling_steps, cfg, image_size, image_size),
+            *SAMPLERS[preset.sampler],
+        )
         studio = host.HostStudio(model, clip, vae, clip_vision, sampling)
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
             given = None if images is None else images.clone()
@@ -225,10 +266,10 @@ class ConceptDecompose(Node):
                 vocabulary,
                 concept.strip(),
                 Template.of(prompt),
-                Settings(**settings),
+                settings,
                 host.LiveView(),
-                num_images=num_images,
-                validation_images=validation_images,
+                num_images=preset.num_images,
+                validation_images=preset.validation_images,
                 given=given,
                 validation=validation,
             )

@@ -152,7 +152,7 @@ def test_what_can_not_be_mixed_is_one_line(
         (("hspace", "sample", "--prompt", "a cat", "--out", str(ROOT / "README.md")), "README.md is a file"),
         (("hspace", "jacobian", "--prompt", "a cat", "--mask", "none.png"), "none.png can't be read as a picture"),
         (("decompose", "--concept", " "), "A --concept is empty"),
-        (("decompose", "--concept", "cat", "--num-images", "0"), "0 pictures for training"),
+        (("decompose", "--concept", "cat", "--num-images", "-1"), "-1 pictures for training"),
         (("decompose", "--concept", "cat", "--batch-size", "-1"), "batch_size is -1"),
         (("decompose", "--concept", "cat", "--learning-rate", "nan"), "learning_rate is nan"),
         (("decompose", "--concept", "cat", "--out", str(ROOT / "README.md")), "README.md is a file"),

@@ -11,7 +11,7 @@ import torch
 from conceptlens.core.conceptor.dictionary import ROWS_AT_ONCE
 from conceptlens.core.conceptor.explanation import explain
 from conceptlens.core.conceptor.fit import Settings
-from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens
+from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens, text_feature
 from conceptlens.core.model.diffusion import Prediction
 from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
@@ -23,7 +23,7 @@ from conceptlens.tests.tiny import tiny_pipeline
 from torch import Tensor
 
 WORDS = ("dog", "cat", "castle", "river", "rose", "snow", "night", "house", "tree", "stone")
-SETTINGS = Settings(num_tokens=4, dictionary_size=8, steps=3, batch_size=4, validate_every=2)
+SETTINGS = Settings("shares", num_tokens=4, dictionary_size=8, steps=3, batch_size=4, validate_every=2)
 
 
 class StoppedError(Exception):
@@ -85,10 +85,11 @@ class Counting(DiffusersStudio):
         return Cheap(self)
 
     def features(self, pictures: Tensor) -> Tensor | None:
-        """Of the first colours of the pictures, where they are judged: as wide as the text's."""
+        """Nearly the text's own, where they are judged: of pictures that show the concept."""
         if not self._judged:
             return None
-        return torch.nn.functional.normalize(pictures.flatten(1)[:, :96] + 0.1, dim=-1)
+        own = text_feature(self.encoder, self.towers[-1], "palace", ["{}"]).cpu()
+        return torch.nn.functional.normalize(own + 0.01 * pictures.flatten(1)[:, :96], dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +127,13 @@ def test_one_bar_counts_all_evaluations(validation: Any, pipe: Any, words: Vocab
     assert parts[-1] == 1 > parts[-2]
     steps = [after - before for before, after in zip([0, *live.seen], live.seen, strict=False)]
     assert max(steps) <= ROWS_AT_ONCE
-    phases = [text.split(",")[0] for text in live.said if not text.startswith("step")]
-    every = ["making pictures", "choosing words", "comparing words", "fitting coefficients", "dropping words"]
-    assert phases == [*every, "judging each word", "making pictures of the mix"]
+    first = [text.splitlines()[0].split(",")[0] for text in live.said]
+    phases = ["making pictures", "the model's own word", "choosing words", "comparing words"]
+    assert first[: len(phases)] == phases
+    assert first[-2:] == ["judging each word", "making pictures of the mix"]
     assert all("s left" in text for text in live.said[1:])
+    compared = live.said[3].splitlines()[1].split(", ")  # told before they are compared
+    assert set(compared) <= set(WORDS)
 
 
 def test_at_every_call_it_can_be_stopped(pipe: Any, words: Vocabulary) -> None:

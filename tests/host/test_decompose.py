@@ -10,7 +10,6 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from conceptlens.core.conceptor import decomposition
 from conceptlens.core.conceptor.explanation import explain
 from conceptlens.core.conceptor.fit import Settings
 from conceptlens.core.conceptor.mixture import TokenMix
@@ -22,12 +21,13 @@ from conceptlens.hosting.server import Graph, GraphError, HostServer
 from conceptlens.pipelines.pictures import Sampling
 from conceptlens.pipelines.studio import DiffusersStudio
 from conceptlens.tests.host.graphs import executed_nodes, node, watch
-from conceptlens.tests.tiny import RACERS
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")
 SIZE, STEPS, CFG = 64, 4, 3.0
-SETTINGS = Settings(num_tokens=5, dictionary_size=12, steps=8, validate_every=4, exclude_concept=False)
+SETTINGS = Settings(
+    num_tokens=5, dictionary_size=12, steps=8, validate_every=4, exclude_concept=False, racers=12, draws=8
+)
 
 
 class Unwatched:
@@ -71,13 +71,6 @@ def words_of(studio: Any) -> Vocabulary:
     return WORDS[known_by]
 
 
-@pytest.fixture
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For races between words, which both programs run alike."""
-    monkeypatch.setattr(decomposition, "RACERS", RACERS)
-
-
-@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("method", ["shares", "conceptor"])
 @pytest.mark.parametrize("inference", [True, False])
 def test_host_and_harness_explain_alike(pipe: Any, family: Family, method: Any, inference: bool) -> None:
@@ -122,15 +115,15 @@ def test_a_picture_does_not_depend_on_those_beside_it(pipe: Any, family: Family)
     torch.testing.assert_close(three[1:2], one, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.usefixtures("few_draws")
 def test_what_is_seen_of_a_fit(pipe: Any, family: Family) -> None:
     """Words and time left at each step, a picture of the mix at each validation; own pictures need no name."""
     live = Unwatched()
     with torch.inference_mode(), torch.inference_mode(False):
         studio = host_studio(pipe, family, inference=True)
         own = torch.rand(7, 80, 96, 3, generator=torch.Generator().manual_seed(1))
+        settings = replace(SETTINGS, method="conceptor")
         explained = explain(
-            studio, words_of(studio), "", Template.of("a photo of a {}"), SETTINGS, live, validation_images=2, given=own
+            studio, words_of(studio), "", Template.of("a photo of a {}"), settings, live, validation_images=2, given=own
         )
     *_, fitted = (text for text in live.texts if "step 8 of 8, loss " in text)
     assert explained.found.mix.texts[0] in fitted
@@ -138,7 +131,7 @@ def test_what_is_seen_of_a_fit(pipe: Any, family: Family) -> None:
     assert live.previews[0].shape == (SIZE, SIZE, 3)
     assert explained.reconstructions.shape == (2, SIZE, SIZE, 3)
     assert explained.found.mix.made_by["pictures"] == 6
-    for part in ("fit ", "validation ", "comparing words "):
+    for part in ("fit ", "validation ", "dictionary "):
         assert part in explained.report()
     assert explained.chart().shape == (360, 640, 3)
 
