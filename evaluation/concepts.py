@@ -10,7 +10,7 @@ import argparse
 import json
 import random
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,12 +22,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from ..core.conceptor.dictionary import plurals
-from ..core.conceptor.explanation import explain
+from ..core.conceptor.explanation import NotDrawnError, explain
 from ..core.conceptor.fit import Settings
 from ..core.conceptor.mixture import TokenMix
 from ..core.conceptor.quality import QUALITIES, Preset, Quality
 from ..core.conceptor.vocabulary import Vocabulary, embed_vocabulary
-from ..core.errors import UserError
 from ..core.model.template import Template
 from ..core.pictures.grid import from_pil
 from ..harness.commands.decompose import ConsoleLive, checkpoint_of, finished
@@ -74,14 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folders(parser)
     add("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
     add("--quality", choices=list(QUALITIES), default="quick", help="of the explanations (default quick)")
-    add("--half", choices=["chosen on", "reported on"], help="the concepts that settings were chosen on, or the others")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     folders = (arguments.out, arguments.cache, arguments.packages)
-    bench = Bench(*folders, console, arguments.quality, arguments.half)
+    bench = Bench(*folders, console, arguments.quality)
     measures = [measure for part in arguments.only or PARTS for measure in PARTS[part](bench)]
-    settings = {**asdict(bench.preset), "quality": bench.quality, "guidance scale": GUIDANCE, "half": bench.half}
+    settings = {**asdict(bench.preset), "quality": bench.quality, "guidance scale": GUIDANCE}
     report("python -m conceptlens.evaluation concepts", settings, measures, arguments.json)
 
 
@@ -94,7 +92,6 @@ class Bench:
     packages: Path
     console: Console
     quality: Quality = "quick"
-    half: str | None = None  # one of HALVES; None for all concepts
 
     @property
     def preset(self) -> Preset:
@@ -129,19 +126,13 @@ class Bench:
             if keyword not in truth.held_out_keywords
             and all(len(truth.tokens[name]) == 1 for name, share in shares.items() if share >= 0.2)
         ]
-        return self._half(random.Random("keywords").sample(suited, min(CONCEPTS, len(suited))))
+        return random.Random("keywords").sample(suited, min(CONCEPTS, len(suited)))
 
     @cached_property
     def singles(self) -> list[str]:
         """Emoji of one token."""
         names = [name for name in self.lab.truth.emoji if len(self.lab.truth.tokens[name]) == 1]
-        return self._half(random.Random("singles").sample(names, CONCEPTS))
-
-    def _half(self, concepts: list[str]) -> list[str]:
-        if self.half is None:
-            return concepts
-        wanted = json.loads(HALVES.read_text(encoding="utf-8"))[self.half]
-        return [concept for concept in concepts if concept in wanted]
+        return random.Random("singles").sample(names, CONCEPTS)
 
     def mix(self, concept: str, preset: Preset | None = None, seed: int = 0) -> TokenMix:
         """The explanation of a concept without its own words."""
@@ -231,53 +222,75 @@ def published(bench: Bench) -> Iterator[Measure]:
 
 
 def _exemplars(bench: Bench, preset: Preset | None, note: str) -> Iterator[Measure]:
-    found, unrelated = [], []
+    found: dict[str, list[bool]] = {}
+    unrelated: dict[str, list[float]] = {}
     for keyword in bench.keywords:
         top = [text.casefold() for text in bench.mix(keyword, preset).texts[:TOP]]
         frequent = [name for name, share in bench.lab.truth.keywords[keyword].items() if share >= 0.2]
-        found += [name in top for name in frequent]
-        unrelated.append(float(len(set(top) - bench.related(keyword))))
-    yield Measure.share(f"keywords: frequent exemplars among the top 10{note}", found)
-    yield Measure.mean(f"keywords: unrelated words among the top 10{note}", unrelated, "words")
+        found[keyword] = [name in top for name in frequent]
+        unrelated[keyword] = [float(len(set(top) - bench.related(keyword)))]
+    yield from by_halves(f"keywords: frequent exemplars among the top 10{note}", found, Measure.share)
+    yield from by_halves(f"keywords: unrelated words among the top 10{note}", unrelated, in_unit("words"))
+
+
+def by_halves(
+    name: str, values: Mapping[str, Sequence[Any]], measure: Callable[[str, Sequence[Any]], Measure]
+) -> Iterator[Measure]:
+    """A measure of all concepts' values, and of those of each of HALVES."""
+    yield measure(name, [value for some in values.values() for value in some])
+    for half, concepts in json.loads(HALVES.read_text(encoding="utf-8")).items():
+        if chosen := [value for concept in concepts for value in values.get(concept, ())]:
+            yield measure(f"{name} (settings {half})", chosen)
+
+
+def in_unit(unit: str) -> Callable[[str, Sequence[float]], Measure]:
+    return lambda name, values: Measure.mean(name, values, unit)
 
 
 def reconstruction(bench: Bench) -> Iterator[Measure]:
     """Whether pictures of a mix show what pictures of the word show."""
-    ratios: dict[int, list[float]] = {bench.preset.settings.num_tokens: [], TOP: []}
+    ratios: dict[int, dict[str, list[float]]] = {bench.preset.settings.num_tokens: {}, TOP: {}}
     for concept in [*bench.keywords, *bench.singles]:
         wanted = bench.lab.truth.keywords.get(concept, {concept: 1.0})
-        own = statistics.mean(seen in wanted for seen in bench.shown_by_word(concept))
+        own, mix = statistics.mean(seen in wanted for seen in bench.shown_by_word(concept)), bench.mix(concept)
         if own > 0:
+            mixes = {len(mix.top(count)): mix.top(count) for count in ratios}  # most have no more words than TOP
+            mixed = {size: statistics.mean(seen in wanted for seen in bench.shown(mixes[size])) for size in mixes}
             for count, values in ratios.items():
-                mixed = bench.shown(bench.mix(concept).top(count))
-                values.append(100 * statistics.mean(seen in wanted for seen in mixed) / own)
+                values[concept] = [100 * mixed[len(mix.top(count))] / own]
+            bench.console.line(f"{concept}: {mixed} of the mix's pictures show it, {own} of the word's")
     for count, values in ratios.items():
-        yield Measure.mean(f"reconstruction: top {count}, of what the word's own pictures reach", values)
+        name = f"reconstruction: top {count}, of what the word's own pictures reach"
+        yield from by_halves(name, values, Measure.mean)
 
 
 def faithfulness(bench: Bench) -> Iterator[Measure]:
     """Whether the order of coefficients is the order of what removal costs."""
-    correlations = []
+    correlations: dict[str, list[float]] = {}
     for concept in [*bench.keywords, *bench.singles]:
         mix = bench.mix(concept)
         if len(mix) > 2:
             removal = [mix.made_by["removal"][str(token)] for token in mix.ids]
             found: Any = spearmanr(mix.coefficients, removal)
-            correlations.append(float(found.statistic))
-    yield Measure.mean("faithfulness: rank correlation of coefficient and removal cost", correlations, "")
+            correlations[concept] = [float(found.statistic)]
+    name = "faithfulness: rank correlation of coefficient and removal cost"
+    yield from by_halves(name, correlations, in_unit(""))
 
 
 def stability(bench: Bench) -> Iterator[Measure]:
     """Whether two seeds find the same words for a keyword."""
-    overlaps = []
+    overlaps: dict[str, list[float]] = {}
     for concept in bench.keywords:
         first, second = (set(bench.mix(concept, seed=seed).ids[:TOP]) for seed in (0, SECOND))
-        overlaps.append(100 * len(first & second) / max(len(first), len(second)))  # a mix may have fewer
-    yield Measure.mean("stability: top 10 of two seeds in common", overlaps)
+        overlaps[concept] = [100 * len(first & second) / max(len(first), len(second))]  # a mix may have fewer
+    yield from by_halves("stability: top 10 of two seeds in common", overlaps, Measure.mean)
 
 
 def manipulation(bench: Bench) -> Iterator[Measure]:
-    """Whether an exemplar's coefficient moves its share of the pictures."""
+    """Whether an exemplar's coefficient moves its share of the pictures, and whether it leaves with its word.
+
+    Where the coefficient is 0, so are those of the words that draw the exemplar too: that alone show it most often.
+    """
     rising, removed = [], []
     for keyword in bench.keywords:
         mix = bench.mix(keyword)
@@ -285,12 +298,16 @@ def manipulation(bench: Bench) -> Iterator[Measure]:
         if not named or len(mix) < 2 or len(rising) == MOVED:
             continue
         row = mix.texts.index(named[0])
+        alone = [statistics.mean(seen == named[0] for seen in bench.shown(word)) for word in mix.singles()]
+        too = [place for place, share in enumerate(alone) if share >= 0.5 or place == row]
         shares = []
         for factor in FACTORS:
-            values = [value * (factor if place == row else 1.0) for place, value in enumerate(mix.coefficients)]
+            moved = too if factor == 0 and len(too) < len(mix) else [row]
+            values = [value * (factor if place in moved else 1.0) for place, value in enumerate(mix.coefficients)]
             seen = bench.shown(TokenMix.of(mix.ids, mix.texts, values))
             shares.append(100 * statistics.mean(one == named[0] for one in seen))
-        bench.console.line(f"{keyword}, {named[0]} times {FACTORS}: {shares} %")
+        words = ", ".join(mix.texts[place] for place in too)
+        bench.console.line(f"{keyword}, {named[0]} times {FACTORS}: {shares} % (drawn by {words})")
         rising.append(all(a <= b for a, b in pairwise(shares)))
         removed.append(shares[0])
     yield Measure.share("manipulation: concepts in which a share rises with its coefficient", rising)
@@ -307,9 +324,11 @@ def given_pictures(bench: Bench) -> Iterator[Measure]:
 
 def cost(bench: Bench) -> Iterator[Measure]:
     """What an explanation costs, from its name to its reconstructions."""
-    made = [bench.mix(concept).made_by["evaluations"] for concept in [*bench.keywords, *bench.singles]]
-    yield Measure.mean("cost: evaluations of the UNet", made, "")
-    yield Measure("cost: evaluations of the UNet, at most", max(made), "", len(made), None)
+    concepts = [*bench.keywords, *bench.singles]
+    made = {concept: [bench.mix(concept).made_by["evaluations"]] for concept in concepts}
+    yield from by_halves("cost: evaluations of the UNet", made, in_unit(""))
+    most = max(count for (count,) in made.values())
+    yield Measure("cost: evaluations of the UNet, at most", most, "", len(made), None)
 
 
 def untrained(bench: Bench) -> Iterator[Measure]:
@@ -318,7 +337,7 @@ def untrained(bench: Bench) -> Iterator[Measure]:
     for keyword in bench.lab.truth.held_out_keywords:
         try:
             bench.mix(keyword)
-        except UserError as error:
+        except NotDrawnError as error:
             bench.console.line(str(error))
             refused.append(True)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ DRAWS_PER_PICTURE = {
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
 ENOUGH = 1.28  # times the loss of the concept's own word: what those may leave unexplained
 LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention
+HALF = 0.5  # of the pictures: what the largest word of pictures that show one thing explains
 SHOWN = 12  # words that are told while they are compared
 
 
@@ -105,7 +106,7 @@ class Explanation:
             f"{step if self.losses else 'its words name it: not fitted'}, validation {made_by['validation']:.5f}"
         )
         lines.append("alone: loss of the token alone; removal: what the loss of the mix gains without it")
-        if not made_by["concept"] and mix.shares()[:1] < [0.5]:
+        if not made_by["concept"] and max(mix.shares()) < HALF:
             lines.append("The pictures show several things: no word explains half of them.")
         stopped = [made_by["stopped"]] if made_by["stopped"] else []
         return "\n".join([*stopped, *lines, f"time: {self.clock.report()}"])
@@ -126,12 +127,11 @@ def decompose(
     as the UNet denoises with it. By `conceptor` all are fitted as published. `watch` is called with the words that name
     a concept, and after each step of a fit; `work` counts the evaluations of all `phases`. `judge` validates; without
     one the loss on the held-out pictures does. At each validation the fit is kept in `checkpoint`, from which a killed
-    run goes on. No word has less than a hundredth of a mix of `shares`, and none of a fitted one is such that the
-    held-out pictures are denoised better without it, but for those that name pictures. The mix says in `made_by` what
-    it was made of and what is known of each token: the loss of the token alone, the rise of the loss without it, and
-    the interval of its share. A fit whose loss is no finite number ends with the best state before, and the explanation
-    says so. Raises UserError for a prompt that is too long, for a vocabulary without other words than the concept's
-    own, and when there is no such state.
+    run goes on. No word has less than a hundredth of a mix of `shares`, and none of a fitted one is such that the held-
+    out pictures are denoised better without it. The mix says in `made_by` what it was made of and what is known of each
+    token: the loss of the token alone, the rise of the loss without it, and the interval of its share. A fit whose loss
+    is no finite number ends with the best state before, and the explanation says so. Raises UserError for a prompt that
+    is too long, for a vocabulary without other words than the concept's own, and when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -178,11 +178,10 @@ def decompose(
                     dictionary, start = pursue(own, dictionary, first, settings.num_tokens)
                 raced = None
 
-    losses: list[tuple[int, float]] = []
     known: dict[str, Any] = {"candidates": candidates, "stopped": None, "step": 0, "alone": {}, "interval": {}}
+    losses: list[tuple[int, float]] = []
     if raced:
-        worth = (raced.shares >= LEAST).nonzero().flatten()[: settings.num_tokens]
-        raced = raced.only(worth)
+        raced = raced.only((raced.shares >= LEAST).nonzero().flatten()[: settings.num_tokens])
         chosen, values = raced.words, raced.shares.to(latents.device)
         validations = [(0, judge(chosen, values))]
         known |= {"alone": _by_token(chosen, raced.losses.mean(1)), "interval": _by_token(chosen, raced.intervals)}
@@ -193,33 +192,47 @@ def decompose(
             state.resume(dictionary, *kept)
         work.begin("fitting coefficients", done=state.step * settings.batch_size * (1 + BACKWARD))
         teacher = (lambda some: taught(diffusion, some, own.own)) if own else untaught
+        steps = fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings, teacher)
+
+        def keep(step: FitStep) -> None:
+            if checkpoint and step.validation is not None:
+                numbers = {**state.numbers(), "candidates": candidates}
+                checkpoint.save(described, {"ids": dictionary.ids, **state.tensors()}, numbers)
+            watch(step)
+
         with clock.measure("fit"):
-            try:
-                for step in fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings, teacher):
-                    if checkpoint and step.validation is not None:
-                        numbers = {**state.numbers(), "candidates": candidates}
-                        checkpoint.save(described, {"ids": dictionary.ids, **state.tensors()}, numbers)
-                    watch(step)
-            except LossNotFiniteError as error:
-                known["stopped"] = (
-                    f"{error} What follows is the state of step {state.best.step}." if state.best else None
-                )
-        if state.best is None:
-            raise UserError("No validation gave a finite number; run the model in float32.")
-        known["step"], losses, validations = state.best.step, state.losses, state.validations
-        chosen, values = state.best.dictionary.largest(state.best.coefficients, settings.num_tokens)
+            best, known["stopped"] = _best_of(steps, state, keep)
+        known["step"], losses, validations = best.step, state.losses, state.validations
+        chosen, values = best.dictionary.largest(best.coefficients, settings.num_tokens)
     work.begin("judging each word")
     with clock.measure("faithfulness"):
-        if settings.method == "conceptor":  # what was published keeps all words
-            known["alone"] = _by_token(chosen, token_losses(diffusion, slot, chosen.singles(), drawn).mean(1))
-            removal = removal_costs(diffusion, slot, chosen, values, judged_by)
-        elif raced:
-            removal = removal_costs(diffusion, slot, chosen, values, judged_by)
-        else:
+        if settings.method == "shares" and not raced:  # what was published keeps all words
             chosen, values, removal = helpful(diffusion, slot, chosen, values, judged_by)
+        else:
+            removal = removal_costs(diffusion, slot, chosen, values, judged_by)
+        if settings.method == "conceptor":
+            known["alone"] = _by_token(chosen, token_losses(diffusion, slot, chosen.singles(), drawn).mean(1))
     known |= {"removal": _by_token(chosen, removal), "validation": judge(chosen, values)}
     mix = chosen.mix(values, **_made_by(concept, settings), **known)
     return Explanation(mix, losses, validations, clock)
+
+
+def _best_of(
+    steps: Iterable[FitStep], state: FitState, seen: Callable[[FitStep], object]
+) -> tuple[FitStep, str | None]:
+    """Takes all steps of a fit: the best of them, and why it ended before its last one, if it did.
+
+    Raises UserError when no step was validated by a finite number.
+    """
+    stopped = None
+    try:
+        for step in steps:
+            seen(step)
+    except LossNotFiniteError as error:
+        stopped = f"{error} What follows is the state of step {state.best.step}." if state.best else None
+    if state.best is None:
+        raise UserError("No validation gave a finite number; run the model in float32.")
+    return state.best, stopped
 
 
 def _made_by(concept: Concept, settings: Settings) -> dict[str, Any]:

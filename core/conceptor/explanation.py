@@ -102,8 +102,12 @@ def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, template: Te
     studio.check_diffusion()
 
 
+class NotDrawnError(UserError):
+    """The model has no pictures of a concept that could be explained."""
+
+
 def check_drawn(studio: Studio, vocabulary: Vocabulary, name: str, features: Tensor) -> None:
-    """Raises UserError when pictures of the name are like other words and not like the name: the model can't draw it.
+    """Raises NotDrawnError when pictures of the name are like other words and not like it: the model can't draw it.
 
     features: (pictures, width) of an image encoder in the vocabulary's space. A model draws something for a word that
     it never learned too, and other words would explain that with confidence.
@@ -114,7 +118,7 @@ def check_drawn(studio: Studio, vocabulary: Vocabulary, name: str, features: Ten
     reached = float(((features @ own.cpu()).mean() - mean) / (best - mean))
     if reached < DRAWN:
         nearest = ", ".join(vocabulary.texts[row] for row, _ in vocabulary.nearest(features.mean(0), 5))
-        raise UserError(
+        raise NotDrawnError(
             f'There is no explanation: the model does not draw "{name}". Its {len(features)} pictures are no more like '
             f"that than like other words (likeness {reached:.0%} of the nearest word's, wanted {DRAWN:.0%}); they look "
             f"like {nearest}. Explain a word that the model knows, or give pictures of your own."

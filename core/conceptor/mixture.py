@@ -23,7 +23,7 @@ KIND, VERSION = "token mix", 1
 MADE_BY: dict[str, type] = {
     **dict.fromkeys(("family", "concept", "prompt", "encoder"), str),
     "pictures": int,
-    **dict.fromkeys(("settings", "alone", "removal"), dict),
+    **dict.fromkeys(("settings", "alone", "removal", "interval"), dict),
 }
 BARE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -74,6 +74,20 @@ class TokenMix:
         """Each coefficient as a part of the sum of their absolute values; empty or all zero gives zeros."""
         total = sum(abs(value) for value in self.coefficients)
         return [abs(value) / total if total else 0.0 for value in self.coefficients]
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Within which coefficients lie that were found as shares of pictures, lower and upper end by token id.
+
+        Not of those that were changed since: they lie elsewhere.
+        """
+        kept: dict[str, tuple[float, float]] = {}
+        for token, value in zip(self.ids, self.coefficients, strict=True):
+            match self.made_by.get("interval", {}).get(str(token)):
+                case [int() | float() as low, int() | float() as high] if low <= value <= high:
+                    kept[str(token)] = (low, high)
+                case _:  # nothing is known, or a file says something else
+                    pass
+        return kept
 
     def check_family(self, family: Family) -> None:
         """Raises UserError when the mix was made for another family of models."""

@@ -12,9 +12,11 @@ from torch.nn import Linear, ReLU, Sequential
 from torch.nn.functional import cosine_similarity, mse_loss, normalize
 
 from ...core.conceptor.dictionary import Dictionary, Slot
+from ...core.conceptor.explanation import explain
 from ...core.conceptor.fit import HIDDEN, WEIGHT_DECAY, FitState, Settings, fit_conceptor
 from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.pruning import bundles_of
+from ...core.conceptor.quality import QUALITIES, Quality
 from ...core.conceptor.vocabulary import CONCEPTOR_TEMPLATES, Vocabulary, embed_vocabulary, template_features
 from ...core.model.diffusion import add_noise
 from ...core.model.template import Template
@@ -32,6 +34,7 @@ PICTURES = 12
 STEPS = 8  # timed ones; one more comes before them
 EXPLANATIONS = Path(__file__).parents[1] / "results/explanations"  # of `concepts`
 KEYWORDS = ("meat", "clothes", "beverage", "rodent", "carnival")
+NAMED, UNNAMED = "carnival", "penguin"  # by few words; by none but its own
 SETTINGS = Settings(method="conceptor", steps=STEPS + 1, validate_every=STEPS + 2)
 
 
@@ -39,7 +42,42 @@ def measure() -> list[Measure]:
     torch.manual_seed(0)
     pipe = load_pipeline(EMOJI_WORLD)
     words = embed_vocabulary(DiffusersTextEncoder(pipe), "none")
-    return [*vocabulary(pipe, words), *fit(pipe, words), *single_pictures(pipe)]
+    return [*vocabulary(pipe, words), *fit(pipe, words), *explanation(pipe, words), *single_pictures(pipe)]
+
+
+def explanation(pipe: Any, words: Vocabulary) -> list[Measure]:
+    """From a concept's name to its mix, report and reconstructions: as published, and with the defaults.
+
+    By defaults a concept that few words name and one that is fitted; as published both take the same.
+    """
+
+    def explained(concept: str, quality: Quality) -> tuple[float, int]:
+        preset, made = QUALITIES[quality], []
+        studio = DiffusersStudio(pipe, Sampling(preset.sampling_steps, GUIDANCE, sampler=preset.sampler))
+        what = (studio, words, concept, PROMPT, preset.settings, Unwatched())
+        counts = {"num_images": preset.num_images, "validation_images": preset.validation_images}
+        spent = seconds(lambda: made.append(explain(*what, **counts).found.mix.made_by["evaluations"]))
+        return spent, made[0]
+
+    slow, most = explained(NAMED, "published")
+    measures = [Measure("explanation, EmojiWorld: evaluations as published", most, "", 1, None)]
+    for concept in (NAMED, UNNAMED):
+        fast, few = explained(concept, "quick")
+        measures += [
+            Measure(f"explanation of {concept}: published / ours, time", slow / fast, "x", 1, None),
+            Measure(f"explanation of {concept}: evaluations", few, "", 1, None),
+        ]
+    return measures
+
+
+class Unwatched:
+    """Nobody sees it."""
+
+    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
 
 
 def vocabulary(pipe: Any, words: Vocabulary) -> list[Measure]:
@@ -131,7 +169,7 @@ def single_pictures(pipe: Any) -> list[Measure]:
     studio = DiffusersStudio(pipe, Sampling(bench_pictures.STEPS, GUIDANCE))
     ratios = []
     for keyword in KEYWORDS:
-        mix = TokenMix.load(EXPLANATIONS / f"{keyword}_shares_0.safetensors").top(bench_pictures.TOKENS)
+        mix = TokenMix.load(EXPLANATIONS / f"{keyword}_quick_0.safetensors").top(bench_pictures.TOKENS)
         features = template_features(
             studio.encoder, studio.towers[-1], torch.tensor(mix.ids)[:, None], CONCEPTOR_TEMPLATES
         )

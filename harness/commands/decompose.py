@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported here: diffusers takes seconds, which --help and wrong usage should not.
-    from ...core.conceptor.explanation import check_name, explain, seeds_of
+    from ...core.conceptor.explanation import NotDrawnError, check_name, explain, seeds_of
     from ...core.conceptor.vocabulary import embed_vocabulary
     from ...core.pictures.charts import bar_chart
     from ...core.pictures.grid import labelled_grid, save_picture
@@ -111,10 +111,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     for concept in processes.share(pending):
         file = files[concept]
         checkpoint = checkpoint_of(file, studio)
-        with console.progress(concept) as progress:
-            explained = explain(
-                studio, vocabulary, concept, template, settings, ConsoleLive(progress), **counts, checkpoint=checkpoint
-            )
+        what = (studio, vocabulary, concept, template, settings)
+        try:
+            with console.progress(concept) as progress:
+                explained = explain(*what, ConsoleLive(progress), **counts, checkpoint=checkpoint)
+        except NotDrawnError as error:  # the other concepts are explained all the same
+            console.line(f"{concept}: {error}")
+            continue
         mix = explained.found.mix
         mix = replace(mix, made_by={**mix.made_by, **made_by})
         console.line(explained.report())
@@ -128,7 +131,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         console.line(str(file))
     processes.meet()
     if processes.first:
-        console.result({concept: _summary(TokenMix.load(file)) for concept, file in files.items()})
+        made = {concept: file for concept, file in files.items() if file.exists()}
+        console.result({concept: _summary(TokenMix.load(file)) for concept, file in made.items()})
 
 
 class ConsoleLive:

@@ -199,7 +199,7 @@ class ConceptDecompose(Node):
                     default="quick",
                     optional=True,
                     tooltip="How much it may cost. quick: up to 4000 evaluations of the UNet. thorough: up to 12000, "
-                    "steadier. published: as in the paper, 39000. A number above that is not 0 wins over it.",
+                    "steadier. published: as in the paper, 29000. A number above that is not 0 wins over it.",
                 ),
             ],
             outputs=[

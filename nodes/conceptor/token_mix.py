@@ -119,11 +119,11 @@ class TokenMixConditioning(Node):
 
 
 def _for_editor(mix: TokenMix, table: WordTable) -> dict[str, Any]:
-    """What the coefficient editor shows: the rows of a mix, and the nearest words to the largest of them."""
+    """What the coefficient editor shows: the rows of a mix, the nearest words to the largest, and what is uncertain."""
     words, asked = host.words(), mix.ids[:WITH_NEIGHBOURS]
     near = nearest_tokens(table, list(words), asked, NEIGHBOURS)
     named = {token: [[other, words[other]] for other in row] for token, row in zip(asked, near, strict=True)}
-    return {"rows": [mix.ids, mix.texts, mix.coefficients], "near": named}
+    return {"rows": [mix.ids, mix.texts, mix.coefficients], "near": named, "intervals": mix.intervals()}
 
 
 class TokenMixPlot(Node):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conceptlens.tests.browser.editor import bar, drag, learn, row, told, value
+from conceptlens.tests.browser.editor import ROWS, bar, drag, learn, row, told, value
 from playwright.sync_api import Page, expect
 
 
@@ -39,6 +39,24 @@ def test_a_small_coefficient_is_shown_whole(page: Page) -> None:
     number = row(page, "tulip").locator("input")
     assert number.input_value() == "0.008665"
     assert number.evaluate("field => field.scrollWidth <= field.clientWidth")
+
+
+def test_what_is_uncertain_looks_uncertain(page: Page) -> None:
+    """A thin line from end to end of a share's interval; a bar is pale whose interval reaches nothing."""
+    intervals = {"11": [0.5, 1.0], "12": [0.01, 0.6]}
+    page.evaluate("([rows, intervals]) => editor.learn({ rows, intervals })", [ROWS, intervals])
+    for text, (low, high) in {"rose": (0.5, 1.0), "tulip": (0.01, 0.6)}.items():
+        line, whole = row(page, text).locator(".conceptlens-interval").bounding_box(), bar(page, text).bounding_box()
+        assert line
+        assert whole
+        ends = [(x - whole["x"]) / whole["width"] for x in (line["x"], line["x"] + line["width"])]
+        assert ends == pytest.approx([low, high], abs=0.02)  # a whole bar is 1.0 here
+    expect(row(page, "daisy").locator(".conceptlens-interval")).to_be_hidden()
+    pale = [
+        row(page, text).locator(".conceptlens-fill").evaluate("fill => getComputedStyle(fill).opacity")
+        for text in ROWS[1]
+    ]
+    assert pale == ["1", "0.45", "1", "1"]
 
 
 def test_a_drag_sets_the_coefficient_under_the_pointer(page: Page) -> None:

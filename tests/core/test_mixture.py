@@ -147,3 +147,13 @@ def test_unreadable_edits_are_refused(text: str, says: str) -> None:
     with pytest.raises(UserError) as error:
         MixEdits.parse(text, 400)
     assert says in str(error.value)
+
+
+def test_intervals_are_of_coefficients_as_they_were_found() -> None:
+    found = TokenMix.of([7, 8, 9], ["a", "b", "c"], [0.5, 0.3, 0.2], interval={"7": [0.4, 0.6], "8": [0.0, 0.4]})
+    assert found.intervals() == {"7": (0.4, 0.6), "8": (0.0, 0.4)}
+    changed = TokenMix.of([7, 8], ["a", "b"], [0.9, 0.3], **found.made_by)
+    assert changed.intervals() == {"8": (0.0, 0.4)}
+    assert TokenMix.of([7], ["a"], [1.0]).intervals() == {}
+    strange = TokenMix.of([7, 8], ["a", "b"], [0.5, 0.3], interval={"7": "x", "8": [0.1]})
+    assert strange.intervals() == {}

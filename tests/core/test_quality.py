@@ -9,7 +9,7 @@ from conceptlens.core.conceptor.decomposition import phases
 from conceptlens.core.conceptor.fit import Settings
 from conceptlens.core.conceptor.quality import QUALITIES, Quality
 
-MOST: dict[Quality, int] = {"quick": 4_000, "thorough": 12_000, "published": 40_000}  # evaluations
+MOST: dict[Quality, int] = {"quick": 4_000, "thorough": 12_000, "published": 30_000}  # evaluations
 
 
 @pytest.mark.parametrize("quality", get_args(Quality))

@@ -173,7 +173,7 @@ def test_a_picture_of_a_list_is_told_from_a_batch(count: int, monkeypatch: pytes
     monkeypatch.setattr(decompose, "explain", lambda *_, **__: explained)
     for part in ("HostStudio", "LiveView", "check_parts", "encoded"):
         monkeypatch.setattr(decompose.host, part, MagicMock())
-    names = ("concept", "prompt", "num_images", "image_size", "cfg", "sampling_steps", "validation_images")
+    names = ("concept", "prompt", "image_size", "cfg", "exclude_concept", "seed")
     asked = {name: DECOMPOSE[name] for name in names}
     given: Any = dict.fromkeys(("model", "clip", "vae", "vocabulary"), object())
     found: Any = decompose.ConceptDecompose.execute(**given, **asked, images=torch.zeros(count, 8, 8, 3))

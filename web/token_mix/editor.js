@@ -34,6 +34,7 @@ class Editor {
     this._t = textsIn(outside.language);
     this._near = new Map();
     this._pictures = new Map(); // id -> address
+    this._intervals = new Map(); // id -> {low, high}: within which a learned coefficient lies
     this._shown = [];
     this._build(container);
     this._arrange();
@@ -47,8 +48,9 @@ class Editor {
     this._arrange();
   }
 
-  /** What a run found: {rows: [ids, texts, values], near: {id: [[id, text]]}}. Gives whether it is new. */
-  learn({ rows, near = {} }) {
+  /** What a run found: {rows: [ids, texts, values], near: {id: [[id, text]]}, intervals: {id: [low, high]}}. Gives whether it is new. */
+  learn({ rows, near = {}, intervals = {} }) {
+    this._intervals = new Map(Object.entries(intervals).map(([id, [low, high]]) => [Number(id), { low, high }]));
     for (const [id, words] of Object.entries(near)) this._near.set(Number(id), words.map(([word, text]) => ({ id: word, text })));
     const differ = this.state.learn(rows);
     if (differ) this._arrange();
@@ -88,6 +90,10 @@ class Editor {
 
   pictureOf(id) {
     return this._pictures.get(id);
+  }
+
+  intervalOf(id) {
+    return this._intervals.get(id);
   }
 
   nearOf(id) {

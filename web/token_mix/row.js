@@ -5,6 +5,7 @@ import { h, iconButton, setAttributes, setIcon, setText } from "./dom.js";
 const FINE = 0.1; // of a movement while Shift is held
 const STEPS = 100; // of the keyboard over a whole bar
 const BIG_STEPS = 10;
+const UNCERTAIN = 0.1; // of a coefficient: what reaches lower may as well be nothing
 
 export const written = (value) => String(Number(value.toPrecision(4)));
 
@@ -24,8 +25,9 @@ export class Row {
     this._text = h("button", { type: "button", className: "conceptlens-text", title: t.select, onclick: (event) => editor.selectRow(this.item, event) }, this._picture, this._word);
     this._fill = h("div", { className: "conceptlens-fill" });
     this._mark = h("div", { className: "conceptlens-mark", title: t.learned });
+    this._interval = h("div", { className: "conceptlens-interval", title: t.interval });
     this._handle = h("div", { className: "conceptlens-handle" });
-    this.bar = h("div", { className: "conceptlens-bar", role: "slider", tabIndex: -1, title: t.bar }, this._fill, this._mark, this._handle);
+    this.bar = h("div", { className: "conceptlens-bar", role: "slider", tabIndex: -1, title: t.bar }, this._fill, this._mark, this._interval, this._handle);
     this._number = h("input", { type: "text", inputMode: "decimal", className: "conceptlens-number", "aria-label": t.value, autocomplete: "off", spellcheck: false });
     this._share = h("span", { className: "conceptlens-share" });
     this._lock = iconButton("unlock", t.lock, act("lockRow"));
@@ -46,8 +48,12 @@ export class Row {
     const places = { "--from": Math.min(zero, here), "--to": Math.max(zero, here), "--at": here };
     for (const [name, at] of Object.entries(places)) this.bar.style.setProperty(name, at);
     this.bar.style.setProperty("--learned", place(item.learned ?? 0));
+    const interval = this._editor.intervalOf(item.id);
+    this._interval.hidden = !interval;
+    for (const [end, value] of Object.entries(interval ?? {})) this.bar.style.setProperty(`--${end}`, place(value));
     const used = state.used(item);
     const flags = { unused: !used, selected: selected.has(item.id), locked: item.locked, [item.kind]: true };
+    flags.uncertain = Boolean(interval) && interval.low < UNCERTAIN * item.learned;
     flags.changed = item.learned !== null && item.value !== item.learned;
     setAttributes(this.element, { "data-flags": Object.keys(flags).filter((flag) => flags[flag]).join(" ") });
     const share = used ? `${(100 * state.share(item)).toFixed(1)}%` : "";

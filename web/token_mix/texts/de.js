@@ -15,6 +15,7 @@ export default {
   onOff: "Ein oder aus",
   select: "Auswählen (mit Umschalt oder Strg mehrere)",
   learned: "Gelernter Wert (Doppelklick kehrt zu ihm zurück)",
+  interval: "In diesem Bereich liegen 90 % der Werte, wenn andere Bilder gezogen werden",
   bar: "Ziehen; mit Umschalt in kleinen Schritten",
   value: "Koeffizient",
   lock: "Sperren",

@@ -15,6 +15,7 @@ export default {
   onOff: "On or off",
   select: "Select (Shift or Ctrl for more)",
   learned: "Learned value (double click returns to it)",
+  interval: "90 % of the values lie here when other pictures are drawn",
   bar: "Drag; Shift for small steps",
   value: "Coefficient",
   lock: "Lock",

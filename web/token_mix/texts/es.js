@@ -15,6 +15,7 @@ export default {
   onOff: "Activar o desactivar",
   select: "Seleccionar (Mayús o Ctrl para varias)",
   learned: "Valor aprendido (doble clic para volver a él)",
+  interval: "Aquí está el 90 % de los valores si se sortean otras imágenes",
   bar: "Arrastrar; Mayús para pasos pequeños",
   value: "Coeficiente",
   lock: "Bloquear",

@@ -15,6 +15,7 @@ export default {
   onOff: "Activer ou désactiver",
   select: "Sélectionner (Maj ou Ctrl pour plusieurs)",
   learned: "Valeur apprise (un double clic y revient)",
+  interval: "90 % des valeurs se trouvent ici quand on tire d'autres images",
   bar: "Faire glisser ; Maj pour de petits pas",
   value: "Coefficient",
   lock: "Verrouiller",

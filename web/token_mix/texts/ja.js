@@ -15,6 +15,7 @@ export default {
   onOff: "オン／オフ",
   select: "選択（Shift または Ctrl で複数）",
   learned: "学習された値（ダブルクリックで戻る）",
+  interval: "別の画像を選び直しても値の 90 % がこの範囲に入ります",
   bar: "ドラッグ（Shift で微調整）",
   value: "係数",
   lock: "ロック",

@@ -15,6 +15,7 @@ export default {
   onOff: "켜기/끄기",
   select: "선택 (Shift 또는 Ctrl로 여러 개)",
   learned: "학습된 값 (두 번 클릭하면 돌아갑니다)",
+  interval: "다른 이미지를 뽑아도 값의 90 %가 이 범위에 있습니다",
   bar: "끌기, Shift를 누르면 조금씩",
   value: "계수",
   lock: "잠금",

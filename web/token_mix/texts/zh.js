@@ -15,6 +15,7 @@ export default {
   onOff: "开或关",
   select: "选择（按 Shift 或 Ctrl 多选）",
   learned: "学得的值（双击恢复）",
+  interval: "重新抽取图片时，90 % 的值落在此范围",
   bar: "拖动；按住 Shift 微调",
   value: "系数",
   lock: "锁定",
