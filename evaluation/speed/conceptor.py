@@ -55,7 +55,7 @@ def explanation(pipe: Any, words: Vocabulary) -> list[Measure]:
         preset, made = QUALITIES[quality], []
         studio = DiffusersStudio(pipe, Sampling(preset.sampling_steps, GUIDANCE, sampler=preset.sampler))
         what = (studio, words, concept, PROMPT, preset.settings, Unwatched())
-        counts = {"num_images": preset.num_images, "validation_images": preset.validation_images}
+        counts: dict[str, Any] = {"num_images": preset.num_images, "validation_images": preset.validation_images}
         spent = seconds(lambda: made.append(explain(*what, **counts).found.mix.made_by["evaluations"]))
         return spent, made[0]
 
