@@ -27,10 +27,8 @@ from .race import Raced, decisive, of_each_picture, race, rounds
 from .vocabulary import Vocabulary
 
 GRADIENT_DRAWS = 4, 64  # for each picture, and at most
-DRAWS_PER_PICTURE = {
-    "shares": 1,
-    "conceptor": 2,
-}  # of validation; one that has the model's own word as target says more
+# Of validation: one that has the model's own word as its target says more than one of noise.
+DRAWS_PER_PICTURE = {"shares": 1, "conceptor": 2}
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
 ENOUGH = 1.28  # times the loss of the concept's own word: what those may leave unexplained
 LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention

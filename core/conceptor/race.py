@@ -13,6 +13,7 @@ from .dictionary import LIKENESS, Dictionary, Slot, token_losses
 # The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
 DECISIVE = (0.25, 0.7)
 FACTOR, MORE = 4, 2  # by which the second round of a race has fewer words, and more draws come
+FINALISTS = 16  # words of a race that never leave it: a vocabulary of two words is asked how pictures divide
 ITERATIONS = 200  # of expectation maximisation, after which shares hardly move
 BOOTSTRAPS = 200  # of the pictures
 INTERVAL = 0.9  # of the bootstrapped shares lie within
@@ -34,10 +35,13 @@ class Raced:
 
 
 def rounds(words: int, racers: int, draws: int) -> list[tuple[int, int]]:
-    """The words and the draws of each round of a race of at most `racers` words, the first on `draws` draws."""
+    """The words and the draws of each round of a race of at most `racers` words, the first on `draws` draws.
+
+    FINALISTS or fewer are compared once, and all of them stay.
+    """
     size = min(racers, words)
     first = draws * racers // size  # few words are compared on more draws: as much work as many
-    return [(size, first), (max(1, size // FACTOR), first * MORE)]
+    return [(size, first), (max(FINALISTS, size // FACTOR), first * MORE)] if size > FINALISTS else [(size, first)]
 
 
 def race(

@@ -157,8 +157,17 @@ def test_a_race_finds_the_words_that_made_the_pictures(planted: Planted, slot: S
 
 def test_a_race_of_few_words_takes_as_many_evaluations() -> None:
     assert rounds(1000, 64, 12) == [(64, 12), (16, 24)]
-    assert rounds(16, 64, 12) == [(16, 48), (4, 96)]
-    assert rounds(1, 64, 12) == [(1, 768), (1, 1536)]
+    assert rounds(32, 64, 12) == [(32, 24), (16, 48)]
+    assert rounds(16, 64, 12) == [(16, 48)]
+    assert rounds(1, 64, 12) == [(1, 768)]
+
+
+def test_of_two_words_none_leaves_the_race(planted: Planted, slot: Slot, vocabulary: Vocabulary) -> None:
+    """How pictures divide between words that somebody chose: both have their share."""
+    both = Dictionary.of(vocabulary, [vocabulary.texts.index(word) for word in ("river", "castle")], CPU)
+    found = race(planted, slot, both, pictures_of(8, 4), torch.Generator().manual_seed(0), racers=64, draws=12)
+    assert found.words.texts == ["castle", "river"]
+    torch.testing.assert_close(found.shares, torch.tensor([2 / 3, 1 / 3]), atol=0.05, rtol=0)
 
 
 def test_weighted_shares_are_those_of_pictures_that_come_so_often() -> None:
