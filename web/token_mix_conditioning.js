@@ -119,7 +119,7 @@ function remember({ detail }) {
     const workflow = openWorkflow();
     const places = learned.get(workflow) ?? new Map();
     if (queued(workflow)) learned.set(workflow, places.set(placeOf(maker), found));
-    for (const [node, shown] of there) if (node === maker) shown.learn(found);
+    for (const [node, shown] of there) if (node === maker) (shown.editor.found(null), shown.learn(found));
   } else if (tokens) {
     const pictures = tokens.map((token, i) => [token, urlOf(images[i])]);
     for (const [, { editor }] of there) editor.illustrate(pictures);
@@ -131,6 +131,17 @@ function remember({ detail }) {
       pictures.delete(maker); // so that the last of several stands last
       pictures.set(maker, [...made, url].slice(-2));
     }
+  }
+}
+
+/** Shows the words of a concept that is being explained in the editors behind it. */
+function watchWords() {
+  api.addEventListener("conceptlens.found", ({ detail }) => {
+    const source = nodeOf(detail.node);
+    for (const [node, shown] of editors) if (source && prompts.get(shown)?.has(detail.prompt_id) && follows(node, source)) shown.editor.found(detail);
+  });
+  for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
+    api.addEventListener(end, () => editors.forEach(({ editor }) => editor.found(null)));
   }
 }
 
@@ -147,6 +158,7 @@ app.registerExtension({
   name: "conceptlens.TokenMixEditor",
   setup() {
     watchQueue();
+    watchWords();
     api.addEventListener("executed", remember);
     api.addEventListener("graphChanged", recall); // by an undo too, when it has loaded the graph
   },

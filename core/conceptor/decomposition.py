@@ -18,7 +18,7 @@ from ..model.diffusion import Diffusion, Draws, draw
 from ..model.protocols import Family, OpenTextEncoder
 from ..model.template import Template
 from ..model.text_tower import CONTEXT_LENGTH, TextTower
-from .dictionary import Dictionary, Slot, own_words, rank_by_gradient, rank_by_pictures, taught, token_losses
+from .dictionary import Dictionary, Slot, likeness_shares, own_words, rank_by_gradient, taught, token_losses
 from .evaluations import BACKWARD, Counted, Evaluations
 from .fit import FitState, FitStep, Judge, LossNotFiniteError, Settings, fit_conceptor, untaught
 from .mixture import TokenMix
@@ -33,7 +33,6 @@ NAMED = 10  # words of the largest shares, among which each picture has one that
 ENOUGH = 1.28  # times the loss of the concept's own word: what those may leave unexplained
 LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention
 HALF = 0.5  # of the pictures: what the largest word of pictures that show one thing explains
-SHOWN = 12  # words that are told while they are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +121,15 @@ def decompose(
 
     By `shares` a concept that few words name is the mixture of these, and their coefficients are the shares of the
     pictures that each explains. Another one is fitted from many words: first as the text encoder reads its name, then
-    as the UNet denoises with it. By `conceptor` all are fitted as published. `watch` is called with the words that name
-    a concept, and after each step of a fit; `work` counts the evaluations of all `phases`. `judge` validates; without
-    one the loss on the held-out pictures does. At each validation the fit is kept in `checkpoint`, from which a killed
-    run goes on. No word has less than a hundredth of a mix of `shares`, and none of a fitted one is such that the held-
-    out pictures are denoised better without it. The mix says in `made_by` what it was made of and what is known of each
-    token: the loss of the token alone, the rise of the loss without it, and the interval of its share. A fit whose loss
-    is no finite number ends with the best state before, and the explanation says so. Raises UserError for a prompt that
-    is too long, for a vocabulary without other words than the concept's own, and when there is no such state.
+    as the UNet denoises with it. By `conceptor` all are fitted as published. `watch` is called with the words that each
+    round of a race leaves, and after each step of a fit; `work` counts the evaluations of all `phases`. `judge`
+    validates; without one the loss on the held-out pictures does. At each validation the fit is kept in `checkpoint`,
+    from which a killed run goes on. No word has less than a hundredth of a mix of `shares`, and none of a fitted one is
+    such that the held-out pictures are denoised better without it. The mix says in `made_by` what it was made of and
+    what is known of each token: the loss of the token alone, the rise of the loss without it, and the interval of its
+    share. A fit whose loss is no finite number ends with the best state before, and the explanation says so. Raises
+    UserError for a prompt that is too long, for a vocabulary without other words than the concept's own, and when there
+    is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
@@ -162,14 +162,16 @@ def decompose(
             dictionary = choose_dictionary(concept, slot, latents, settings, generator)
         candidates, start = len(dictionary), torch.ones(len(dictionary))
         if settings.method == "shares":
-            work.begin("comparing words", note=", ".join(dictionary.texts[:SHOWN]))
+            work.begin("comparing words")
             with clock.measure("comparing words"):
                 like = concept.likeness(dictionary)
                 how: dict[str, Any] = {"racers": settings.racers, "draws": settings.draws, "likeness": like}
-                raced = race(diffusion, slot, dictionary, latents, generator, **how)
+                for raced in race(diffusion, slot, dictionary, latents, generator, **how):
+                    watch(FitStep(0, None, None, False, raced.words, raced.shares, raced.intervals))
+                assert raced is not None  # a race has a round
                 named = own is None or explains(concept, slot, raced.losses[:NAMED], raced.drawn)
             if own and not named:
-                work.begin("reading words", note=", ".join(raced.words.texts[:SHOWN]))
+                work.begin("reading words")
                 with clock.measure("reading words"):
                     places = {token: row for row, token in enumerate(dictionary.ids.tolist())}
                     first = [places[token] for token in raced.words.ids[:NAMED].tolist()]
@@ -182,8 +184,8 @@ def decompose(
         raced = raced.only((raced.shares >= LEAST).nonzero().flatten()[: settings.num_tokens])
         chosen, values = raced.words, raced.shares.to(latents.device)
         validations = [(0, judge(chosen, values))]
-        known |= {"alone": _by_token(chosen, raced.losses.mean(1)), "interval": _by_token(chosen, raced.intervals)}
-        watch(FitStep(0, None, validations[0][1], True, chosen, values))
+        known |= {"alone": chosen.by_token(raced.losses.mean(1)), "interval": chosen.by_token(raced.intervals)}
+        watch(FitStep(0, None, validations[0][1], True, chosen, values, raced.intervals))
     else:
         state = FitState.begin(dictionary, start, settings, generator)
         if kept:
@@ -209,8 +211,8 @@ def decompose(
         else:
             removal = removal_costs(diffusion, slot, chosen, values, judged_by)
         if settings.method == "conceptor":
-            known["alone"] = _by_token(chosen, token_losses(diffusion, slot, chosen.singles(), drawn).mean(1))
-    known |= {"removal": _by_token(chosen, removal), "validation": judge(chosen, values)}
+            known["alone"] = chosen.by_token(token_losses(diffusion, slot, chosen.singles(), drawn).mean(1))
+    known |= {"removal": chosen.by_token(removal), "validation": judge(chosen, values)}
     mix = chosen.mix(values, **_made_by(concept, settings), **known)
     return Explanation(mix, losses, validations, clock)
 
@@ -256,11 +258,6 @@ def _described(concept: Concept, settings: Settings, slot: Slot, judge: Judge | 
     }
 
 
-def _by_token(words: Dictionary, values: Tensor) -> dict[str, Any]:
-    """What is known of each word, by its id."""
-    return dict(zip(map(str, words.ids.tolist()), values.tolist(), strict=True))
-
-
 def phases(
     settings: Settings,
     words: int,
@@ -300,6 +297,13 @@ def _fingerprint(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+def banned_words(
+    vocabulary: Vocabulary, encoder: OpenTextEncoder, tower: TextTower, name: str, settings: Settings
+) -> set[int]:
+    """The rows of the vocabulary that may not explain the concept of this name: its own words, where so wished."""
+    return own_words(vocabulary, encoder, tower, name) if settings.exclude_concept and name else set()
+
+
 def choose_dictionary(
     concept: Concept, slot: Slot, latents: Tensor, settings: Settings, generator: torch.Generator
 ) -> Dictionary:
@@ -308,11 +312,9 @@ def choose_dictionary(
     Without the concept's own words, if so wished. latents: (pictures, 4, h, w). Raises UserError when no word is left.
     """
     vocabulary, diffusion = concept.vocabulary, concept.diffusion
-    banned: set[int] = set()
-    if settings.exclude_concept and concept.name:
-        banned = own_words(vocabulary, concept.encoder, slot.towers[-1], concept.name)
+    banned = banned_words(vocabulary, concept.encoder, slot.towers[-1], concept.name, settings)
     if concept.features is not None:
-        order = rank_by_pictures(vocabulary, concept.features, banned)
+        order = likeness_shares(vocabulary, concept.features, banned).argsort(descending=True)
     else:
         each, most = GRADIENT_DRAWS
         drawn = draw(latents, min(each * len(latents), most), decisive(diffusion), generator)

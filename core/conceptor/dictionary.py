@@ -92,6 +92,10 @@ class Dictionary:
         """Its tokens with coefficients (tokens,); made_by: what the mix says of how it was made."""
         return TokenMix.of(self.ids.tolist(), self.texts, coefficients.tolist(), **made_by)
 
+    def by_token(self, values: Tensor) -> dict[str, Any]:
+        """What is known of each token, values (tokens, ...), by its id."""
+        return dict(zip(map(str, self.ids.tolist()), values.tolist(), strict=True))
+
     def singles(self) -> list[Tensor]:
         """Each token alone as a pseudo-token, of each tower (tokens, width)."""
         return [normalize(e, dim=-1) * norm for e, norm in zip(self.embeddings, self.norms, strict=True)]
@@ -128,8 +132,8 @@ def plurals(word: str) -> set[str]:
     return {f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies"}
 
 
-def rank_by_pictures(vocabulary: Vocabulary, features: Tensor, banned: Collection[int] = ()) -> Tensor:
-    """All rows but the banned ones, those first that most of the pictures are most like.
+def likeness_shares(vocabulary: Vocabulary, features: Tensor, banned: Collection[int] = ()) -> Tensor:
+    """The share (words,) of the pictures that look like each word; 0 for the rows that are banned.
 
     features: image features (pictures, width) of unit length. Each picture is shared out among all words by CLIP's
     zero-shot classifier, LIKENESS times the cosine similarity in a softmax (arXiv 2103.00020, section 3.1.2): pictures
@@ -139,7 +143,7 @@ def rank_by_pictures(vocabulary: Vocabulary, features: Tensor, banned: Collectio
     vocabulary.check_space(features)
     evidence = LIKENESS * (vocabulary.features @ features.T.to(vocabulary.features))
     evidence[list(banned)] = -torch.inf
-    return evidence.softmax(0).mean(1).argsort(descending=True)[: len(vocabulary) - len(banned)]
+    return evidence.softmax(0).mean(1)
 
 
 def rank_by_gradient(vocabulary: Vocabulary, diffusion: Diffusion, slot: Slot, drawn: Draws) -> Tensor:

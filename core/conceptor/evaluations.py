@@ -48,11 +48,8 @@ class Evaluations:
         """Of all phases, if the rest takes as long as what was done."""
         return (time.monotonic() - self._start) * self._left() / max(1, self._done)
 
-    def begin(self, phase: str, done: int = 0, note: str = "") -> None:
-        """The next phase, of which `done` evaluations were made earlier; the phases before it are over.
-
-        `note`: what is known by now and said beside its name.
-        """
+    def begin(self, phase: str, done: int = 0) -> None:
+        """The next phase, of which `done` evaluations were made earlier; the phases before it are over."""
         self._expected[phase] = max(0, self._expected.get(phase, 0) - done)
         for name in list(self._expected):
             if name == phase:
@@ -60,7 +57,7 @@ class Evaluations:
             del self._expected[name]
         self._phase, self._of_phase = phase, 0
         left = f", {self.seconds_left:.0f} s left" if self._done else ""
-        self._say(f"{phase}{left}\n{note}" if note else f"{phase}{left}")
+        self._say(f"{phase}{left}")
 
     def add(self, count: int) -> None:
         """Tells of `count` further evaluations."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torch import Tensor
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..model.protocols import OpenTextEncoder, check_fits
-from ..model.studio import Live, Studio, seeds_from
+from ..model.studio import Studio, seeds_from
 from ..model.template import Template
 from ..pictures.charts import bar_chart, line_chart
-from .decomposition import Concept, Explanation, decompose, phases
-from .dictionary import Dictionary, Slot
+from .decomposition import Concept, Explanation, banned_words, decompose, phases
+from .dictionary import Dictionary, Slot, likeness_shares
 from .evaluations import Evaluations
 from .fit import FitStep, Settings
 from .mixture import TokenMix
@@ -28,6 +28,22 @@ HELD_OUT = 5  # of how many given pictures one is kept for validation
 SHOWN = 12  # words of a mix while it is fitted
 PROBE = torch.full((1, 64, 64, 3), 0.5)  # a picture to see whether there is an image encoder
 MAKING, REMAKING = "making pictures", "making pictures of the mix"
+
+
+class Live(Protocol):
+    """What is seen of an explanation while it is made."""
+
+    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
+        """`done` evaluations of `total`, and a picture (height, width, 3) in 0..1; may raise to stop the work."""
+        ...
+
+    def say(self, text: str) -> None:
+        """What is being done now."""
+        ...
+
+    def found(self, mix: TokenMix) -> None:
+        """The largest words so far, with intervals where they are known."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +141,14 @@ def check_drawn(studio: Studio, vocabulary: Vocabulary, name: str, features: Ten
         )
 
 
+def first_words(studio: Studio, vocabulary: Vocabulary, name: str, settings: Settings, features: Tensor) -> TokenMix:
+    """What pictures of the name look like to the image encoder alone, by their features (pictures, width)."""
+    banned = banned_words(vocabulary, studio.encoder, studio.towers[-1], name, settings)
+    shares = likeness_shares(vocabulary, features, banned)
+    values, rows = shares.topk(min(SHOWN, int((shares > 0).sum())))
+    return Dictionary.of(vocabulary, rows.tolist(), values.device).mix(values)
+
+
 def explain(
     studio: Studio,
     vocabulary: Vocabulary,
@@ -144,14 +168,14 @@ def explain(
     `num_images` pictures for training and `validation_images` to judge by are made with the seeds of `seeds_of`. Of
     `given` ones, in 0..1, `validation_images` are held out to judge by, but one in HELD_OUT at most; where that is
     none, all serve both. `validation` "pictures" judges as published, by the pictures that a mix makes. A killed run
-    goes on from `checkpoint`, which is for the caller to remove when its work is kept. Raises UserError for what can't
-    be explained so.
+    goes on from `checkpoint`, which is for the caller to remove when its work is kept. `live` sees words from the
+    first pictures on: those to judge by are made first, and an image encoder names what they look like. Raises
+    UserError for what can't be explained so.
     """
     check_concept(name, given is not None)
     check_studio(studio, vocabulary, name, template, validation)
     earlier, later = seeds_of(settings, num_images, validation_images)
-    drawn = [*earlier, *later] if given is None else []
-    count = len(drawn) if given is None else len(given)
+    count = num_images + validation_images if given is None else len(given)
     kept = num_images if given is None else count - min(validation_images, count // HELD_OUT)
     made = given is None
     again = studio.evaluations(len(later))
@@ -159,25 +183,36 @@ def explain(
     sees = studio.features(PROBE) is not None
     work = Evaluations(
         {
-            MAKING: studio.evaluations(len(drawn)),
+            MAKING: studio.evaluations(count) if made else 0,
             **phases(settings, len(vocabulary), kept, count - kept or count, judging, studio.evaluations(1), sees),
             REMAKING: again,
         },
         live.bar,
         live.say,
     )
+
+    def made_by_name(seeds: Sequence[int]) -> Tensor:
+        counted = work.counted(studio.evaluations(len(seeds)))
+        return studio.latents_of_prompt(template.filled(name), seeds, counted)
+
+    def features_of(latents: Tensor) -> Tensor | None:
+        return studio.features(studio.pictures(latents)) if sees else None
+
     if given is None:
         work.begin(MAKING)
-        counted = work.counted(studio.evaluations(count))
-        latents = studio.latents_of_prompt(template.filled(name), drawn, counted)
-        given = studio.pictures(latents[:kept])
+        held_out = made_by_name(later)
+        wanted = features_of(held_out)
+        if wanted is not None:
+            live.found(first_words(studio, vocabulary, name, settings, wanted))
+        used = made_by_name(earlier)
+        given = studio.pictures(used)
     else:
         latents = studio.latents_of_pictures(given)
-    used, held_out = latents[:kept], latents[kept:] if kept < count else latents
+        used, held_out = latents[:kept], latents[kept:] if kept < count else latents
+        wanted = features_of(held_out)
     features = studio.features(given[:kept])
     if features is not None and made and settings.method == "shares":
         check_drawn(studio, vocabulary, name, features)
-    wanted = None if features is None else studio.features(studio.pictures(held_out))
 
     def remade(mix: TokenMix, seeds: Sequence[int]) -> Tensor:
         counted = work.counted(studio.evaluations(len(seeds)))
@@ -195,10 +230,9 @@ def explain(
     def watch(step: FitStep) -> None:
         mix = step.largest(settings.num_tokens)
         picture = None if step.validation is None else remade(mix, later[:1])[0]
-        rows = zip(mix.texts[:SHOWN], mix.coefficients, strict=False)
-        found = ", ".join(f"{text} {value:.3g}" for text, value in rows)
-        loss = "" if step.loss is None else f"step {step.step} of {settings.steps}, loss {step.loss:.4f}, "
-        live.say(f"{loss}{work.seconds_left:.0f} s left\n{found}")
+        if step.loss is not None:
+            live.say(f"step {step.step} of {settings.steps}, loss {step.loss:.4f}, {work.seconds_left:.0f} s left")
+        live.found(mix.top(SHOWN))
         live.bar(*work.position, picture)
 
     concept = Concept(

@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class FitStep:
-    """What one step of a fit reports."""
+    """What is known after one step of a fit, or after a round of a race before it."""
 
     step: int
     loss: float | None  # of the step's draws; step 0 is the start
@@ -68,11 +68,13 @@ class FitStep:
     best: bool  # whether it is the lowest so far
     dictionary: Dictionary
     coefficients: Tensor  # (tokens,), detached
+    intervals: Tensor | None = None  # (tokens, 2): within which they lie, where that is known
 
     def largest(self, count: int) -> TokenMix:
         """The `count` tokens with the largest coefficients."""
         words, values = self.dictionary.largest(self.coefficients, count)
-        return words.mix(values)
+        ends = {} if self.intervals is None else self.dictionary.by_token(self.intervals)
+        return words.mix(values, interval=ends)
 
 
 class CoefficientMLP(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -54,13 +55,13 @@ def race(
     racers: int,
     draws: int,
     likeness: Tensor | None = None,
-) -> Raced:
-    """The words that alone denoise the pictures best, and the share of the pictures that each explains.
+) -> Iterator[Raced]:
+    """After each round, the words that alone denoise the pictures best and the share of them that each explains.
 
     latents: (pictures, 4, h, w). The first `racers` words of the dictionary are compared on `draws` draws; those that
     explain least leave, and the others are compared on more (successive halving, arXiv 1502.07943). A picture of a
     mixed concept is explained by the word that is best on it, not by the one that is fair on all: a word stays for its
-    part in explaining single pictures, its mixture weight (see `explained`). `likeness` (words, pictures), cosine
+    part in explaining single pictures, its mixture weight. `likeness` (words, pictures), cosine
     similarities of features, counts beside the denoising, where there is an image encoder.
     """
     losses, compared = torch.empty(len(dictionary), 0), Draws.none_of(latents)
@@ -72,15 +73,23 @@ def race(
         drawn = draw(latents, count, decisive(diffusion), generator)
         new = token_losses(diffusion, slot, dictionary.singles(), drawn)
         losses, compared = torch.cat([losses, new.cpu()], 1), compared.and_also(drawn)
-        order = explained(losses, compared.pictures, evidence, iterations=1).argsort(descending=True, stable=True)
-    chances = likelihoods(losses, compared.pictures, evidence)
-    shares = _shares(chances, torch.ones(1, chances.shape[1]))[0]
-    resampled = torch.randint(chances.shape[1], (BOOTSTRAPS, chances.shape[1]), generator=generator)
-    weights = torch.nn.functional.one_hot(resampled, chances.shape[1]).sum(1)
+        chances = likelihoods(losses, compared.pictures, evidence)
+        order = mixture_weights(chances, torch.ones(1, chances.shape[1]), 1)[0].argsort(descending=True, stable=True)
+        shares, intervals = _with_intervals(chances)
+        raced = Raced(dictionary, shares.float(), intervals.float(), losses, compared)
+        yield raced.only(shares.argsort(descending=True, stable=True))
+
+
+def _with_intervals(chances: Tensor) -> tuple[Tensor, Tensor]:
+    """The share (words,) of each word, and the interval (words, 2) within which INTERVAL of the bootstrapped ones lie.
+
+    chances: log-likelihoods (words, pictures).
+    """
+    count = chances.shape[1]
+    resampled = torch.randint(count, (BOOTSTRAPS, count), generator=torch.Generator().manual_seed(0))
     ends = torch.tensor([(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], dtype=torch.float64)
-    intervals = _shares(chances, weights).quantile(ends, dim=0).T
-    order = shares.argsort(descending=True, stable=True)
-    return Raced(dictionary, shares.float(), intervals.float(), losses, compared).only(order)
+    intervals = _shares(chances, torch.nn.functional.one_hot(resampled, count).sum(1)).quantile(ends, dim=0).T
+    return _shares(chances, torch.ones(1, count))[0], intervals
 
 
 def _shares(chances: Tensor, weights: Tensor) -> Tensor:
@@ -102,12 +111,6 @@ def of_each_picture(losses: Tensor, pictures: Tensor) -> Tensor:
     """The means (words, pictures) of losses (words, draws) over the draws of each picture; pictures (draws,)."""
     _, place, count = pictures.unique(return_inverse=True, return_counts=True)
     return losses @ (torch.nn.functional.one_hot(place) / count).to(losses)
-
-
-def explained(losses: Tensor, pictures: Tensor, evidence: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """The share (words,) of the pictures that each word explains: the mixture weights of their `likelihoods`."""
-    chances = likelihoods(losses, pictures, evidence)
-    return mixture_weights(chances, torch.ones(1, chances.shape[1]), iterations)[0].float()
 
 
 def likelihoods(losses: Tensor, pictures: Tensor, evidence: Tensor) -> Tensor:

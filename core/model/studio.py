@@ -1,4 +1,4 @@
-"""A model that makes pictures, and what is seen of long work with it."""
+"""A model that makes pictures."""
 
 from __future__ import annotations
 
@@ -62,18 +62,6 @@ class Studio(Protocol):
 
         pictures: (n, height, width, 3) in 0..1.
         """
-        ...
-
-
-class Live(Protocol):
-    """What is seen of long work."""
-
-    def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
-        """`done` steps of `total`, and a picture (height, width, 3) in 0..1; may raise to stop the work."""
-        ...
-
-    def say(self, text: str) -> None:
-        """What is being done now."""
         ...
 
 

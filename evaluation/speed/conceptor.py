@@ -79,6 +79,9 @@ class Unwatched:
     def say(self, text: str) -> None:
         pass
 
+    def found(self, mix: TokenMix) -> None:
+        pass
+
 
 def vocabulary(pipe: Any, words: Vocabulary) -> list[Measure]:
     encoder = DiffusersTextEncoder(pipe)

@@ -147,6 +147,9 @@ class ConsoleLive:
     def say(self, text: str) -> None:
         pass
 
+    def found(self, mix: TokenMix) -> None:
+        pass
+
 
 def finished(file: Path, settings: Settings, **wanted: Any) -> bool:
     """Whether an earlier run has made the mix. Raises UserError when that run was to make something else.

@@ -123,7 +123,7 @@ def _for_editor(mix: TokenMix, table: WordTable) -> dict[str, Any]:
     words, asked = host.words(), mix.ids[:WITH_NEIGHBOURS]
     near = nearest_tokens(table, list(words), asked, NEIGHBOURS)
     named = {token: [[other, words[other]] for other in row] for token, row in zip(asked, near, strict=True)}
-    return {"rows": [mix.ids, mix.texts, mix.coefficients], "near": named, "intervals": mix.intervals()}
+    return {**host.editor_rows(mix), "near": named}
 
 
 class TokenMixPlot(Node):

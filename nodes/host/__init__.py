@@ -19,7 +19,7 @@ from .folders import (
     workflow_metadata,
 )
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
-from .live import LiveView, progress, routes
+from .live import LiveView, editor_rows, progress, routes
 from .model import HostDenoiser, HostDiffusion, family_of
 from .parts import check_noise, check_parts
 from .sampling import Sampling, drawn, samplers, schedulers
@@ -50,6 +50,7 @@ __all__ = [
     "check_noise",
     "check_parts",
     "drawn",
+    "editor_rows",
     "encoded",
     "family_of",
     "file",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.utils
-from comfy_execution.utils import get_executing_context
+from comfy_execution.utils import ExecutionContext, get_executing_context
 from torch import Tensor
 
+from ...core.conceptor.mixture import TokenMix
 from ...core.model.protocols import Progress
 from ...core.pictures.grid import to_pil
 
@@ -29,6 +30,7 @@ class LiveView:
 
     def __init__(self) -> None:
         self._bar = comfy.utils.ProgressBar(1)
+        self._said = self._words = ""
 
     def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:
         """The bar, with a picture (height, width, 3); raises when the user has pressed Cancel."""
@@ -37,8 +39,34 @@ class LiveView:
 
     def say(self, text: str) -> None:
         """A text under the node, in place of the one before."""
-        context = get_executing_context()
-        if context is not None:  # there is nobody to tell outside of a run
-            from server import PromptServer  # the web server, which only a run has
+        self._said = text
+        self._tell()
 
-            PromptServer.instance.send_progress_text(text, context.node_id)
+    def found(self, mix: TokenMix) -> None:
+        """The words so far: under the node, and in the editors behind it."""
+        self._words = ", ".join(f"{text} {value:.3g}" for text, value in zip(mix.texts, mix.coefficients, strict=True))
+        self._tell()
+        if (running := _running()) is not None:
+            server, context = running
+            where = {"node": context.node_id, "prompt_id": context.prompt_id}
+            server.send_sync("conceptlens.found", {**where, **editor_rows(mix)}, server.client_id)
+
+    def _tell(self) -> None:
+        if (running := _running()) is not None:
+            server, context = running
+            server.send_progress_text("\n".join(filter(None, (self._said, self._words))), context.node_id)
+
+
+def _running() -> tuple[Any, ExecutionContext] | None:
+    """The web server and what it runs now; outside of a run there is nobody to tell."""
+    context = get_executing_context()
+    if context is None:
+        return None
+    from server import PromptServer  # which only a run has
+
+    return PromptServer.instance, context
+
+
+def editor_rows(mix: TokenMix) -> dict[str, Any]:
+    """A mix as the coefficient editor reads it."""
+    return {"rows": [mix.ids, mix.texts, mix.coefficients], "intervals": mix.intervals()}

@@ -11,6 +11,12 @@ from conceptlens.hosting.server import HostServer
 from playwright.sync_api import Browser, Page
 
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
+OPEN = """async ([name, values]) => {
+  await app.loadGraphData(await (await fetch(`/api/workflow_templates/conceptlens/${name}.json`)).json());
+  for (const node of app.graph.nodes.filter((node) => node.type !== "SolidMask")) {  // a part of a mask is small
+    for (const widget of node.widgets ?? []) if (widget.name in values) widget.value = values[widget.name];
+  }
+}"""
 
 
 @contextmanager
@@ -42,6 +48,11 @@ def await_host(page: Page) -> None:
 
 def set_setting(page: Page, name: str, setting: object) -> None:
     page.evaluate("([name, setting]) => app.extensionManager.setting.set(name, setting)", [name, setting])
+
+
+def open_example(page: Page, name: str, values: Mapping[str, int | str]) -> None:
+    """Opens an example graph from the template browser's files, with other `values` of its widgets of these names."""
+    page.evaluate(OPEN, [name, dict(values)])
 
 
 def queue(page: Page, host: HostServer, seconds: float = 240) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from conceptlens.hosting.server import HostServer
-from conceptlens.tests.browser.host_page import host_page, queue
+from conceptlens.tests.browser.host_page import host_page, open_example, queue
 from conceptlens.tests.conftest import ROOT
 from playwright.sync_api import Browser, Page
 
@@ -24,12 +24,6 @@ FEW: dict[str, int | str] = {
     "height": 64,
     "method": "conceptor",  # the other one compares words for a minute
 }
-OPEN = """async ([name, few]) => {
-  await app.loadGraphData(await (await fetch(`/api/workflow_templates/conceptlens/${name}.json`)).json());
-  for (const node of app.graph.nodes.filter((node) => node.type !== "SolidMask")) {  // a part of a mask is small
-    for (const widget of node.widgets ?? []) if (widget.name in few) widget.value = few[widget.name];
-  }
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +35,7 @@ def page(browser: Browser, host: HostServer) -> Iterator[Page]:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
 def test_an_example_runs(name: str, page: Page, host: HostServer) -> None:
     """Every node of it, with few steps and pictures; what stands in a preview is there."""
-    page.evaluate(OPEN, [name, FEW])
+    open_example(page, name, FEW)
     history = queue(page, host)
     assert history["status"]["status_str"] == "success", history["status"]["messages"]
     shown = {number for number, node in history["prompt"][2].items() if "Preview" in node["class_type"]}

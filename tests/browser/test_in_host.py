@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from conceptlens.evaluation.laboratory import Laboratory
 from conceptlens.hosting.server import HostServer
 from conceptlens.tests.browser.editor import bar, drag, row, value
-from conceptlens.tests.browser.host_page import await_host, host_page, queue, set_setting
+from conceptlens.tests.browser.host_page import await_host, host_page, open_example, queue, set_setting
 from conceptlens.tests.browser.in_host import (
     ROOT,
     address,
@@ -234,6 +234,34 @@ def test_an_example_is_opened_tried_and_does_what_it_says(graph: Page, host: Hos
     drag(graph, "car", 0.01, 0.95)
     row(graph, "rose").locator(".conceptlens-switch").click()
     assert shown(run(graph, host)) == "car"
+
+
+def test_words_are_seen_while_they_are_found(graph: Page, renderer: str) -> None:
+    """Above the editor's own list, with intervals as soon as they race; the run's end puts them into it."""
+    few = {"dictionary_size": 8, "image_size": 64, "width": 64, "height": 64, "steps": 2, "num_images": 12}
+    open_example(graph, "explain_concept", few)
+    graph.evaluate(
+        """() => {
+          const panel = document.querySelector(".conceptlens-found");
+          window.panels = [];
+          new MutationObserver(() => {
+            const words = [...panel.querySelectorAll(".conceptlens-text")].map((word) => word.textContent);
+            const lines = panel.querySelectorAll(".conceptlens-interval").length;
+            const rows = document.querySelectorAll(".conceptlens-row").length;
+            if (words.length) window.panels.push({ words, lines, rows });
+          }).observe(panel, { childList: true, subtree: true, attributes: true });
+        }"""
+    )
+    graph.evaluate("app.queuePrompt(0, 1)")
+    panel = graph.locator(".conceptlens-found")
+    expect(panel.locator(".conceptlens-interval").first).to_be_visible(timeout=240_000)
+    keep(graph, f"found {renderer}")
+    expect(panel).to_be_hidden(timeout=240_000)
+    shown = graph.evaluate("window.panels")
+    assert shown[0]["lines"] == 0  # by the image encoder alone
+    assert shown[-1]["lines"] == len(shown[-1]["words"])
+    assert not any(seen["rows"] for seen in shown)
+    assert row(graph, shown[-1]["words"][0]).is_visible()
 
 
 def test_words_show_the_pictures_of_a_gallery(graph: Page, host: HostServer) -> None:

@@ -14,7 +14,7 @@ from conceptlens.core.conceptor.dictionary import Dictionary, Slot, own_words, r
 from conceptlens.core.conceptor.evaluations import Evaluations
 from conceptlens.core.conceptor.fit import FitStep, Judge, Settings
 from conceptlens.core.conceptor.pursuit import pursue
-from conceptlens.core.conceptor.race import explained, likelihoods, mixture_weights, race, rounds
+from conceptlens.core.conceptor.race import ITERATIONS, likelihoods, mixture_weights, race, rounds
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.diffusion import Prediction, draw
@@ -63,6 +63,12 @@ def test_a_concepts_own_words_are_known_by_meaning_where_there_is_a_projection(
     assert (alike <= own_words(vocabulary, encoder, tower, "rose")) == (family == "SDXL" or len(alike) == 1)
 
 
+def mixture(losses: Tensor, pictures: Tensor, evidence: Tensor) -> Tensor:
+    """The mixture weights (words,) of losses (words, draws)."""
+    chances = likelihoods(losses, pictures, evidence)
+    return mixture_weights(chances, torch.ones(1, chances.shape[1]), ITERATIONS)[0].float()
+
+
 def test_shares_of_a_planted_mixture_are_found() -> None:
     """40 tokens; 300 pictures, each drawn by one of three; two draws of each with noise as large as the difference."""
     generator = torch.Generator().manual_seed(3)
@@ -71,7 +77,7 @@ def test_shares_of_a_planted_mixture_are_found() -> None:
     pictures = torch.arange(600) % 300
     losses = 1 + 0.01 * torch.randn(40, 600, generator=generator) + torch.randn(600, generator=generator)
     losses[maker[pictures], torch.arange(600)] -= 0.03
-    found = explained(losses, pictures, torch.zeros(40, 300))
+    found = mixture(losses, pictures, torch.zeros(40, 300))
     assert found.argsort(descending=True)[:3].tolist() == [0, 1, 2]
     torch.testing.assert_close(found[:3], shares, atol=0.06, rtol=0)
     assert found.sum() == pytest.approx(1)
@@ -82,7 +88,7 @@ def test_what_is_known_besides_decides_between_words_that_denoise_alike() -> Non
     losses, pictures = 1 + 0.01 * torch.randn(40, 24, generator=generator), torch.arange(24) % 12
     evidence = torch.zeros(40, 12)
     evidence[7, :8] = evidence[31, 8:] = 20
-    found = explained(losses, pictures, evidence)
+    found = mixture(losses, pictures, evidence)
     torch.testing.assert_close(found[[7, 31]], torch.tensor([2 / 3, 1 / 3]), atol=0.05, rtol=0)
 
 
@@ -143,7 +149,7 @@ def test_a_race_finds_the_words_that_made_the_pictures(planted: Planted, slot: S
     rows = [vocabulary.texts.index(word) for word in ("castle", "river")]
     dictionary = Dictionary.of(vocabulary, [*range(500, 738), *rows], torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    found = race(planted, slot, dictionary, pictures_of(8, 4), generator, racers=240, draws=12)
+    *_, found = race(planted, slot, dictionary, pictures_of(8, 4), generator, racers=240, draws=12)
     assert len(found.words) == 60
     assert found.words.texts[:2] == ["castle", "river"]
     torch.testing.assert_close(found.shares[:2], torch.tensor([2 / 3, 1 / 3]), atol=0.05, rtol=0)
@@ -165,7 +171,7 @@ def test_a_race_of_few_words_takes_as_many_evaluations() -> None:
 def test_of_two_words_none_leaves_the_race(planted: Planted, slot: Slot, vocabulary: Vocabulary) -> None:
     """How pictures divide between words that somebody chose: both have their share."""
     both = Dictionary.of(vocabulary, [vocabulary.texts.index(word) for word in ("river", "castle")], CPU)
-    found = race(planted, slot, both, pictures_of(8, 4), torch.Generator().manual_seed(0), racers=64, draws=12)
+    *_, found = race(planted, slot, both, pictures_of(8, 4), torch.Generator().manual_seed(0), racers=64, draws=12)
     assert found.words.texts == ["castle", "river"]
     torch.testing.assert_close(found.shares, torch.tensor([2 / 3, 1 / 3]), atol=0.05, rtol=0)
 

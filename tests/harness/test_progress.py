@@ -11,6 +11,7 @@ import torch
 from conceptlens.core.conceptor.dictionary import ROWS_AT_ONCE
 from conceptlens.core.conceptor.explanation import explain
 from conceptlens.core.conceptor.fit import Settings
+from conceptlens.core.conceptor.mixture import TokenMix
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens, text_feature
 from conceptlens.core.model.diffusion import Prediction
 from conceptlens.core.model.template import Template
@@ -37,6 +38,7 @@ class Live:
         self.told: list[tuple[int, int]] = []
         self.seen: list[int] = []  # evaluations
         self.said: list[str] = []
+        self.mixes: list[tuple[int, TokenMix]] = []  # beside the evaluations made by then
         self._evaluations, self._stop_at = evaluations, stop_at
 
     def bar(self, done: int, total: int, picture: Tensor | None = None) -> None:  # noqa: ARG002
@@ -47,6 +49,9 @@ class Live:
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def found(self, mix: TokenMix) -> None:
+        self.mixes.append((len(self.seen) and self.seen[-1], mix))
 
 
 class Cheap:
@@ -132,8 +137,19 @@ def test_one_bar_counts_all_evaluations(validation: Any, pipe: Any, words: Vocab
     assert first[: len(phases)] == phases
     assert first[-2:] == ["judging each word", "making pictures of the mix"]
     assert all("s left" in text for text in live.said[1:])
-    compared = live.said[3].splitlines()[1].split(", ")  # told before they are compared
-    assert set(compared) <= set(WORDS)
+
+
+def test_words_are_told_with_their_intervals_while_they_race(pipe: Any, words: Vocabulary) -> None:
+    """First those that the image encoder sees in the pictures to judge by, without intervals."""
+    studio = Counting(pipe, judged=True)
+    live = Live(lambda: studio.rows)
+    counts: dict[str, Any] = {"num_images": 3, "validation_images": 2}
+    explained = explain(studio, words, "palace", Template.of("a photo of a {}"), SETTINGS, live, **counts)
+    (made, first), (_, raced), *_ = live.mixes
+    assert made == studio.evaluations(2)
+    assert not first.intervals()
+    assert len(raced.intervals()) == len(raced)
+    assert set(live.mixes[-1][1].texts) >= set(explained.found.mix.texts)
 
 
 def test_at_every_call_it_can_be_stopped(pipe: Any, words: Vocabulary) -> None:

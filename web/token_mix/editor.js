@@ -2,6 +2,7 @@
 
 import { Cut } from "./cut.js";
 import { h, iconButton, setText } from "./dom.js";
+import { Found } from "./found.js";
 import { Groups } from "./groups.js";
 import { mixText, readMix } from "./mix_text.js";
 import { Notice } from "./notice.js";
@@ -56,6 +57,11 @@ class Editor {
     if (differ) this._arrange();
     else this._render();
     return differ;
+  }
+
+  /** What a run has found so far, as `learn` wants it; null when it is over. */
+  found(words) {
+    this._found.show(words);
   }
 
   /** Pictures of single words: [[id, address]]. */
@@ -206,6 +212,7 @@ class Editor {
       action("add", () => this._windows.askWord((...query) => this._outside.find(...query), (word) => this._addWord(word))),
     );
     this._notice = new Notice(t, (change) => this._do(change, true));
+    this._found = new Found(t);
     const make = () => {
       const row = new Row(this, t);
       row.element.row = row;
@@ -234,7 +241,7 @@ class Editor {
     this.root = h(
       "div",
       { className: "conceptlens-editor", role: "group", "aria-label": t.title, onkeydown: (event) => this._key(event) },
-      ...[tools, this._notice.element, this._list.element, this._groups.element, foot],
+      ...[tools, this._notice.element, this._found.element, this._list.element, this._groups.element, foot],
     );
     this._windows = new Windows(this.root, t);
     // The graph below must not be dragged, zoomed or have its nodes deleted by what is meant for the editor.

@@ -5,9 +5,12 @@ import { h, iconButton, setAttributes, setIcon, setText } from "./dom.js";
 const FINE = 0.1; // of a movement while Shift is held
 const STEPS = 100; // of the keyboard over a whole bar
 const BIG_STEPS = 10;
-const UNCERTAIN = 0.1; // of a coefficient: what reaches lower may as well be nothing
+const UNCERTAIN = 0.1; // of a coefficient
 
 export const written = (value) => String(Number(value.toPrecision(4)));
+
+/** Whether a learned coefficient may as well be nothing, by the lower end of its interval. */
+export const uncertain = (low, value) => low < UNCERTAIN * value;
 
 /** A number as people write it, or NaN. */
 export const read = (text) => (text.trim() ? Number(text.trim().replace(",", ".")) : NaN);
@@ -53,7 +56,7 @@ export class Row {
     for (const [end, value] of Object.entries(interval ?? {})) this.bar.style.setProperty(`--${end}`, place(value));
     const used = state.used(item);
     const flags = { unused: !used, selected: selected.has(item.id), locked: item.locked, [item.kind]: true };
-    flags.uncertain = Boolean(interval) && interval.low < UNCERTAIN * item.learned;
+    flags.uncertain = Boolean(interval) && uncertain(interval.low, item.learned);
     flags.changed = item.learned !== null && item.value !== item.learned;
     setAttributes(this.element, { "data-flags": Object.keys(flags).filter((flag) => flags[flag]).join(" ") });
     const share = used ? `${(100 * state.share(item)).toFixed(1)}%` : "";

@@ -27,6 +27,7 @@ export default {
   top: "Größte",
   all: "alle",
   empty: "Führen Sie den Graphen einmal aus, um die Wörter der Mischung zu sehen, oder fügen Sie ein Wort hinzu.",
+  found: "Wörter bis jetzt",
   fresh: "Die Mischung wurde neu berechnet; Ihre Änderungen bleiben.",
   adopt: "Übernehmen",
   vanished: "Wörter, die in der neuen Mischung fehlen: {0}",

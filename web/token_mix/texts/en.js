@@ -27,6 +27,7 @@ export default {
   top: "Largest",
   all: "all",
   empty: "Run the graph once to see the words of the mix, or add a word.",
+  found: "Words so far",
   fresh: "The mix was computed anew; your changes stay.",
   adopt: "Adopt",
   vanished: "Words that the new mix lacks: {0}",

@@ -27,6 +27,7 @@ export default {
   top: "Mayores",
   all: "todas",
   empty: "Ejecute el grafo una vez para ver las palabras de la mezcla, o añada una palabra.",
+  found: "Palabras hasta ahora",
   fresh: "La mezcla se calculó de nuevo; sus cambios se conservan.",
   adopt: "Adoptar",
   vanished: "Palabras que faltan en la nueva mezcla: {0}",

@@ -27,6 +27,7 @@ export default {
   top: "Plus grands",
   all: "tous",
   empty: "Exécutez le graphe une fois pour voir les mots du mélange, ou ajoutez un mot.",
+  found: "Mots trouvés jusqu'ici",
   fresh: "Le mélange a été recalculé ; vos modifications restent.",
   adopt: "Adopter",
   vanished: "Mots absents du nouveau mélange : {0}",
