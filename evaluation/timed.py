@@ -23,7 +23,7 @@ from ..core.errors import UserError
 from ..core.model.protocols import check_fits
 from ..core.time_edit.lora import lora_state_dict
 from ..core.time_edit.strength import edits_for_share
-from ..core.time_edit.time_edit import EditPair, edit_model, fit_time_edit
+from ..core.time_edit.time_edit import EditPair, PreserveMode, Regularize, edit_model, fit_time_edit
 from ..harness.terminal.console import Console
 from ..harness.terminal.options import (
     add_drawing_options,
@@ -54,7 +54,16 @@ from .timed_set import (
 
 Method = Literal["time", "none", "words"]
 MOST = 2.0  # times an edit: how strong a profession's may be
-SETTINGS = ("method", "regularization", "strength", "values_only", "no_augment", "preserve_others")
+SETTINGS = (
+    "method",
+    "regularization",
+    "strength",
+    "values_only",
+    "no_augment",
+    "preserve_others",
+    "regularize",
+    "preserve_mode",
+)
 SAMPLING = ("clip", "num_seeds", "steps", "guidance_scale", "size")
 
 
@@ -65,10 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_judge_option(parser)
     add("--method", choices=get_args(Method), default="time", help="or the model as it is, or the edit said in words")
     add("--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="above 0 (default 0.1)")
+    add("--regularize", choices=get_args(Regularize), default="absolute", help="the unit of lambda (default absolute)")
     add("--strength", type=float, default=1.0, metavar="S", help="of the edits of pairs (default 1)")
     add("--values-only", action="store_true", help="edit values only, not keys")
     add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
     add("--preserve-others", action="store_true", help="the prompts of the other edits keep their meaning")
+    add("--preserve-mode", choices=get_args(PreserveMode), default="weighted", help="how (default weighted)")
     add("--num-seeds", type=int, default=24, metavar="N", help="pictures of each prompt (default 24)")
     add_drawing_options(parser, steps=50)
     add("--margin", type=float, default=0.0, metavar="M", help="by which a picture has to be more alike (default 0)")
@@ -151,6 +162,9 @@ class Workshop:
             edit_keys=not given.values_only,
             augment=not given.no_augment,
             preserve=preserve,
+            regularize=given.regularize,
+            preserve_mode=given.preserve_mode,
+            cache=given.out,
         )
         if not made.factors:  # a strength of 0
             yield

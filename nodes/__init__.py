@@ -31,7 +31,7 @@ from .hspace.directions import (
 )
 from .hspace.jacobian import HSpaceJacobian
 from .hspace.process import HSpaceInvert, SamplerAsyrp
-from .time_edit.edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditModel
+from .time_edit.edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditConditioning, TIMEEditModel
 from .worlds import EmojiWorldLoader, FaceWorldLoader
 
 
@@ -48,6 +48,6 @@ class ConceptLensExtension(ComfyExtension):
             *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceDisentangle, HSpaceDirection),
             *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),
             *(SaveHSpaceDirections, LoadHSpaceDirections),
-            *(TIMEEditModel, TIMEEditBatch, SaveTIMEEdit),
+            *(TIMEEditModel, TIMEEditBatch, TIMEEditConditioning, SaveTIMEEdit),
             *(EmojiWorldLoader, FaceWorldLoader, StrengthSweep, LabelledGrid),
         ]

@@ -21,6 +21,7 @@ EMPTY = {
     "VAE": "the checkpoint behind it has no VAE; load one with Load VAE",
     "CLIP_VISION": "the loader behind it has no image encoder; load one with Load CLIP Vision, or disconnect it",
     "CONDITIONING": "no prompt comes through it; connect CLIP Text Encode",
+    "CONTEXT_EDIT": "no edit comes through it; connect TIME Edit Model",
     "IMAGE": "no picture comes through it; connect Load Image or VAE Decode",
     "MASK": "no mask comes through it; draw one, or disconnect it",
     "LATENT": "no latent comes through it; connect VAE Encode or an empty latent",

@@ -13,6 +13,9 @@ from torch import Tensor
 from .. import storage
 from ..errors import UserError
 
+KNOWN_BY = 16  # numbers of the start token's state, by which a text encoder is told from another
+ALIKE = 0.1  # how far, relative to their size, those of one encoder may be apart: half precision, a LoRA
+
 
 @dataclass(frozen=True)
 class ContextEdit:
@@ -98,3 +101,24 @@ class ContextEdit:
                 f"expected those of a context edit of width {header.get('width')}; save the edit again."
             )
         return cls(left, values, right, storage.entry(path, header, "made_by", dict))
+
+
+def edited_context(edit: ContextEdit, context: Tensor) -> Tensor:
+    """A prompt's context (prompts, slots, width) such that the weights read from it what the edited ones would.
+
+    W (I + E) c = W ((I + E) c), where nothing stands between the context and W. Raises UserError for an edit of values
+    alone, which keys would see too, and for a context of another text encoder: of another width, or with another state
+    of the start token, which causal encoders give to every prompt alike.
+    """
+    if not edit.made_by.get("edit_keys", True):
+        raise UserError("The edit is one of values only, and a prompt gives keys too; make it with edit_keys on.")
+    if context.shape[-1] != edit.width:
+        raise UserError(
+            f"The prompt's context has width {context.shape[-1]}, the edit is of width {edit.width}; take both from "
+            "the same text encoder."
+        )
+    known = torch.tensor(edit.made_by.get("start", []))
+    start = context[0, 0, : len(known)].float().cpu()
+    if len(known) and (start - known).norm() > ALIKE * known.norm():
+        raise UserError("The prompt was made by another text encoder than the edit; take both from the same CLIP.")
+    return edit(context.float()).to(context)

@@ -12,6 +12,16 @@ as columns of C and C* this is W' = W (I + E), with one and the same
 
 for every W: an edit is a linear map of the text context, found by one solve, of a rank of at most the number of token
 slots whose states differ. `ContextEdit` is that map; on weights it is a LoRA (`core.time_edit.lora`).
+
+A relative lambda holds W' back where ordinary prompts are: with Sigma the covariance of their states (`ordinary`),
+
+    sum_i ||W' c_i - W c*_i||^2 + lambda tr((W' - W) Sigma (W' - W)^T)
+    =>  E = (C* - C) C^T (lambda Sigma + C C^T)^-1
+
+and what is preserved exactly adds the condition E p = 0 for its states p (the null space of SPEED, arXiv 2503.07392).
+Both are the same solve for other states: with Sigma = L L^T, and Q the orthonormal columns that span L^-1 p,
+
+    T = (I - Q Q^T) L^-1,  E = (C* - C) (lambda I + (T C)^T T C)^-1 (T C)^T T.
 """
 
 from __future__ import annotations
@@ -19,8 +29,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from textwrap import shorten
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,10 +40,14 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.protocols import Denoiser, Progress, TextEncoder, check_fits, unseen
 from ..model.text_tower import CONTEXT_LENGTH, MARKS
-from .context_edit import ContextEdit
+from .context_edit import KNOWN_BY, ContextEdit
 from .lora import LoraFactors, check_match, edit_denoiser
+from .ordinary import ordinary_covariance
 
+Regularize = Literal["absolute", "relative"]
+PreserveMode = Literal["weighted", "exact"]
 PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
+TOLERANCE = 1e-3  # of the largest singular value: what preserved states are in directions that they do not fill
 PROMPTS_AT_ONCE = 32  # preserved prompts whose states are in memory together: 8 MB for SD 1.x, 20 MB for SDXL
 
 
@@ -50,12 +66,15 @@ class EditPair(NamedTuple):
         return f"{self.source} => {self.destination}{strength}"
 
 
-def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> ContextEdit:
+def time_edit(
+    states: Tensor, target_states: Tensor, regularization: float, through: Tensor | None = None
+) -> ContextEdit:
     """TIME's closed form (its equation 4) as a map of the context.
 
-    `states` c_i and `target_states` c*_i are (n, width); `regularization` is lambda > 0. Computed in float64 with one
-    solve of min(n, width) unknowns: (lambda I + C^T C)^-1 C^T = C^T (lambda I + C C^T)^-1. Raises UserError for states
-    that are not finite, and for a lambda so small that there is no unique solution.
+    `states` c_i and `target_states` c*_i are (n, width); `regularization` is lambda > 0; `through` is T (width, width),
+    I without it (`seen_through`). Computed in float64 with one solve of min(n, width) unknowns:
+    (lambda I + C^T C)^-1 C^T = C^T (lambda I + C C^T)^-1. Raises UserError for states that are not finite, and for a
+    lambda so small that there is no unique solution.
     """
     states, difference = states.double(), (target_states.double() - states.double())
     if not torch.isfinite(difference).all():
@@ -68,20 +87,41 @@ def time_edit(states: Tensor, target_states: Tensor, regularization: float) -> C
         nothing = torch.zeros(0, states.shape[1], dtype=torch.float64)
         return ContextEdit.from_factors(nothing.T, nothing)
     n, width = states.shape
+    through = torch.eye(width, dtype=torch.float64) if through is None else through
+    states = states @ through.T
     try:
         if n <= width:
             gram = states @ states.T + regularization * torch.eye(n, dtype=torch.float64)
-            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(gram, states)[moved])
+            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(gram, states)[moved] @ through)
         covariance = states.T @ states + regularization * torch.eye(width, dtype=torch.float64)
         if moved.sum() < width:
-            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(covariance, states[moved].T).T)
+            down = torch.linalg.solve(covariance, states[moved].T).T
+            return ContextEdit.from_factors(difference[moved].T, down @ through)
         product = difference[moved].T @ states[moved]
-        return ContextEdit.from_factors(torch.linalg.solve(covariance, product, left=False), torch.eye(width))
+        return ContextEdit.from_factors(torch.linalg.solve(covariance, product, left=False), through)
     except torch.linalg.LinAlgError as error:
         raise UserError(
             f"With regularization {regularization:g} the edit has no unique solution in double precision; use a larger "
             "one, such as 0.1."
         ) from error
+
+
+def seen_through(covariance: Tensor | None, preserved: Tensor) -> Tensor:
+    """T (width, width), float64, through which `time_edit` sees states: Sigma's units, and blind for what is preserved.
+
+    covariance: Sigma, I without it. preserved: states (n, width) that an edit shall not move, n may be 0. They are
+    taken to fill the directions in which they are larger than TOLERANCE of the largest.
+    """
+    width = preserved.shape[1]
+    whole = torch.eye(width, dtype=torch.float64)
+    root = whole if covariance is None else torch.linalg.cholesky(covariance)
+    whitened = torch.linalg.solve_triangular(root, whole, upper=False)
+    if not len(preserved):
+        return whitened
+    _, values, directions = torch.linalg.svd(preserved.double(), full_matrices=False)
+    filled = directions[values > TOLERANCE * values[0]]
+    basis = torch.linalg.qr(whitened @ filled.T).Q
+    return whitened - basis @ (basis.T @ whitened)
 
 
 def triangular_factor(portions: Iterable[Tensor], width: int) -> Tensor:
@@ -132,16 +172,21 @@ def fit_time_edit(
     augment: bool = True,
     preserve: Sequence[str] = (),
     rank: int = 0,
+    regularize: Regularize = "absolute",
+    preserve_mode: PreserveMode = "weighted",
+    cache: Path | None = None,
     progress: Progress = unseen,
 ) -> ContextEdit:
     """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
 
-    `regularization` is TIME's lambda; `augment` edits each pair after the paper's prefixes as well (`augment_prompt`).
-    `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv 2308.14761): states with
-    c* = c, which hold the model in place through the inverse. They may be thousands; `progress` counts them, each text
-    once. `rank` = 0 keeps the edit exact, another value its best approximation of that rank on the prompts' states;
-    `made_by["energy_kept"]` says how good that is. Raises UserError for empty prompts, lambda <= 0, a rank below 0,
-    prompts beyond 77 tokens, and destinations without the source's words.
+    `regularization` is TIME's lambda, by `regularize` "relative" in units of the covariance of ordinary prompts'
+    states, which is kept in the folder `cache`; `augment` edits each pair after the paper's prefixes as well
+    (`augment_prompt`). `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv
+    2308.14761): states with c* = c, which hold the model in place through the inverse, or, by `preserve_mode` "exact",
+    are not moved at all. They may be thousands; `progress` counts them, each text once. `rank` = 0 keeps the edit
+    exact, another value its best approximation of that rank on the prompts' states; `made_by["energy_kept"]` says how
+    good that is, and `made_by["reached"]` which share of the wanted change the edit makes. Raises UserError for empty
+    prompts, lambda <= 0, a rank below 0, prompts beyond 77 tokens, and destinations without the source's words.
     """
     if not pairs:
         raise UserError("There is nothing to edit: give at least one source prompt with its destination.")
@@ -167,22 +212,37 @@ def fit_time_edit(
     prompts = list(dict.fromkeys([*sources, *destinations]))
     states = dict(zip(prompts, encoder.encode(prompts), strict=True))
     kept = triangular_factor(_preserved_states(encoder, preserve, progress), encoder.width)
-    columns = torch.cat([*(states[source].double() for source in sources), kept])
+    columns = torch.cat([states[source].double() for source in sources])
     targets = [
         torch.lerp(states[source].double(), states[destination][slots].double(), strength)
         for source, destination, slots, strength in zip(sources, destinations, alignments, strengths, strict=True)
     ]
-    edit = time_edit(columns, torch.cat([*targets, kept]), regularization)
-    edit, energy = edit.truncated(rank or edit.rank, columns)
+    wanted = torch.cat(targets)
+    exact = kept if preserve_mode == "exact" else kept[:0]
+    weighted = kept[len(exact) :]
+    covariance = ordinary_covariance(encoder, cache) if regularize == "relative" else None
+    through = seen_through(covariance, exact) if covariance is not None or len(exact) else None
+    edit = time_edit(torch.cat([columns, weighted]), torch.cat([wanted, weighted]), regularization, through)
+    edit, energy = edit.truncated(rank or edit.rank, torch.cat([columns, weighted]))
     made_by = {
         "method": "TIME",
         "pairs": [list(pair) for pair in pairs],
         "regularization": regularization,
         "augment": augment,
         "preserve": list(preserve),
+        "regularize": regularize,
+        "preserve_mode": preserve_mode,
         "energy_kept": energy,
+        "reached": _reached(edit, columns, wanted),
+        "start": states[sources[0]][0, :KNOWN_BY].tolist(),
     }
     return ContextEdit(edit.left, edit.singular_values, edit.right, made_by)
+
+
+def _reached(edit: ContextEdit, states: Tensor, wanted: Tensor) -> float:
+    """The share of the wanted change of states (n, width) that the edit makes, in squared norm: 1 is all of it."""
+    change = (wanted - states).square().sum()
+    return 1.0 - float((wanted - edit(states)).square().sum() / change) if change > 0 else 1.0
 
 
 def _preserved_states(encoder: TextEncoder, prompts: Sequence[str], progress: Progress) -> Iterator[Tensor]:
@@ -215,6 +275,9 @@ def edit_model(
     strength: float = 1.0,
     preserve: Sequence[str] = (),
     rank: int = 0,
+    regularize: Regularize = "absolute",
+    preserve_mode: PreserveMode = "weighted",
+    cache: Path | None = None,
     progress: Progress = unseen,
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
@@ -234,6 +297,9 @@ def edit_model(
         augment=augment,
         preserve=preserve,
         rank=rank,
+        regularize=regularize,
+        preserve_mode=preserve_mode,
+        cache=cache,
         progress=lambda done, _: progress(done, prompts + layers),
     ).scaled(strength)
     factors = {}
@@ -241,6 +307,7 @@ def edit_model(
         factors = edit_denoiser(
             edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
         )
+    edit = replace(edit, made_by={**edit.made_by, "edit_keys": edit_keys})
     lines = [str(pair) for pair in pairs]
     if factors:
         scaled = "" if strength == 1 else f", strength {strength:g}"
@@ -248,8 +315,12 @@ def edit_model(
         lines.append(
             f"{len(factors)} projections of {denoiser.family} edited at rank {kept} of {edit.width}, "
             f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
-            f"lambda {regularization:g}{scaled}"
+            f"lambda {regularization:g}{' relative to ordinary prompts' if regularize == 'relative' else ''}{scaled}"
         )
+        if preserve and preserve_mode == "exact":
+            lines.append(
+                f"What is preserved exactly leaves {edit.made_by['reached']:.0%} of the change that was asked for"
+            )
         if denoiser.family == "SDXL":
             lines.append("SDXL also reads a pooled text, which is not edited and still says the source")
     else:

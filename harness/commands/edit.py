@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from ...core.errors import UserError
 from ...core.time_edit.lora import lora_state_dict, save_lora
-from ...core.time_edit.time_edit import EditPair, edit_model
+from ...core.time_edit.time_edit import EditPair, PreserveMode, Regularize, edit_model
 from ..terminal.console import Console
 from ..terminal.options import add_model_options, add_sampling_options, check_ending, open_model, sampling_of, seeds_of
 
@@ -20,10 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source", **required, help="prompt whose meaning shall change (repeatable)")
     add("--destination", **required, help="what it shall mean (one for each source)")
     add("--lambda", dest="regularization", type=float, default=0.1, metavar="L", help="above 0 (default 0.1)")
+    add("--regularize", choices=get_args(Regularize), default="relative", help="the unit of lambda (default relative)")
     add("--values-only", action="store_true", help="edit values only, not keys")
     add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
     add("--strength", type=float, default=1.0, metavar="S", help="share of the edit that is applied (default 1)")
     add("--preserve", **repeated, help="prompt that shall keep its meaning (repeatable)")
+    add("--preserve-mode", choices=get_args(PreserveMode), default="weighted", help="how (default weighted)")
     add("--rank", type=int, default=0, metavar="R", help="0: exact (default), else the best approximation of this rank")
     add(
         "--out",
@@ -61,6 +64,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             strength=arguments.strength,
             preserve=arguments.preserve,
             rank=arguments.rank,
+            regularize=arguments.regularize,
+            preserve_mode=arguments.preserve_mode,
             progress=progress,
         )
     console.line(edited.report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from comfy_api.v0_0_2 import io, ui
@@ -13,15 +13,23 @@ from ...core.conceptor.bias import MEN, WOMEN, word_pair
 from ...core.conceptor.shares import Share, check_judge, shares_of_pictures
 from ...core.errors import UserError
 from ...core.model.studio import seeds_from
+from ...core.time_edit.context_edit import ContextEdit, edited_context
 from ...core.time_edit.lora import lora_state_dict, save_lora
 from ...core.time_edit.strength import edits_for_share, slot_of
-from ...core.time_edit.time_edit import EditPair, edit_model, parse_edits
+from ...core.time_edit.time_edit import (
+    EditPair,
+    PreserveMode,
+    Regularize,
+    edit_model,
+    parse_edits,
+)
 from .. import host
 from ..connected import Node, in_range
 from ..inputs import checked, filename_input, group_inputs, picture_inputs
 
 CATEGORY = "ConceptLens/Model editing"
 LoraModel = io.Custom("LORA_MODEL")
+ContextEditType = io.Custom("CONTEXT_EDIT")
 
 
 def _settings() -> list[Any]:
@@ -34,8 +42,9 @@ def _settings() -> list[Any]:
             max=1e6,
             step=0.01,
             round=False,
-            tooltip="lambda, above 0: how strongly the weights are held in place. The paper uses 0.1 on Stable "
-            "Diffusion; raise it when other prompts change too much. Range 1e-6 to 1e6.",
+            tooltip="lambda, above 0: how strongly the weights are held in place; raise it when other prompts change "
+            "too much. Relative: at 0.1 ten ordinary prompts weigh against the edited ones, on every model. Absolute: "
+            "the paper uses 0.1 on Stable Diffusion. Range 1e-6 to 1e6.",
         ),
         io.Boolean.Input(
             "edit_keys",
@@ -78,6 +87,29 @@ def _settings() -> list[Any]:
     ]
 
 
+def _later_settings() -> list[Any]:
+    """Those that came later: graphs without them mean the first of each."""
+    return [
+        io.Combo.Input(
+            "regularize",
+            options=list(get_args(Regularize)),
+            default="relative",
+            optional=True,
+            tooltip="The unit of regularization. relative: how the text encoder's states spread over ordinary prompts, "
+            "so that one value suits every encoder and ordinary prompts change least. absolute: as in the paper.",
+        ),
+        io.Combo.Input(
+            "preserve_mode",
+            options=list(get_args(PreserveMode)),
+            default="weighted",
+            optional=True,
+            tooltip="weighted: preserved prompts are weighed against the edit. exact: they do not change at all, and "
+            "the report says how much of the edit that leaves.",
+            advanced=True,
+        ),
+    ]
+
+
 def _outputs() -> list[Any]:
     return [
         io.Model.Output("model", display_name="model", tooltip="The edited model; the one that came in is unchanged."),
@@ -85,6 +117,9 @@ def _outputs() -> list[Any]:
             "lora", display_name="lora", tooltip="The edit as a LoRA, for SaveTIMEEdit, Save LoRA, Load LoRA Model."
         ),
         io.String.Output("report", display_name="report", tooltip="What was edited, and how exactly."),
+        ContextEditType.Output(
+            "edit", display_name="edit", tooltip="The edit as a map of prompts, for TIME Edit Conditioning."
+        ),
     ]
 
 
@@ -94,12 +129,13 @@ def _lines(preserve: str) -> list[str]:
 
 def _edited(
     model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, settings: dict[str, Any]
-) -> tuple[Any, dict[str, Tensor], str]:
-    """The edited model, the edit as a LoRA, and a report."""
+) -> tuple[Any, dict[str, Tensor], str, ContextEdit]:
+    """The edited model, the edit as a LoRA, a report, and the edit itself."""
     encoder, denoiser = host.HostTextEncoder(clip), host.HostDenoiser(model)
-    edited = edit_model(encoder, denoiser, pairs, preserve=_lines(preserve), progress=host.progress(), **settings)
+    kept = {"preserve": _lines(preserve), "cache": host.cache_folder()}
+    edited = edit_model(encoder, denoiser, pairs, **kept, progress=host.progress(), **settings)
     state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
-    return denoiser.patched(edited.factors), state, edited.report
+    return denoiser.patched(edited.factors), state, edited.report, edited.edit
 
 
 class TIMEEditModel(Node):
@@ -132,6 +168,7 @@ class TIMEEditModel(Node):
                     tooltip="What it shall mean: all words of the source in order, and what shall be assumed.",
                 ),
                 *_settings(),
+                *_later_settings(),
             ],
             outputs=_outputs(),
         )
@@ -197,6 +234,7 @@ class TIMEEditBatch(Node):
                 ),
                 *group_inputs(optional=True, several=False),
                 *picture_inputs(),
+                *_later_settings(),
             ],
             outputs=_outputs(),
         )
@@ -243,7 +281,8 @@ class TIMEEditBatch(Node):
         unedited = host.HostStudio(model, clip, vae, clip_vision, sampling)
 
         def share_of(pair: EditPair, edited: Sequence[EditPair]) -> Share:
-            factors = edit_model(encoder, denoiser, edited, preserve=_lines(preserve), **settings).factors
+            kept = {"preserve": _lines(preserve), "cache": host.cache_folder()}
+            factors = edit_model(encoder, denoiser, edited, **kept, **settings).factors
             studio = unedited.with_model(denoiser.patched(factors))
             live.say(f"{pair.source}, strength {pair.strength:g}")
             with torch.inference_mode(False):
@@ -256,9 +295,46 @@ class TIMEEditBatch(Node):
                 check_judge(unedited, [groups], slot_of(pair), "")
         reached = edits_for_share(pairs, share_of, target, most)
         found = [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]
-        model, lora, report = _edited(model, clip, found, preserve, settings)
+        model, lora, report, edit = _edited(model, clip, found, preserve, settings)
         told = [f"{pair.source}: {groups[0][0]} {one.share}" for pair, one in zip(pairs, reached, strict=True)]
-        return io.NodeOutput(model, lora, "\n".join([report, *told]))
+        return io.NodeOutput(model, lora, "\n".join([report, *told]), edit)
+
+
+class TIMEEditConditioning(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TIMEEditConditioning",
+            display_name="TIME Edit Conditioning",
+            category=CATEGORY,
+            description="The same edit on a prompt instead of the model's weights: for weights that can't be patched "
+            "(GGUF, Nunchaku, TensorRT, compiled), or for one prompt alone.",
+            search_aliases=["time", "edit prompt", "gguf", "nunchaku"],
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The prompt, by the text encoder that the edit is of."),
+                ContextEditType.Input("edit", tooltip="From TIME Edit Model, whose model need not be used."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How much of the edit is applied, times the strength that it has. Range -10 to 10.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning",
+                    display_name="conditioning",
+                    tooltip="The edited prompt; SDXL's pooled text is as it was.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, conditioning: Any, edit: ContextEdit, strength: float) -> io.NodeOutput:
+        edit = edit.scaled(strength)
+        return io.NodeOutput([[edited_context(edit, context), dict(more)] for context, more in conditioning])
 
 
 class SaveTIMEEdit(Node):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.protocols import Family
 from conceptlens.core.time_edit import time_edit as model_edit
+from conceptlens.core.time_edit.context_edit import ContextEdit, edited_context
 from conceptlens.core.time_edit.lora import balanced_factors, lora_factors
+from conceptlens.core.time_edit.ordinary import PROMPTS, ordinary_covariance
 from conceptlens.core.time_edit.time_edit import (
     EditPair,
+    Regularize,
     align_tokens,
     augment_prompt,
     edit_model,
@@ -70,6 +76,11 @@ def book_columns(encoder: ToyEncoder, pairs: list[EditPair], preserve: list[str]
     return torch.stack(states), torch.stack(targets)
 
 
+def dense(edit: ContextEdit) -> Tensor:
+    """E itself (width, width)."""
+    return edit.left * edit.singular_values @ edit.right
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
@@ -113,6 +124,95 @@ def test_accumulated_edits_start_from_the_weights_as_they_arrive() -> None:
     denoiser.weights[name] = after_first.float()
     up, down = edit_model(encoder, denoiser, MANY[1:]).factors[name]
     assert relative_error(after_first.float() + up @ down, after_both) <= 1e-6
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("width", [192, 768])
+def test_relative_lambda_is_in_units_of_ordinary_prompts(width: int, example: str) -> None:
+    """E = (C* - C) C^T (lambda Sigma + C C^T)^-1, whatever the scale of the encoder's states."""
+    pairs, preserve = EXAMPLES[example]
+    encoder = ToyEncoder(width)
+    ordinary = encoder.encode(PROMPTS).flatten(0, 1).double()
+    plain = 100 / len(PROMPTS) * ordinary.T @ ordinary
+    covariance = 0.9 * plain + 0.1 * plain.diagonal().mean() * torch.eye(width).double()
+    states, targets = (columns.double() for columns in book_columns(encoder, pairs, preserve))
+    inverse = torch.linalg.inv(0.3 * covariance + states.T @ states)
+    expected = (targets - states).T @ states @ inverse
+    settings: dict[str, Any] = {"regularization": 0.3, "preserve": preserve, "regularize": "relative"}
+    edit = fit_time_edit(encoder, pairs, **settings)
+    assert relative_error(dense(edit), expected) <= 1e-9
+    encoder.scale = 64.0
+    assert relative_error(dense(fit_time_edit(encoder, pairs, **settings)), expected) <= 1e-9
+
+
+@pytest.mark.parametrize("regularize", ["absolute", "relative"])
+def test_what_is_preserved_exactly_does_not_move(monkeypatch: pytest.MonkeyPatch, regularize: Regularize) -> None:
+    """The minimiser under the condition E p = 0, by its Lagrangian; a thousand times the edit moves p no further."""
+    encoder, preserve = ToyEncoder(768), ["a pack of dogs", "a tulip"]
+    kept = encoder.encode(preserve).flatten(0, 1).double()
+    settings: dict[str, Any] = {"preserve": preserve, "preserve_mode": "exact", "regularize": regularize}
+    rough = fit_time_edit(encoder, MANY, **settings)
+    assert (rough(kept) - kept).norm() <= 2e-2 * kept.norm()  # in directions that they hardly have
+    monkeypatch.setattr(model_edit, "TOLERANCE", 1e-9)
+    _, values, directions = torch.linalg.svd(kept, full_matrices=False)
+    basis = directions[values > 1e-9 * values[0]]
+    edit = fit_time_edit(encoder, MANY, **settings)
+    assert (edit.scaled(1000)(kept) - kept).norm() <= 1e-6 * kept.norm()
+    held = torch.eye(768).double() if regularize == "absolute" else ordinary_covariance(encoder)
+    states, targets = (columns.double() for columns in book_columns(encoder, MANY, []))
+    count = len(basis)
+    inner = torch.cat([0.1 * held + states.T @ states, basis.T], dim=1)
+    system = torch.cat([inner, torch.cat([basis, torch.zeros(count, count).double()], dim=1)])
+    wanted = torch.cat([states.T @ (targets - states), torch.zeros(count, 768).double()])
+    assert relative_error(dense(edit), torch.linalg.solve(system, wanted)[:768].T) <= 1e-8
+    assert 0.1 < edit.made_by["reached"] < fit_time_edit(encoder, MANY, regularize=regularize).made_by["reached"]
+
+
+def test_report_says_how_much_of_an_edit_is_left() -> None:
+    """Nothing, of one whose source is preserved itself."""
+    settings: dict[str, Any] = {"preserve": augment_prompt(ROSES.source), "preserve_mode": "exact"}
+    edited = edit_model(ToyEncoder(768), ToyDenoiser(768), [ROSES], **settings)
+    assert "preserved exactly leaves 0% of the change" in edited.report
+
+
+def test_ordinary_states_are_found_again(tmp_path: Path) -> None:
+    """By the encoder's own states; a file that is damaged or of something else is made anew."""
+    encoder = ToyEncoder(64)
+    first = ordinary_covariance(encoder, tmp_path)
+    (file,) = tmp_path.iterdir()
+    encoder.batches.clear()
+    assert torch.equal(ordinary_covariance(encoder, tmp_path), first)
+    assert encoder.batches == [1]
+    file.write_bytes(file.read_bytes()[:-9])
+    assert torch.equal(ordinary_covariance(encoder, tmp_path), first)
+    assert not torch.equal(ordinary_covariance(ToyEncoder(64, seed=1), tmp_path), first)
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "a file").write_text("")
+    assert torch.equal(ordinary_covariance(encoder, tmp_path / "a file"), first)  # where nothing can be kept
+
+
+def test_an_edited_prompt_reads_as_by_edited_weights() -> None:
+    """W (I + E) c = W ((I + E) c)."""
+    encoder, denoiser = ToyEncoder(192), ToyDenoiser(192)
+    edited = edit_model(encoder, denoiser, MANY, strength=0.7)
+    context = encoder.encode(["a pack of roses and a doctor"]).float()
+    for name, (up, down) in edited.factors.items():
+        weight = denoiser.weights[name]
+        torch.testing.assert_close(
+            edited_context(edited.edit, context) @ weight.T, context @ (weight + up @ down).T, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_a_prompt_that_an_edit_does_not_fit_is_refused() -> None:
+    encoder, denoiser = ToyEncoder(192), ToyDenoiser(192)
+    edit, context = edit_model(encoder, denoiser, [ROSES]).edit, encoder.encode(["a rose"]).float()
+    torch.testing.assert_close(edited_context(edit, 1.01 * context), edit(1.01 * context))  # half precision, a LoRA
+    with pytest.raises(UserError, match="made by another text encoder than the edit"):
+        edited_context(edit, ToyEncoder(192, seed=1).encode(["a rose"]).float())
+    with pytest.raises(UserError, match="context has width 64, the edit is of width 192"):
+        edited_context(edit, context[..., :64])
+    with pytest.raises(UserError, match="one of values only"):
+        edited_context(edit_model(encoder, denoiser, [ROSES], edit_keys=False).edit, context)
 
 
 def test_rank_is_at_most_the_number_of_slots_that_differ() -> None:

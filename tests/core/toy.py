@@ -19,11 +19,12 @@ class ToyEncoder:
     def __init__(self, width: int, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.width = width
+        self.scale = 1.0  # of all states
         self.vocabulary = {"<start>": START, "<end>": END}
         self.batches: list[int] = []  # of how many prompts each call of `encode` was
         self._tokens, self._positions, self._mixing = (
             torch.randn(shape, generator=generator, dtype=torch.float64)
-            for shape in ((400, width), (CONTEXT_LENGTH, width), (width, width))
+            for shape in ((800, width), (CONTEXT_LENGTH, width), (width, width))
         )
 
     def tokenize(self, prompt: str) -> list[int]:
@@ -41,7 +42,7 @@ class ToyEncoder:
         inputs = self._tokens[padded] + 0.1 * self._positions
         past = inputs.cumsum(1) / torch.arange(1, CONTEXT_LENGTH + 1)[:, None]
         states = torch.tanh(inputs + past @ self._mixing / self.width**0.5)
-        return states / states.norm(dim=-1, keepdim=True) * self.width**0.5
+        return self.scale * states / states.norm(dim=-1, keepdim=True) * self.width**0.5
 
 
 class ToyDenoiser:

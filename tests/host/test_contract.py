@@ -17,9 +17,10 @@ from PIL import Image
 CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "TIMEEditModel": (
         {"model": None, "clip": None, "source": "", "destination": "", **SETTINGS},
-        ["model", "lora", "report"],
+        ["model", "lora", "report", "edit"],
     ),
-    "TIMEEditBatch": ({"model": None, "clip": None, "edits": "", **SETTINGS}, ["model", "lora", "report"]),
+    "TIMEEditBatch": ({"model": None, "clip": None, "edits": "", **SETTINGS}, ["model", "lora", "report", "edit"]),
+    "TIMEEditConditioning": ({"conditioning": None, "edit": None, "strength": 1.0}, ["conditioning"]),
     "SaveTIMEEdit": ({"lora": None, "filename_prefix": "time_edit", "folder": "loras"}, ["path"]),
     "VocabEmbed": (
         {"clip": None, "templates": "conceptor27", "tokens": "words", "cache": True},

@@ -119,6 +119,30 @@ def test_saved_edit_gives_the_live_picture_through_stock_loaders(server: HostSer
     assert "lora key not loaded" not in server.log()
 
 
+@pytest.mark.parametrize("how", [{}, {"regularize": "relative"}, {"preserve": "a tulip", "preserve_mode": "exact"}])
+def test_an_edited_prompt_draws_what_the_edited_model_does(server: HostServer, how: dict[str, Any]) -> None:
+    """On the model as it is; at half of the strength as well."""
+    refresh(server)
+    plain = run_to_latent(server, sampling_graph())
+    for strength in (1.0, 0.5):
+        graph = sampling_graph({"edit": edit_node(**how)})
+        for name in ("positive", "negative"):
+            prompt = node("TIMEEditConditioning", conditioning=[name, 0], edit=["edit", 3], strength=strength)
+            graph[f"edited {name}"] = prompt
+            graph["sampler"]["inputs"][name] = [f"edited {name}", 0]
+        by_prompt = run_to_latent(server, graph)
+        by_weights = run_to_latent(server, edited_graph(strength=strength, **how))
+        assert (by_prompt - by_weights).norm() < 5e-3 * (by_weights - plain).norm()
+
+
+def test_a_graph_without_the_unit_of_lambda_means_an_absolute_one(server: HostServer) -> None:
+    refresh(server)
+    units: list[dict[str, Any]] = [{}, {"regularize": "absolute"}, {"regularize": "relative"}]
+    one, other, relative = (run_to_latent(server, edited_graph(**unit)) for unit in units)
+    assert torch.equal(one, other)
+    assert not torch.allclose(one, relative, atol=1e-3)
+
+
 def test_saving_again_takes_the_next_number(server: HostServer) -> None:
     save = node("SaveTIMEEdit", lora=["edit", 1], filename_prefix="numbered", folder="output")
     for number, strength in enumerate((0.7, 0.8), start=1):
