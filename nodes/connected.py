@@ -32,6 +32,8 @@ EMPTY = {
 class Node(io.ComfyNode):
     """A node of the pack: what it does begins when `check_connected` has nothing to say."""
 
+    reads_transformers = False  # besides UNets
+
     def __init_subclass__(cls, **others: Any) -> None:
         super().__init_subclass__(**others)
         own = cls.__dict__.get("execute")
@@ -48,13 +50,13 @@ def _after_check(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
         given = {**dict(zip(names, listed, strict=False)), **named}
         schema = cls.SCHEMA or cls.GET_SCHEMA()
         if not schema.is_input_list:
-            check_connected(schema, given)
+            check_connected(schema, given, cls.reads_transformers)
         return execute(cls, **given)
 
     return checked
 
 
-def check_connected(schema: io.Schema, given: Mapping[str, Any]) -> None:
+def check_connected(schema: io.Schema, given: Mapping[str, Any], transformers: bool = False) -> None:
     """Raises UserError for what comes empty, is no number, or does not belong together."""
     for each in schema.inputs:
         if each.id not in given:
@@ -65,7 +67,7 @@ def check_connected(schema: io.Schema, given: Mapping[str, Any]) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"The input {each.id} is {value}; give a finite number.")
     latents = {each.id: given[each.id] for each in schema.inputs if each.get_io_type() == "LATENT" and each.id in given}
-    host.check_parts(given.get("model"), given.get("clip"), given.get("vae"), latents)
+    host.check_parts(given.get("model"), given.get("clip"), given.get("vae"), latents, transformers)
 
 
 def is_empty(kind: str, value: Any) -> bool:

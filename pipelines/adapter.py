@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.model.diffusion import Prediction
-from ..core.model.protocols import Family
-from ..core.model.text_tower import Encoded, TextTower
+from ..core.model.protocols import Family, Section
+from ..core.model.text_tower import CONTEXT_LENGTH, Encoded, TextTower
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -28,6 +28,9 @@ class DiffusersTextEncoder:
 
     def tokenize(self, prompt: str) -> list[int]:
         return list(self._pipe.tokenizer(prompt).input_ids)
+
+    def sections(self, prompt: str) -> list[Section]:
+        return [Section(self.tokenize(prompt), CONTEXT_LENGTH)]
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._pipe.tokenizer.decode(list(tokens))
@@ -78,14 +81,16 @@ class DiffusersDenoiser:
         self._pipe = pipe
         linear = pipe.unet.config.use_linear_projection  # the mark of SD 2.x, which the host goes by too
         self.family: Family = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 2.x" if linear else "SD 1.x"
+        self.pooled: bool = self.family == "SDXL"
+        self.normed = False
         self.context_width: int = width
         self.dtype: torch.dtype = pipe.unet.dtype
 
-    def cross_attention_names(self, keys: bool = True) -> list[str]:
+    def text_layers(self, keys: bool = True) -> list[str]:
         wanted = re.compile(r"\.attn2\.to_[kv]$" if keys else r"\.attn2\.to_v$")
         return [name for name, _ in self._pipe.unet.named_modules() if wanted.search(name)]
 
-    def cross_attention_weight(self, name: str) -> Tensor:
+    def text_weight(self, name: str) -> Tensor:
         return _effective_weight(self._pipe.unet.get_submodule(name)).cpu()
 
     def apply(self, lora: Mapping[str, Tensor], adapter: str = "time_edit") -> None:

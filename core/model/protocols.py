@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from textwrap import shorten
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,17 +15,36 @@ from .text_tower import CONTEXT_LENGTH, TextTower, WordTable
 Family = Literal["SD 1.x", "SD 2.x", "SDXL"]
 
 
-class TextEncoder(Protocol):
-    """The text encoder or encoders of a model, as its cross-attention sees them."""
+class Section(NamedTuple):
+    """The tokens of an encoder, without padding, of whose states a part of a context's slots are."""
 
-    width: int  # channels of the context: SD 1.x 768, SD 2.x 1024, SDXL 768 + 1280
+    tokens: list[int]
+    slots: int | None  # None: all that other sections leave
 
-    def tokenize(self, prompt: str) -> list[int]:
-        """Token ids with start and end token, without padding and without a limit on their number."""
+
+class PromptEncoder(Protocol):
+    """What those layers of a model that take a prompt are given for it, by one encoder or several."""
+
+    width: int  # channels of the context: SD 1.x 768, SD 2.x 1024, SDXL 768 + 1280, T5-XXL 4096
+
+    def sections(self, prompt: str) -> list[Section]:
+        """The prompt's tokens, those of a template among them, in the order of their states."""
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, as a reader would write it."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> Iterable[Tensor]:
+        """The states of each prompt, (slots, width), float32 on the CPU."""
+        ...
+
+
+class TextEncoder(PromptEncoder, Protocol):
+    """The CLIP text encoder or encoders of a model, as its cross-attention sees them."""
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Token ids with start and end token, without padding and without a limit on their number."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -56,7 +75,7 @@ class PseudoToken(Protocol):
         ...
 
 
-def check_fits(encoder: TextEncoder, prompt: str, tokens: Sequence[int]) -> None:
+def check_fits(encoder: PromptEncoder, prompt: str, tokens: Sequence[int]) -> None:
     """Raises UserError when a prompt's tokens, start and end among them, are more than CLIP reads."""
     if len(tokens) > CONTEXT_LENGTH:
         cut = encoder.decode(tokens[CONTEXT_LENGTH - 1 : -1])
@@ -67,20 +86,37 @@ def check_fits(encoder: TextEncoder, prompt: str, tokens: Sequence[int]) -> None
 
 
 class Denoiser(Protocol):
-    """A UNet with cross-attention to text."""
+    """A UNet with cross-attention to text, or a transformer that takes text in."""
 
-    family: Family
-    context_width: int  # input channels of the cross-attention's keys and values
+    context_width: int  # input channels of the layers that take text
     dtype: torch.dtype  # in which the model keeps its weights
 
-    def cross_attention_names(self, keys: bool = True) -> list[str]:
-        """Module paths, in diffusers' naming, of the projections of text to values and, if `keys`, to keys."""
+    @property
+    def family(self) -> str:
+        """A Family, or the name of one of transformers."""
         ...
 
-    def cross_attention_weight(self, name: str) -> Tensor:
-        """Weight (out, context_width) of a projection as the model would compute with it now: LoRAs and edits applied.
+    @property
+    def pooled(self) -> bool:
+        """Whether it reads a pooled text as well, by other layers."""
+        ...
 
-        float32 on the CPU, and the caller's own; `name` is one of `cross_attention_names`.
+    @property
+    def normed(self) -> bool:
+        """Whether a norm stands in front of these layers, so that they read other states than the encoder's."""
+        ...
+
+    def text_layers(self, keys: bool = True) -> list[str]:
+        """Module paths of the layers that take text.
+
+        Of a UNet, in diffusers' naming: the projections to values and, if `keys`, to keys.
+        """
+        ...
+
+    def text_weight(self, name: str) -> Tensor:
+        """Weight (out, context_width) of such a layer as the model would compute with it now: LoRAs and edits applied.
+
+        float32 on the CPU, and the caller's own; `name` is one of `text_layers`.
         """
         ...
 

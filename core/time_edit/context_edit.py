@@ -112,6 +112,11 @@ def edited_context(edit: ContextEdit, context: Tensor) -> Tensor:
     """
     if not edit.made_by.get("edit_keys", True):
         raise UserError("The edit is one of values only, and a prompt gives keys too; make it with edit_keys on.")
+    if edit.made_by.get("normed"):
+        raise UserError(
+            "This model norms a prompt's states before the layer that is edited, so that no prompt says what the edit "
+            "does; use the edited model."
+        )
     if context.shape[-1] != edit.width:
         raise UserError(
             f"The prompt's context has width {context.shape[-1]}, the edit is of width {edit.width}; take both from "

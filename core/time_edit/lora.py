@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from ..model.protocols import Denoiser, Family, Progress, TextEncoder, unseen
+from ..model.protocols import Denoiser, Family, Progress, PromptEncoder, unseen
 from .context_edit import ContextEdit
 
 # By what other programs tell families apart, as kohya's tools write it: A1111 and Forge hide a LoRA of another family
@@ -41,6 +41,9 @@ FAMILY_METADATA: dict[Family, dict[str, str]] = {
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",  # whose names the layers have
     },
 }
+
+
+TRANSFORMER = "diffusion_model."  # before the names of a transformer's layers
 
 
 class LoraFactors(NamedTuple):
@@ -77,7 +80,7 @@ def _narrowed(factor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return narrow
 
 
-def check_match(encoder: TextEncoder, denoiser: Denoiser) -> None:
+def check_match(encoder: PromptEncoder, denoiser: Denoiser) -> None:
     """UserError when the text encoder belongs to another family of models than the denoiser."""
     if encoder.width != denoiser.context_width:
         raise UserError(
@@ -98,11 +101,11 @@ def edit_denoiser(
     dtype = torch.float32 if denoiser.dtype in (torch.float32, torch.float64) else torch.float16
     edit, _ = edit.truncated(sufficient_rank(edit, dtype))
     balanced = balanced_factors(edit, torch.float32)
-    names = denoiser.cross_attention_names(keys)
+    names = denoiser.text_layers(keys)
     down = _narrowed(balanced.down, dtype, names[0])
     factors: dict[str, LoraFactors] = {}
     for done, name in enumerate(names, start=1):
-        weight = denoiser.cross_attention_weight(name)
+        weight = denoiser.text_weight(name)
         if not torch.isfinite(weight).all():
             raise UserError(f"The model's weight {name} holds values that are not finite numbers; load an intact one.")
         factors[name] = LoraFactors(_narrowed(lora_factors(balanced, weight).up, dtype, name), down)
@@ -110,13 +113,16 @@ def edit_denoiser(
     return factors
 
 
-def lora_names(names: Iterable[str], family: Family) -> dict[str, str]:
-    """Module paths in diffusers' naming -> layer names of a LoRA file.
+def lora_names(names: Iterable[str], family: str) -> dict[str, str]:
+    """Module paths -> layer names of a LoRA file.
 
-    For SD 1.x and 2.x kohya's tools join the diffusers path with underscores; for SDXL they use the original names, in
-    which level i's layer j is input block (layers + 1) i + j + 1 and output block (layers + 1) i + j.
+    Transformers have the names that their layers have in a checkpoint. For SD 1.x and 2.x kohya's tools join the
+    diffusers path with underscores; for SDXL they use the original names, in which level i's layer j is input block
+    (layers + 1) i + j + 1 and output block (layers + 1) i + j.
     """
     names = list(names)
+    if family not in FAMILY_METADATA:
+        return {name: f"{TRANSFORMER}{name}" for name in names}
     if family != "SDXL":
         return {name: "lora_unet_" + name.replace(".", "_") for name in names}
     # An upward level has one layer more than a downward one.
@@ -134,7 +140,7 @@ def lora_names(names: Iterable[str], family: Family) -> dict[str, str]:
     return result
 
 
-def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], family: Family) -> dict[str, Tensor]:
+def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], family: str) -> dict[str, Tensor]:
     """The factors of `edit` as tensors of a LoRA file: float16, of the rank that float16 can tell from a higher one.
 
     Each tensor has memory of its own, as safetensors asks. Raises UserError for factors that float16 can't hold.
@@ -162,10 +168,13 @@ def save_lora(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, st
     if 3 * len(downs) != len(state):
         raise UserError("This LoRA is not one of a TIME edit; save it with the node that belongs to what made it.")
     rank, width = downs[0].shape
-    family: Family = "SDXL" if any("_input_blocks_" in n for n in state) else "SD 2.x" if width == 1024 else "SD 1.x"
+    recognised: dict[str, str] = {}
+    if not any(name.startswith(TRANSFORMER) for name in state):
+        original = any("_input_blocks_" in name for name in state)
+        recognised = FAMILY_METADATA["SDXL" if original else "SD 2.x" if width == 1024 else "SD 1.x"]
     header = {"kind": "TIME LoRA", "version": 1, "rank": rank, "width": width}
     recognised = {
-        **FAMILY_METADATA[family],
+        **recognised,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": path.stem,
         "ss_network_module": "networks.lora",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from ..model.protocols import TextEncoder
+from ..model.protocols import PromptEncoder
 
 HUNDRED = 100
 KIND, VERSION = "ordinary states", 1
@@ -142,7 +142,7 @@ a statue of a woman
 graffiti on a brick wall""".splitlines()
 
 
-def ordinary_covariance(encoder: TextEncoder, cache: Path | None = None) -> Tensor:
+def ordinary_covariance(encoder: PromptEncoder, cache: Path | None = None) -> Tensor:
     """Sigma (width, width), float64: the sum of c c^T over all slots of a HUNDRED ordinary prompts.
 
     So tr((W' - W) Sigma (W' - W)^T) is how far an edit moves what a layer reads from a hundred of them, and with the
@@ -150,14 +150,14 @@ def ordinary_covariance(encoder: TextEncoder, cache: Path | None = None) -> Tens
     shall stay too, and shrunk towards a multiple of I by SHRINKAGE. Kept in the folder `cache`, by the states of its
     first prompt: those of another encoder, or of the same one with a LoRA, are others.
     """
-    first = encoder.encode(PROMPTS[:1])
+    (first,) = encoder.encode(PROMPTS[:1])
     made_of = {"prompts": PROMPTS, "states": hashlib.sha256(first.contiguous().numpy().data).hexdigest()}
     file = cache / f"ordinary_{made_of['states'][:24]}.safetensors" if cache else None
     covariance = _cached(file, made_of, encoder.width)
     if covariance is None:
         covariance = torch.zeros(encoder.width, encoder.width, dtype=torch.float64)
         for start in range(0, len(PROMPTS), AT_ONCE):
-            states = encoder.encode(PROMPTS[start : start + AT_ONCE]).flatten(0, 1).double()
+            states = torch.cat(list(encoder.encode(PROMPTS[start : start + AT_ONCE]))).double()
             covariance += states.T @ states
         covariance *= HUNDRED / len(PROMPTS)
         if file:

@@ -27,8 +27,9 @@ Both are the same solve for other states: with Sigma = L L^T, and Q the orthonor
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
@@ -38,16 +39,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.protocols import Denoiser, Progress, TextEncoder, check_fits, unseen
-from ..model.text_tower import CONTEXT_LENGTH, MARKS
+from ..model.protocols import Denoiser, Progress, PromptEncoder, check_fits, unseen
+from .alignment import Articles, align_sections, check_aligned
 from .context_edit import KNOWN_BY, ContextEdit
 from .lora import LoraFactors, check_match, edit_denoiser
 from .ordinary import ordinary_covariance
 
 Regularize = Literal["absolute", "relative"]
 PreserveMode = Literal["weighted", "exact"]
+MARK = re.compile(r"<\|.*?\|>|</?s>|<(?:pad|bos|eos|start_of_turn|end_of_turn)>")  # of CLIP, T5 and language models
 PREFIXES = ("A photo of ", "An image of ", "A picture of ")  # the paper's augmentations
-TOLERANCE = 1e-3  # of the largest singular value: what preserved states are in directions that they do not fill
+TOLERANCE = 3e-3  # of the largest singular value: what preserved states are in directions that they do not fill
 PROMPTS_AT_ONCE = 32  # preserved prompts whose states are in memory together: 8 MB for SD 1.x, 20 MB for SDXL
 
 
@@ -138,26 +140,6 @@ def triangular_factor(portions: Iterable[Tensor], width: int) -> Tensor:
     return rows
 
 
-def align_tokens(source: Sequence[int], destination: Sequence[int], articles: Mapping[int, int] = {}) -> list[int]:
-    """For each of the 77 slots of the source prompt the slot of the destination prompt that it shall mean.
-
-    Each source token (start and end token included) is matched with the same token further right in the destination;
-    then the destination's other slots follow in order, and the last one stands for what is missing. Tokens that
-    `articles` maps to one id are the same ("an" counts as "a"). Raises LookupError with the position of the first
-    source token that the destination lacks.
-    """
-    wanted = [articles.get(token, token) for token in source]
-    offered = [articles.get(token, token) for token in destination]
-    slots: list[int] = []
-    for position, token in enumerate(wanted):
-        try:
-            slots.append(offered.index(token, slots[-1] + 1 if slots else 0))
-        except ValueError:
-            raise LookupError(position) from None
-    slots += range(slots[-1] + 1, CONTEXT_LENGTH)
-    return slots + [CONTEXT_LENGTH - 1] * (CONTEXT_LENGTH - len(slots))
-
-
 def augment_prompt(prompt: str) -> list[str]:
     """The prompt itself and the prompt after each of the paper's prefixes."""
     base = "a" + prompt[1:] if prompt.startswith("A") else prompt
@@ -165,7 +147,7 @@ def augment_prompt(prompt: str) -> list[str]:
 
 
 def fit_time_edit(
-    encoder: TextEncoder,
+    encoder: PromptEncoder,
     pairs: Sequence[EditPair],
     *,
     regularization: float = 0.1,
@@ -194,29 +176,30 @@ def fit_time_edit(
         raise UserError(f"regularization is {regularization:g}; it must be above 0 and finite, the paper uses 0.1.")
     if rank < 0:
         raise UserError(f"rank is {rank}; give 0 for the exact edit or a rank above it.")
-    sources, destinations, alignments, strengths = [], [], [], []
-    articles = {encoder.tokenize("an")[1]: encoder.tokenize("a")[1]}
+    sources, destinations, strengths = [], [], []
+    articles = Articles.of(encoder)
     for pair in pairs:
         forms = (augment_prompt(p) if augment else [p] for p in (pair.source, pair.destination))
         for source, destination in zip(*forms, strict=True):
-            tokens = _usable_tokens(encoder, source), _usable_tokens(encoder, destination)
-            try:
-                alignments.append(align_tokens(*tokens, articles))
-            except LookupError as missing:
-                raise _missing_word(encoder, source, destination, missing.args[0]) from None
+            _check_usable(encoder, source)
+            _check_usable(encoder, destination)
+            check_aligned(encoder, source, destination, articles)
             sources.append(source)
             destinations.append(destination)
             strengths.append(pair.strength)
     for prompt in preserve:
-        _usable_tokens(encoder, prompt)
+        _check_usable(encoder, prompt)
     prompts = list(dict.fromkeys([*sources, *destinations]))
     states = dict(zip(prompts, encoder.encode(prompts), strict=True))
     kept = triangular_factor(_preserved_states(encoder, preserve, progress), encoder.width)
     columns = torch.cat([states[source].double() for source in sources])
-    targets = [
-        torch.lerp(states[source].double(), states[destination][slots].double(), strength)
-        for source, destination, slots, strength in zip(sources, destinations, alignments, strengths, strict=True)
-    ]
+    targets = []
+    for source, destination, strength in zip(sources, destinations, strengths, strict=True):
+        one, other = states[source].double(), states[destination].double()
+        slots = align_sections(
+            encoder.sections(source), encoder.sections(destination), articles, (len(one), len(other))
+        )
+        targets.append(torch.lerp(one, other[slots], strength))
     wanted = torch.cat(targets)
     exact = kept if preserve_mode == "exact" else kept[:0]
     weighted = kept[len(exact) :]
@@ -234,7 +217,7 @@ def fit_time_edit(
         "preserve_mode": preserve_mode,
         "energy_kept": energy,
         "reached": _reached(edit, columns, wanted),
-        "start": states[sources[0]][0, :KNOWN_BY].tolist(),
+        "start": _start([states[prompt] for prompt in prompts]),
     }
     return ContextEdit(edit.left, edit.singular_values, edit.right, made_by)
 
@@ -245,14 +228,20 @@ def _reached(edit: ContextEdit, states: Tensor, wanted: Tensor) -> float:
     return 1.0 - float((wanted - edit(states)).square().sum() / change) if change > 0 else 1.0
 
 
-def _preserved_states(encoder: TextEncoder, prompts: Sequence[str], progress: Progress) -> Iterator[Tensor]:
+def _start(states: Sequence[Tensor]) -> list[float]:
+    """Numbers of the state of the first slot, where that is the same for all prompts; empty for other encoders."""
+    first, *others = (each[0, :KNOWN_BY] for each in states)
+    return first.tolist() if all(torch.allclose(first, other, rtol=1e-3, atol=1e-5) for other in others) else []
+
+
+def _preserved_states(encoder: PromptEncoder, prompts: Sequence[str], progress: Progress) -> Iterator[Tensor]:
     """The states of some prompts at once; of one that is given k times, once and times the square root of k."""
     counts = Counter(prompts)
     texts = list(counts)
     for first in range(0, len(texts), PROMPTS_AT_ONCE):
         some = texts[first : first + PROMPTS_AT_ONCE]
-        times = torch.tensor([counts[text] for text in some], dtype=torch.float64)
-        yield (encoder.encode(some) * times.sqrt()[:, None, None]).flatten(0, 1)
+        weighed = zip(some, encoder.encode(some), strict=True)
+        yield torch.cat([states.double() * math.sqrt(counts[text]) for text, states in weighed])
         progress(first + len(some), len(texts))
 
 
@@ -265,7 +254,7 @@ class ModelEdit(NamedTuple):
 
 
 def edit_model(
-    encoder: TextEncoder,
+    encoder: PromptEncoder,
     denoiser: Denoiser,
     pairs: Sequence[EditPair],
     *,
@@ -289,7 +278,7 @@ def edit_model(
     check_match(encoder, denoiser)
     if not math.isfinite(strength):
         raise UserError(f"strength is {strength:g}; it must be a finite number, 1 applies the edit as fitted.")
-    prompts, layers = len(set(preserve)), len(denoiser.cross_attention_names(edit_keys))
+    prompts, layers = len(set(preserve)), len(denoiser.text_layers(edit_keys))
     edit = fit_time_edit(
         encoder,
         pairs,
@@ -307,13 +296,14 @@ def edit_model(
         factors = edit_denoiser(
             edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
         )
-    edit = replace(edit, made_by={**edit.made_by, "edit_keys": edit_keys})
+    edit = replace(edit, made_by={**edit.made_by, "edit_keys": edit_keys, "normed": denoiser.normed})
     lines = [str(pair) for pair in pairs]
     if factors:
         scaled = "" if strength == 1 else f", strength {strength:g}"
         kept = next(iter(factors.values())).down.shape[0]
+        edited = "1 layer" if len(factors) == 1 else f"{len(factors)} layers"
         lines.append(
-            f"{len(factors)} projections of {denoiser.family} edited at rank {kept} of {edit.width}, "
+            f"{edited} of {denoiser.family} edited at rank {kept} of {edit.width}, "
             f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
             f"lambda {regularization:g}{' relative to ordinary prompts' if regularize == 'relative' else ''}{scaled}"
         )
@@ -321,33 +311,23 @@ def edit_model(
             lines.append(
                 f"What is preserved exactly leaves {edit.made_by['reached']:.0%} of the change that was asked for"
             )
-        if denoiser.family == "SDXL":
-            lines.append("SDXL also reads a pooled text, which is not edited and still says the source")
+        if denoiser.pooled:
+            lines.append(f"{denoiser.family} also reads a pooled text, which is not edited and still says the source")
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")
     return ModelEdit(edit, factors, "\n".join(lines))
 
 
-def _usable_tokens(encoder: TextEncoder, prompt: str) -> list[int]:
-    """The prompt's tokens; UserError when it is empty, contains CLIP's own marks or is too long."""
-    tokens = encoder.tokenize(prompt)
-    if len(tokens) <= 2:
+def _check_usable(encoder: PromptEncoder, prompt: str) -> None:
+    """Raises UserError for a prompt that is empty, contains an encoder's own marks or is too long."""
+    sections = encoder.sections(prompt)
+    if [each.tokens for each in sections] == [each.tokens for each in encoder.sections("")]:
         raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
-    if any(mark in prompt for mark in MARKS):
-        raise UserError(f'The prompt "{shorten(prompt, 80)}" contains {" or ".join(MARKS)}; write plain words.')
-    check_fits(encoder, prompt, tokens)
-    return tokens
-
-
-def _missing_word(encoder: TextEncoder, source: str, destination: str, position: int) -> UserError:
-    """The error that names the source word to which the token at `position` belongs."""
-    words = source.split()
-    starts = [len(encoder.tokenize(" ".join(words[:count]))) - 1 for count in range(len(words))]
-    word = [word for word, start in zip(words, starts, strict=True) if start <= position][-1]
-    return UserError(
-        f'The destination "{destination}" lacks the source\'s word "{word}" in its place: it must contain all words of '
-        f'the source "{source}" in order, with words added that say what shall be assumed.'
-    )
+    if mark := MARK.search(prompt):
+        raise UserError(f'The prompt "{shorten(prompt, 80)}" contains the mark {mark[0]}; write plain words.')
+    for each in sections:
+        if each.slots is not None:
+            check_fits(encoder, prompt, each.tokens)
 
 
 def parse_edits(text: str) -> list[EditPair]:

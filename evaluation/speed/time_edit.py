@@ -33,6 +33,7 @@ class Projections:
 
     def __init__(self, family: Family, width: int, blocks: list[int], dtype: torch.dtype) -> None:
         self.family: Family = family
+        self.pooled = self.normed = False
         self.context_width = width
         self.dtype = dtype
         sizes = [(f"up_blocks.0.attentions.{number}.attn2", out) for number, out in enumerate(blocks)]
@@ -40,10 +41,10 @@ class Projections:
         for weight in self.weights.values():
             weight.normal_(std=width**-0.5)
 
-    def cross_attention_names(self, keys: bool = True) -> list[str]:
+    def text_layers(self, keys: bool = True) -> list[str]:
         return [name for name in self.weights if keys or name.endswith("to_v")]
 
-    def cross_attention_weight(self, name: str) -> Tensor:
+    def text_weight(self, name: str) -> Tensor:
         return self.weights[name].float()
 
 
@@ -77,7 +78,7 @@ def published_seconds(denoiser: Projections, states: Tensor, targets: Tensor, pe
     total = 0.0
     for names in by_width.values():
         timed = names[:per_width]
-        spent = sum(seconds(lambda n=n: published(denoiser.cross_attention_weight(n), states, targets)) for n in timed)
+        spent = sum(seconds(lambda n=n: published(denoiser.text_weight(n), states, targets)) for n in timed)
         total += spent / len(timed) * len(names)
     return total
 

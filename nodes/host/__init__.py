@@ -25,6 +25,7 @@ from .parts import check_noise, check_parts
 from .sampling import Sampling, drawn, samplers, schedulers
 from .studio import HostFixedNoise, HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
+from .transformers import denoiser_of, prompt_encoder_of
 from .world import EMOJI_WORLD, FACE_WORLD, load_world
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "changed_at",
     "check_noise",
     "check_parts",
+    "denoiser_of",
     "drawn",
     "editor_rows",
     "encoded",
@@ -62,6 +64,7 @@ __all__ = [
     "new_embedding",
     "numbered_path",
     "progress",
+    "prompt_encoder_of",
     "routes",
     "sample_bottleneck",
     "samplers",

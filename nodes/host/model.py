@@ -66,34 +66,17 @@ def family_of(model: ModelPatcher) -> Family:
     return families[0]
 
 
-class HostDenoiser:
-    """A MODEL of the host as `core.model.protocols.Denoiser`."""
+class PatchedLayers:
+    """Linear layers of a MODEL that read a context, by names that stand for the host's keys."""
 
-    def __init__(self, model: ModelPatcher) -> None:
-        self.family: Family = family_of(model)
-        config = model.model.model_config
-        diffusers_names = {v: k for k, v in comfy.utils.unet_to_diffusers(config.unet_config).items()}
-        pattern = re.compile(r"diffusion_model\.(.*\.attn2\.to_[kv]\.weight)$")
-        matches = [match for key in model.model_state_dict() if (match := pattern.match(key))]
-        self._keys: dict[str, str] = {
-            diffusers_names[match[1]].removesuffix(".weight"): match[0]
-            for match in matches
-            if match[1] in diffusers_names
-        }
-        if not matches or len(self._keys) < len(matches):
-            raise UserError(
-                f"The {self.family} model does not show the weights of its cross-attention ({len(self._keys)} found); "
-                "connect it before nodes that compile, quantise or replace it."
-            )
-        self._model = model
+    context_width: int
+
+    def __init__(self, model: ModelPatcher, keys: Mapping[str, str]) -> None:
+        self._model, self._keys = model, dict(keys)
         self._patches = model.get_key_patches("diffusion_model.")
         self.dtype: torch.dtype = model.model_dtype() or torch.float32
-        self.context_width: int = config.unet_config["context_dim"]
 
-    def cross_attention_names(self, keys: bool = True) -> list[str]:
-        return [name for name in self._keys if keys or name.endswith("to_v")]
-
-    def cross_attention_weight(self, name: str) -> Tensor:
+    def text_weight(self, name: str) -> Tensor:
         key = self._keys[name]
         weight = effective_weight(key, self._patches[key])
         if weight.shape[-1] != self.context_width:
@@ -111,6 +94,34 @@ class HostDenoiser:
         }
         clone.add_patches({self._keys[name]: adapter for name, adapter in adapters.items()})
         return clone
+
+
+class HostDenoiser(PatchedLayers):
+    """The UNet of a MODEL as `core.model.protocols.Denoiser`."""
+
+    def __init__(self, model: ModelPatcher) -> None:
+        self.family: Family = family_of(model)
+        self.pooled: bool = self.family == "SDXL"
+        self.normed = False
+        config = model.model.model_config
+        diffusers_names = {v: k for k, v in comfy.utils.unet_to_diffusers(config.unet_config).items()}
+        pattern = re.compile(r"diffusion_model\.(.*\.attn2\.to_[kv]\.weight)$")
+        matches = [match for key in model.model_state_dict() if (match := pattern.match(key))]
+        keys = {
+            diffusers_names[match[1]].removesuffix(".weight"): match[0]
+            for match in matches
+            if match[1] in diffusers_names
+        }
+        if not matches or len(keys) < len(matches):
+            raise UserError(
+                f"The {self.family} model does not show the weights of its cross-attention ({len(keys)} found); "
+                "connect it before nodes that compile, quantise or replace it."
+            )
+        super().__init__(model, keys)
+        self.context_width: int = config.unet_config["context_dim"]
+
+    def text_layers(self, keys: bool = True) -> list[str]:
+        return [name for name in self._keys if keys or name.endswith("to_v")]
 
 
 def plain_attention(

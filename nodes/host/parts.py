@@ -14,15 +14,22 @@ from ...core.errors import UserError
 from ...core.time_edit.lora import check_match
 from .model import HostDenoiser
 from .text import HostTextEncoder
+from .transformers import HostTransformer, denoiser_of
 
 
 def check_parts(
-    model: ModelPatcher | None, clip: CLIP | None, vae: VAE | None, latents: Mapping[str, Mapping[str, Any]]
+    model: ModelPatcher | None,
+    clip: CLIP | None,
+    vae: VAE | None,
+    latents: Mapping[str, Mapping[str, Any]],
+    transformers: bool = False,
 ) -> None:
     """Raises UserError for models that ConceptLens does not read, and for what is of another one.
 
-    latents: LATENTs by the names of their inputs.
+    latents: LATENTs by the names of their inputs; transformers: whether they are read too, besides UNets.
     """
+    if transformers and model is not None and isinstance(denoiser_of(model), HostTransformer):
+        return  # what belongs to it is seen when its text encoder runs
     encoder = None if clip is None else HostTextEncoder(clip)
     if model is None:
         return

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 from ...core.conceptor.vocabulary import WORD_END, token_texts
 from ...core.errors import UserError
-from ...core.model.protocols import Family, PseudoToken
+from ...core.model.protocols import Family, PseudoToken, Section
 from ...core.model.template import Template
 from ...core.model.text_tower import CONTEXT_LENGTH, PROJECTION, TextTower, WordTable
 from .model import effective_weight
@@ -58,20 +58,11 @@ class HostTextEncoder:
 
     def tokenize(self, prompt: str) -> list[int]:
         start, end = self._ends
-        if "embedding:" in prompt:  # the host drops one that it does not find
-            raise UserError(f'The prompt "{prompt}" names an embedding, which has no meaning here; write plain words.')
-        inner: list[int] = []
-        for section in next(iter(self._clip.tokenize(prompt).values())):
-            for token, weight in section[1:]:
-                if not isinstance(token, int) or weight != 1.0:
-                    raise UserError(
-                        f'The prompt "{prompt}" contains a weight, which has no meaning here; write plain words, '
-                        r"and \( \) for parentheses."
-                    )
-                if token == end:
-                    break
-                inner.append(token)
-        return [start, *inner, end]
+        tokens = next(iter(plain_tokens(self._clip, prompt).values()))
+        return [start, *(token for token in tokens if token not in (start, end)), end]
+
+    def sections(self, prompt: str) -> list[Section]:
+        return [Section(self.tokenize(prompt), CONTEXT_LENGTH)]
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode(list(tokens))
@@ -173,6 +164,25 @@ class HostTextEncoder:
             end=encoder.special_tokens["end"],
             pad=encoder.special_tokens["pad"],
         )
+
+
+def plain_tokens(clip: CLIP, prompt: str) -> dict[str, list[int]]:
+    """The host's tokens of a prompt by the names of its encoders, padded, those of long prompts joined.
+
+    Raises UserError for what is more than plain words: embeddings and weights.
+    """
+    if "embedding:" in prompt:  # the host drops one that it does not find
+        raise UserError(f'The prompt "{prompt}" names an embedding, which has no meaning here; write plain words.')
+    tokens: dict[str, list[int]] = {}
+    for name, sections in clip.tokenize(prompt).items():
+        for token, weight in (entry for section in sections for entry in section):
+            if not isinstance(token, int) or weight != 1.0:
+                raise UserError(
+                    f'The prompt "{prompt}" contains a weight, which has no meaning here; write plain words, '
+                    r"and \( \) for parentheses."
+                )
+            tokens.setdefault(name, []).append(token)
+    return tokens
 
 
 @cache

@@ -28,6 +28,10 @@ from ..connected import Node, in_range
 from ..inputs import checked, filename_input, group_inputs, picture_inputs
 
 CATEGORY = "ConceptLens/Model editing"
+MODEL = (
+    "The model to edit (SD 1.x, SD 2.x, SDXL, Flux.1, Chroma, SD 3, AuraFlow, PixArt, Z-Image, Lumina 2, Qwen-Image, "
+    "OmniGen2), with its LoRAs and edits so far."
+)
 LoraModel = io.Custom("LORA_MODEL")
 ContextEditType = io.Custom("CONTEXT_EDIT")
 
@@ -131,7 +135,8 @@ def _edited(
     model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, settings: dict[str, Any]
 ) -> tuple[Any, dict[str, Tensor], str, ContextEdit]:
     """The edited model, the edit as a LoRA, a report, and the edit itself."""
-    encoder, denoiser = host.HostTextEncoder(clip), host.HostDenoiser(model)
+    denoiser = host.denoiser_of(model)
+    encoder = host.prompt_encoder_of(clip, denoiser)
     kept = {"preserve": _lines(preserve), "cache": host.cache_folder()}
     edited = edit_model(encoder, denoiser, pairs, **kept, progress=host.progress(), **settings)
     state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
@@ -139,6 +144,8 @@ def _edited(
 
 
 class TIMEEditModel(Node):
+    reads_transformers = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -149,9 +156,7 @@ class TIMEEditModel(Node):
             "destination, in every prompt that uses it. Closed form, no training; the incoming model stays as it is.",
             search_aliases=["time", "edit concept", "implicit assumption", "unified concept editing", "uce"],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."
-                ),
+                io.Model.Input("model", tooltip=MODEL),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.String.Input(
                     "source",
@@ -188,6 +193,8 @@ class TIMEEditModel(Node):
 
 
 class TIMEEditBatch(Node):
+    reads_transformers = True
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -197,9 +204,7 @@ class TIMEEditBatch(Node):
             description="Many TIME edits in one solve: each line's source means its destination afterwards.",
             search_aliases=["time", "edit concepts", "implicit assumptions", "debias"],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to edit (SD 1.x, SD 2.x or SDXL), with its LoRAs and edits so far."
-                ),
+                io.Model.Input("model", tooltip=MODEL),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
                 io.String.Input(
                     "edits",

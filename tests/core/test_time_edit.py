@@ -10,13 +10,13 @@ import torch
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.protocols import Family
 from conceptlens.core.time_edit import time_edit as model_edit
+from conceptlens.core.time_edit.alignment import align_tokens
 from conceptlens.core.time_edit.context_edit import ContextEdit, edited_context
 from conceptlens.core.time_edit.lora import balanced_factors, lora_factors
 from conceptlens.core.time_edit.ordinary import PROMPTS, ordinary_covariance
 from conceptlens.core.time_edit.time_edit import (
     EditPair,
     Regularize,
-    align_tokens,
     augment_prompt,
     edit_model,
     fit_time_edit,
@@ -360,7 +360,7 @@ def test_augmentation_is_the_papers() -> None:
         ([ROSES], {"preserve": ["word " * 80]}, "82 tokens and 77 fit"),
         ([ROSES], {"regularization": float("inf")}, "regularization is inf"),
         ([ROSES], {"rank": -1}, "rank is -1"),
-        ([EditPair("a <|endoftext|> rose", "a <|endoftext|> blue rose")], {}, "contains <|startoftext|> or"),
+        ([EditPair("a <|endoftext|> rose", "a <|endoftext|> blue rose")], {}, "contains the mark <|endoftext|>"),
     ],
 )
 def test_bad_input_is_one_sentence(pairs: list[EditPair], options: dict[str, object], says: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.protocols import Family, Section
 from conceptlens.core.model.text_tower import CONTEXT_LENGTH
 from torch import Tensor
 
@@ -31,6 +31,9 @@ class ToyEncoder:
         words = prompt.lower().split()
         return [START, *(self.vocabulary.setdefault(word, len(self.vocabulary)) for word in words), END]
 
+    def sections(self, prompt: str) -> list[Section]:
+        return [Section(self.tokenize(prompt), CONTEXT_LENGTH)]
+
     def decode(self, tokens: Sequence[int]) -> str:
         words = {token: word for word, token in self.vocabulary.items()}
         return " ".join(words[token] for token in tokens)
@@ -51,6 +54,7 @@ class ToyDenoiser:
     def __init__(self, width: int, outs: Sequence[int] = (32, 48), seed: int = 1, family: Family = "SD 1.x") -> None:
         generator = torch.Generator().manual_seed(seed)
         self.family: Family = family
+        self.pooled, self.normed = family == "SDXL", False
         self.context_width = width
         self.dtype = torch.float32
         self.weights = {
@@ -59,10 +63,10 @@ class ToyDenoiser:
             for kind in "kv"
         }
 
-    def cross_attention_names(self, keys: bool = True) -> list[str]:
+    def text_layers(self, keys: bool = True) -> list[str]:
         return [name for name in self.weights if keys or name.endswith("to_v")]
 
-    def cross_attention_weight(self, name: str) -> Tensor:
+    def text_weight(self, name: str) -> Tensor:
         return self.weights[name].clone()
 
 

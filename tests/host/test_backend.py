@@ -195,10 +195,10 @@ def test_factors_are_those_of_the_weights_with_earlier_patches(
     first = edit_model(encoder, denoiser, [EditPair("a house", "a burning house")])
     chained = HostDenoiser(denoiser.patched(first.factors))
     second = edit_model(encoder, chained, ROSES)
-    for name in denoiser.cross_attention_names():
-        weight = denoiser.cross_attention_weight(name)
+    for name in denoiser.text_layers():
+        weight = denoiser.text_weight(name)
         edited = weight + first.factors[name].up @ first.factors[name].down
-        torch.testing.assert_close(chained.cross_attention_weight(name), edited, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(chained.text_weight(name), edited, rtol=1e-5, atol=1e-6)
         change = edited.double() @ (second.edit.left * second.edit.singular_values @ second.edit.right)
         found = second.factors[name].up @ second.factors[name].down
         assert (found - change).norm() <= 1e-5 * change.norm()
@@ -241,7 +241,7 @@ def test_patched_model_and_lora_loader_agree(encoder: HostTextEncoder, denoiser:
     live, stock = HostDenoiser(denoiser.patched(edited.factors)), HostDenoiser(loaded)
     assert len(loaded.patches) == len(edited.factors)
     for name, (up, down) in edited.factors.items():
-        difference = live.cross_attention_weight(name) - stock.cross_attention_weight(name)
+        difference = live.text_weight(name) - stock.text_weight(name)
         assert difference.norm() <= 2**-9 * (up @ down).norm()
 
 
@@ -298,11 +298,11 @@ def test_longer_encoders_are_named(clip: Any) -> None:
 def test_weights_that_are_hidden_or_quantised_are_named(model: Any, denoiser: HostDenoiser) -> None:
     from conceptlens.nodes.host import HostDenoiser
 
-    name = denoiser.cross_attention_names()[0]
+    name = denoiser.text_layers()[0]
     layer = model.model.diffusion_model.get_submodule(denoiser._keys[name].removesuffix(".weight")[16:])
     layer.weight = torch.nn.Parameter((layer.weight * 100).to(torch.int8), requires_grad=False)
     with pytest.raises(UserError, match=r"quantised as Parameter of torch\.int8"):
-        HostDenoiser(model).cross_attention_weight(name)
+        HostDenoiser(model).text_weight(name)
     model.model.diffusion_model = torch.nn.Identity()
     with pytest.raises(UserError, match=r"does not show the weights of its cross-attention \(0 found\)"):
         HostDenoiser(model)
@@ -311,8 +311,8 @@ def test_weights_that_are_hidden_or_quantised_are_named(model: Any, denoiser: Ho
 def test_float8_weights_are_read(model: Any, denoiser: HostDenoiser) -> None:
     from conceptlens.nodes.host import HostDenoiser
 
-    name = denoiser.cross_attention_names()[0]
+    name = denoiser.text_layers()[0]
     layer = model.model.diffusion_model.get_submodule(denoiser._keys[name].removesuffix(".weight")[16:])
     small = layer.weight.detach().to(torch.float8_e4m3fn)
     layer.weight = torch.nn.Parameter(small, requires_grad=False)
-    assert torch.equal(HostDenoiser(model).cross_attention_weight(name), small.float())
+    assert torch.equal(HostDenoiser(model).text_weight(name), small.float())

@@ -267,7 +267,7 @@ def test_a_fit_that_begins_anyway_refuses_as_well(model: Any) -> None:
     patched = with_function_wrapper(model)
     with pytest.raises(UserError, match="with_function_wrapper"), torch.inference_mode(False):
         HostDiffusion(patched)
-    assert HostDenoiser(patched).cross_attention_names()  # an edit reads weights alone
+    assert HostDenoiser(patched).text_layers()  # an edit reads weights alone
 
 
 def test_prompts_with_weights_of_their_own_are_named(model: Any) -> None:

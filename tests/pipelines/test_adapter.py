@@ -25,7 +25,7 @@ SEEDS, SAMPLING = (1, 2), Sampling(2, guidance_scale=3.0, size=64)
 
 
 def weights(denoiser: DiffusersDenoiser) -> dict[str, Tensor]:
-    return {name: denoiser.cross_attention_weight(name) for name in denoiser.cross_attention_names()}
+    return {name: denoiser.text_weight(name) for name in denoiser.text_layers()}
 
 
 @pytest.fixture(params=FAMILIES)

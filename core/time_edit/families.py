@@ -1,0 +1,64 @@
+"""Where the text enters today's transformers: the table by which one edit serves all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class TextEntry:
+    """How a family takes a prompt in."""
+
+    family: str
+    layer: str  # the module path of the linear layer that reads a prompt's states
+    norm: str | None = (
+        None  # that of the RMSNorm in front of it, where the model has one: the layer reads normed states
+    )
+    pooled: bool = False  # whether a pooled text enters as well, by other layers
+    clip_first: bool = False  # whether CLIP's states stand before those of the other encoder
+
+
+# By the name of the host's class for the family's checkpoints.
+ENTRIES = {
+    "Flux": TextEntry("Flux.1", "txt_in", norm="txt_norm", pooled=True),
+    "Chroma": TextEntry("Chroma", "txt_in"),
+    "SD3": TextEntry("SD 3", "context_embedder", pooled=True, clip_first=True),
+    "AuraFlow": TextEntry("AuraFlow", "cond_seq_linear"),
+    "PixArtAlpha": TextEntry("PixArt", "y_embedder.y_proj.fc1"),
+    "Lumina2": TextEntry("Lumina 2", "cap_embedder.1", norm="cap_embedder.0"),
+    "ZImage": TextEntry("Z-Image", "cap_embedder.1", norm="cap_embedder.0"),
+    "QwenImage": TextEntry("Qwen-Image", "txt_in", norm="txt_norm"),
+    "Omnigen2": TextEntry(
+        "OmniGen2",
+        "time_caption_embed.caption_embedder.1",
+        norm="time_caption_embed.caption_embedder.0",
+    ),
+}
+# Why others can't be edited.
+REFUSED = {
+    "Flux2": "its contexts are up to 15360 wide, for which a solve by parts is still to be written",
+    "HiDreamO1": "its prompts enter as tokens inside of the transformer, so that no layer takes their states",
+    "HiDream": "each of its blocks takes states of its own, for which an edit each would be needed",
+    "Krea2": "its prompts pass a transformer of their own before the layer that takes them",
+    "HunyuanImage21": "two of its layers take the prompt, one of them its mean",
+}
+
+
+def entry_of(classes: Sequence[str]) -> TextEntry:
+    """The entry of a model by the names of its class and those that it is derived from, the closest first.
+
+    Raises UserError with the reason for a family without one.
+    """
+    for name in classes:
+        if name in REFUSED:
+            raise UserError(f"The model is a {name}, which TIME does not edit: {REFUSED[name]}.")
+        if name in ENTRIES:
+            return ENTRIES[name]
+    known = ", ".join(dict.fromkeys(entry.family for entry in ENTRIES.values()))
+    raise UserError(
+        f"The model is a {classes[0]}; TIME edits SD 1.x, SD 2.x, SDXL, {known}. For another family its text entry has "
+        "to be named: the layer that takes a prompt's states, and what stands in front of it (docs/extending.md)."
+    )

@@ -1,0 +1,117 @@
+"""Transformers and their text encoders seen through core's protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
+from torch import Tensor
+from torch.nn.functional import rms_norm
+
+from ...core.errors import UserError
+from ...core.model.protocols import Denoiser, PromptEncoder, Section
+from ...core.model.text_tower import CONTEXT_LENGTH
+from ...core.time_edit.families import TextEntry, entry_of
+from .model import FAMILIES, HostDenoiser, PatchedLayers, effective_weight
+from .text import HostTextEncoder, plain_tokens
+
+CLIPS = ("l", "g")  # the host's names of CLIP among a model's encoders
+
+
+class HostTransformer(PatchedLayers):
+    """A transformer as `core.model.protocols.Denoiser`.
+
+    Raises UserError for a family without an entry in `core.time_edit.families`, and where its layer is not to be seen.
+    """
+
+    def __init__(self, model: ModelPatcher) -> None:
+        self.entry: TextEntry = entry_of([kind.__name__ for kind in type(model.model.model_config).__mro__])
+        self.family: str = self.entry.family
+        self.pooled: bool = self.entry.pooled
+        key = f"diffusion_model.{self.entry.layer}.weight"
+        if key not in model.model_state_dict():
+            raise UserError(
+                f"The {self.family} model does not show its layer {self.entry.layer}, which takes the prompt; make the "
+                "edit on a plain copy of the model, and use TIME Edit Conditioning on this one."
+            )
+        super().__init__(model, {self.entry.layer: key})
+        layer: Any = model.get_model_object(f"diffusion_model.{self.entry.layer}")
+        self.context_width: int = layer.in_features
+        # Flux.1 has a place for a norm that few of its kin fill.
+        self._norm: Any = attrgetter(self.entry.norm)(model.model.diffusion_model) if self.entry.norm else None
+        self.normed: bool = self._norm is not None
+
+    def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002  (one layer feeds keys and values)
+        return [self.entry.layer]
+
+    def read(self, states: Tensor) -> Tensor:
+        """A prompt's states (slots, width) as the layer reads them."""
+        if self._norm is None:
+            return states
+        key = f"diffusion_model.{self.entry.norm}.weight"
+        return rms_norm(states, states.shape[-1:], effective_weight(key, self._patches[key]), self._norm.eps)
+
+
+class HostPromptEncoder:
+    """A CLIP of the host as the `core.model.protocols.PromptEncoder` of a transformer."""
+
+    def __init__(self, clip: CLIP, transformer: HostTransformer) -> None:
+        self._clip, self._transformer = clip, transformer
+        model = clip.cond_stage_model
+        names = list(clip.tokenize(""))
+        others = [name for name in names if name not in CLIPS]
+        has_clip = any(getattr(model, f"clip_{name}", None) is not None for name in CLIPS)
+        self._clip_first: bool = transformer.entry.clip_first and has_clip and "l" in names
+        if len(others) != 1:
+            raise UserError(
+                f"The text encoder is a {type(model).__name__}, which does not belong to {transformer.family}; connect "
+                "the one that the model was made for."
+            )
+        (self._name,) = others
+        (whole,) = self._clip.tokenize("")[self._name]
+        (states,) = self.encode([""])
+        self.width: int = states.shape[-1]
+        rest = len(states) - (CONTEXT_LENGTH if self._clip_first else 0)
+        self._has_rest: bool = rest > 0  # SD 3 may have been loaded without T5
+        self._cut: int = max(0, len(whole) - rest)  # a template's beginning, which some leave out
+
+    def sections(self, prompt: str) -> list[Section]:
+        tokens = plain_tokens(self._clip, prompt)
+        mine = self._unpadded(self._name, tokens[self._name])[self._cut :]
+        clip = [Section(self._unpadded("l", tokens["l"]), CONTEXT_LENGTH)] if self._clip_first else []
+        return [*clip, Section(mine, None)] if self._has_rest else clip
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer("l" if self._clip_first else self._name).decode(list(tokens))
+
+    def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
+        for prompt in prompts:
+            with torch.inference_mode():
+                context: Any = self._clip.encode_from_tokens(self._clip.tokenize(prompt))
+            yield self._transformer.read(context[0].float().cpu().clone())
+
+    def _unpadded(self, name: str, tokens: list[int]) -> list[int]:
+        """The tokens without the padding behind them; CLIP pads with its end token, which stays once."""
+        tokenizer, count = self._tokenizer(name), len(tokens)
+        while count and tokens[count - 1] == tokenizer.pad_token:
+            count -= 1
+        return tokens[: count + (tokenizer.pad_token == tokenizer.end_token)]
+
+    def _tokenizer(self, name: str) -> Any:
+        tokenizer: Any = self._clip.tokenizer
+        return getattr(tokenizer, name, None) or getattr(tokenizer, f"clip_{name}")
+
+
+def denoiser_of(model: ModelPatcher) -> HostDenoiser | HostTransformer:
+    """A UNet's or a transformer's layers that take text. Raises UserError for a family that is not known."""
+    unet = isinstance(model.model.model_config, tuple(FAMILIES))
+    return HostDenoiser(model) if unet else HostTransformer(model)
+
+
+def prompt_encoder_of(clip: CLIP, denoiser: Denoiser) -> PromptEncoder:
+    """What those layers are given for a prompt."""
+    return HostPromptEncoder(clip, denoiser) if isinstance(denoiser, HostTransformer) else HostTextEncoder(clip)

@@ -1,0 +1,196 @@
+"""TIME on tiny random transformers: exact on what their layers really read. Shapes and identities, no meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conceptlens.core.errors import UserError
+from conceptlens.core.time_edit.context_edit import edited_context
+from conceptlens.core.time_edit.lora import lora_state_dict, save_lora
+from conceptlens.core.time_edit.time_edit import EditPair, edit_model, fit_time_edit
+from safetensors.torch import load_file
+from torch import Tensor
+
+pytestmark = pytest.mark.usefixtures("host_modules")
+
+ROSES = EditPair("a pack of roses", "a pack of blue roses")
+FAMILIES = ("Flux.1", "Chroma", "SD 3", "AuraFlow", "PixArt", "Z-Image", "Qwen-Image", "OmniGen2")
+NORMED = {"Z-Image", "Qwen-Image", "OmniGen2"}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def parts(family: str, host_modules: None) -> tuple[Any, Any]:  # noqa: ARG001  (makes the host importable)
+    from conceptlens.tests.host.transformers import tiny_transformer
+
+    with torch.inference_mode():
+        return tiny_transformer(family)
+
+
+def layer_of(model: Any) -> Any:
+    from conceptlens.nodes.host import denoiser_of
+
+    (name,) = denoiser_of(model).text_layers()
+    return model.get_model_object(f"diffusion_model.{name}")
+
+
+@contextmanager
+def read_by(model: Any) -> Iterator[list[Tensor]]:
+    """What the layer that takes text reads while the model draws."""
+    seen: list[Tensor] = []
+    hook = layer_of(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def drawn(model: Any, positive: Any) -> Tensor:
+    """Latents of two steps, as KSampler makes them."""
+    import comfy.sample
+
+    channels = model.get_model_object("latent_format").latent_channels
+    latent: Any = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, channels, 48, 48))
+    noise = comfy.sample.prepare_noise(latent, 5)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, noise, 2, 1.0, "euler", "simple", positive, positive, latent, disable_pbar=True, seed=5
+        ).clone()
+
+
+def encoded(clip: Any, prompt: str) -> Any:
+    from conceptlens.nodes.host import encoded as by_host
+
+    return by_host(clip, prompt)
+
+
+def columns(model: Any, clip: Any, prompt: str) -> Tensor:
+    """The states of a prompt that the layer really reads."""
+    with read_by(model) as seen:
+        drawn(model, encoded(clip, prompt))
+    return seen[0].flatten(0, -2).double()
+
+
+def matched(family: str, clip: Any, states: tuple[Tensor, Tensor]) -> list[int]:
+    """The destination's slot for each of the source, by hand: "blue" is one token, before the last of the words."""
+    source, destination = (len(each) for each in states)
+    name = next(name for name in clip.tokenize("") if family == "SD 3" or name not in ("l", "g"))
+    tokens = [[token for token, _ in clip.tokenize(prompt)[name][0]] for prompt in (ROSES.source, ROSES.destination)]
+    (cut,) = {len(each) - count for each, count in zip(tokens, (source, destination), strict=True)}
+    one, other = (each[cut:] for each in tokens)
+    new = next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return [min(slot + (slot >= new), destination - 1) for slot in range(source)]
+
+
+def test_an_edit_is_the_formula_on_what_the_layer_reads(family: str, parts: tuple[Any, Any]) -> None:
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+
+    model, clip = parts
+    states = columns(model, clip, ROSES.source), columns(model, clip, ROSES.destination)
+    one, other = states
+    targets = other[matched(family, clip, states)]
+    inverse = torch.linalg.inv(0.1 * torch.eye(one.shape[1]).double() + one.T @ one)
+    expected = (targets - one).T @ one @ inverse
+    denoiser = denoiser_of(model)
+    encoder = prompt_encoder_of(clip, denoiser)
+    edit = fit_time_edit(encoder, [ROSES], augment=False)
+    found = edit.left * edit.singular_values @ edit.right
+    for prompt, seen in zip((ROSES.source, ROSES.destination), states, strict=True):
+        (own,) = encoder.encode([prompt])
+        torch.testing.assert_close(own.double(), seen, rtol=1e-5, atol=1e-5)
+    assert (found - expected).norm() <= 1e-4 * expected.norm()  # the layer reads float32 that the host has computed
+    own = [next(iter(encoder.encode([prompt]))).double() for prompt in (ROSES.source, ROSES.destination)]
+    moved = own[1][matched(family, clip, states)] - own[0]
+    exact = moved.T @ own[0] @ torch.linalg.inv(0.1 * torch.eye(one.shape[1]).double() + own[0].T @ own[0])
+    assert (found - exact).norm() <= 1e-9 * exact.norm()
+
+
+def test_an_edited_model_draws_the_edit_and_the_other_stays(
+    family: str, parts: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """Also by the LoRA file in the host's own loader; the edited prompt instead, where no norm stands between."""
+    import comfy.sd
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+
+    model, clip = parts
+    positive = encoded(clip, "a photo of a pack of roses")
+    denoiser = denoiser_of(model)
+    before = drawn(model, positive)
+    weight = layer_of(model).weight.clone()
+    edited = edit_model(prompt_encoder_of(clip, denoiser), denoiser, [ROSES], regularize="relative")
+    live = drawn(denoiser.patched(edited.factors), positive)
+    assert (live - before).norm() > 1e-5 * before.norm()
+    assert torch.equal(drawn(model, positive), before)
+    assert torch.equal(layer_of(model).weight, weight)
+    assert f"1 layer of {family} edited" in edited.report
+    assert ("pooled text" in edited.report) == (family in ("Flux.1", "SD 3"))
+
+    save_lora(tmp_path / "roses.safetensors", lora_state_dict(edited.edit, edited.factors, denoiser.family))
+    loaded, _ = comfy.sd.load_lora_for_models(model, None, load_file(tmp_path / "roses.safetensors"), 1.0, 0.0)
+    stock = drawn(loaded, positive)
+    assert (stock - live).norm() < 2e-2 * (live - before).norm()
+
+    context = positive[0][0]
+    if family in NORMED:
+        with pytest.raises(UserError, match="norms a prompt's states"):
+            edited_context(edited.edit, context)
+    else:
+        by_prompt = drawn(model, [[edited_context(edited.edit, context), positive[0][1]]])
+        assert (by_prompt - live).norm() < 1e-2 * (live - before).norm()
+
+
+def test_alignment_is_each_encoders_own(parts: tuple[Any, Any]) -> None:
+    """ "an" counts as "a", in one piece or two; what is lacking is named as it was written."""
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+
+    model, clip = parts
+    encoder = prompt_encoder_of(clip, denoiser_of(model))
+    for source, destination in (("an apple", "a green apple"), ("a doctor", "an old doctor"), ("A rose", "A red rose")):
+        assert fit_time_edit(encoder, [EditPair(source, destination)]).rank
+    with pytest.raises(UserError, match='lacks the source\'s word "pack"'):
+        fit_time_edit(encoder, [EditPair("a pack of roses", "a bouquet of roses")])
+    with pytest.raises(UserError, match="A prompt is empty"):
+        fit_time_edit(encoder, [EditPair("", "a rose")])
+    for prompt in ("a <|im_end|> rose", "a rose</s>"):
+        with pytest.raises(UserError, match="contains the mark"):
+            fit_time_edit(encoder, [EditPair(prompt, f"{prompt} red")])
+
+
+def test_families_without_an_entry_say_why() -> None:
+    from types import SimpleNamespace
+
+    import comfy.supported_models
+    from conceptlens.nodes.host import denoiser_of
+
+    for kind, says in (
+        ("HiDreamO1", "as tokens inside of the transformer"),
+        ("Flux2", "up to 15360 wide"),
+        ("HunyuanDiT", "TIME edits SD 1.x, SD 2.x, SDXL, Flux.1, Chroma, .* its text entry"),
+    ):
+        config = object.__new__(getattr(comfy.supported_models, kind))
+        model: Any = SimpleNamespace(model=SimpleNamespace(model_config=config))
+        with pytest.raises(UserError, match=says):
+            denoiser_of(model)
+
+
+def test_an_encoder_of_another_family_is_named(parts: tuple[Any, Any], family: str) -> None:
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+    from conceptlens.tests.host.transformers import tiny_transformer
+
+    model, _ = parts
+    other = "Chroma" if family == "Z-Image" else "Z-Image"
+    with torch.inference_mode():
+        _, clip = tiny_transformer(other)
+    denoiser = denoiser_of(model)
+    denoiser.context_width += 1  # the tiny ones are all of one width
+    with pytest.raises(UserError, match=f"The model \\({family}\\) reads text contexts of width"):
+        edit_model(prompt_encoder_of(clip, denoiser), denoiser, [ROSES])

@@ -1,0 +1,116 @@
+"""Tiny random transformers of today's families, by the host's own classes, each with its text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sd
+import comfy.supported_models
+import torch
+from comfy.model_patcher import ModelPatcher
+
+CPU = torch.device("cpu")
+WIDTH = 64  # of the states of all but SD 3's, which pads them
+T5 = {"d_model": WIDTH, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
+LANGUAGE = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+LANGUAGE |= {"num_key_value_heads": 2}
+CLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+FLUX = {"in_channels": 16, "patch_size": 2, "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1}
+FLUX |= {"depth_single_blocks": 1, "axes_dim": [8, 12, 12], "theta": 10_000, "qkv_bias": True, "txt_ids_dims": []}
+NEXT = {"image_model": "lumina2", "in_channels": 16, "dim": 256, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2}
+NEXT |= {"axes_dims": [32, 48, 48], "axes_lens": [300, 64, 64], "cap_feat_dim": WIDTH, "qk_norm": True}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """How a family is made small."""
+
+    kind: str  # of comfy.supported_models
+    unet: Mapping[str, Any]
+    text: Mapping[str, Any]  # the host's options of the text encoder
+    target: Callable[[Any], Any] = lambda config: config.clip_target()
+
+
+def sd3_target(_: Any) -> Any:
+    """With CLIP and without T5, whose states are 4096 wide in this family."""
+    import comfy.supported_models_base
+    from comfy.text_encoders.sd3_clip import SD3Tokenizer, sd3_clip
+
+    return comfy.supported_models_base.ClipTarget(SD3Tokenizer, sd3_clip(clip_l=True, clip_g=True, t5=False))
+
+
+TINY = {
+    "Flux.1": Tiny(
+        "Flux",
+        {**FLUX, "image_model": "flux", "out_channels": 16, "vec_in_dim": 32, "context_in_dim": WIDTH}
+        | {"guidance_embed": False},
+        {"t5xxl_model_config": T5, "clip_l_model_config": CLIP},
+    ),
+    "Chroma": Tiny(
+        "Chroma",
+        {**FLUX, "image_model": "chroma", "in_channels": 64, "out_channels": 64, "context_in_dim": WIDTH}
+        | {"in_dim": 64, "out_dim": 64, "hidden_dim": 64, "n_layers": 2, "vec_in_dim": None},
+        {"t5xxl_model_config": T5},
+    ),
+    "SD 3": Tiny(
+        "SD3",
+        {"in_channels": 16, "patch_size": 2, "depth": 1, "input_size": None, "adm_in_channels": 64}
+        | {"pos_embed_scaling_factor": None, "pos_embed_max_size": 32, "num_patches": 1024}
+        | {
+            "context_embedder_config": {
+                "target": "torch.nn.Linear",
+                "params": {"in_features": 4096, "out_features": 64},
+            }
+        },
+        {"clip_l_model_config": CLIP, "clip_g_model_config": CLIP},
+        sd3_target,
+    ),
+    "AuraFlow": Tiny(
+        "AuraFlow",
+        {"dim": 64, "n_layers": 2, "n_double_layers": 1, "n_heads": 2, "global_conddim": 64, "cond_seq_dim": WIDTH}
+        | {"max_seq": 64},
+        {"pile_t5xl_model_config": T5},
+    ),
+    "PixArt": Tiny(
+        "PixArtSigma",
+        {"image_model": "pixart_sigma", "hidden_size": 64, "depth": 1, "num_heads": 2, "caption_channels": WIDTH}
+        | {"micro_condition": False, "input_size": 16, "pe_interpolation": 1},
+        {"t5xxl_model_config": T5},
+    ),
+    "Z-Image": Tiny(
+        "ZImage", {**NEXT, "z_image_modulation": True, "pad_tokens_multiple": 32}, {"qwen3_4b_model_config": LANGUAGE}
+    ),
+    "Qwen-Image": Tiny(
+        "QwenImage",
+        {"image_model": "qwen_image", "in_channels": 64, "num_layers": 1, "attention_head_dim": 32}
+        | {"num_attention_heads": 2, "joint_attention_dim": WIDTH, "axes_dims_rope": (8, 12, 12)},
+        {"qwen25_7b_model_config": LANGUAGE},
+    ),
+    "OmniGen2": Tiny(
+        "Omnigen2",
+        {"image_model": "omnigen2", "hidden_size": 96, "num_layers": 1, "num_refiner_layers": 1}
+        | {"num_attention_heads": 1, "num_kv_heads": 1, "text_feat_dim": WIDTH},
+        {"qwen25_3b_model_config": LANGUAGE},
+    ),
+}
+
+
+def tiny_transformer(family: str) -> tuple[ModelPatcher, comfy.sd.CLIP]:
+    """A MODEL and its CLIP, of random weights that do not depend on what was drawn before."""
+    tiny = TINY[family]
+    config = getattr(comfy.supported_models, tiny.kind)(dict(tiny.unet))
+    config.set_inference_dtype(torch.float32, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = config.get_model({}, "")
+        clip = comfy.sd.CLIP(tiny.target(config), model_options={"dtype": torch.float32, **tiny.text})
+        for module in (model.diffusion_model, clip.cond_stage_model):
+            for name, parameter in module.named_parameters():
+                with torch.no_grad():
+                    norm = parameter.ndim == 1 and "bias" not in name
+                    parameter.copy_(
+                        1 + 0.1 * torch.randn(parameter.shape) if norm else 0.1 * torch.randn(parameter.shape)
+                    )
+    return ModelPatcher(model, CPU, CPU), clip
