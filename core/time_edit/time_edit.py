@@ -89,23 +89,25 @@ def time_edit(
         nothing = torch.zeros(0, states.shape[1], dtype=torch.float64)
         return ContextEdit.from_factors(nothing.T, nothing)
     n, width = states.shape
-    through = torch.eye(width, dtype=torch.float64) if through is None else through
-    states = states @ through.T
+    states = states if through is None else states @ through.T
     try:
         if n <= width:
             gram = states @ states.T + regularization * torch.eye(n, dtype=torch.float64)
-            return ContextEdit.from_factors(difference[moved].T, torch.linalg.solve(gram, states)[moved] @ through)
-        covariance = states.T @ states + regularization * torch.eye(width, dtype=torch.float64)
-        if moved.sum() < width:
-            down = torch.linalg.solve(covariance, states[moved].T).T
-            return ContextEdit.from_factors(difference[moved].T, down @ through)
-        product = difference[moved].T @ states[moved]
-        return ContextEdit.from_factors(torch.linalg.solve(covariance, product, left=False), through)
+            up, down = difference[moved].T, torch.linalg.solve(gram, states)[moved]
+        else:
+            covariance = states.T @ states + regularization * torch.eye(width, dtype=torch.float64)
+            if moved.sum() < width:
+                up, down = difference[moved].T, torch.linalg.solve(covariance, states[moved].T).T
+            else:
+                product = difference[moved].T @ states[moved]
+                up = torch.linalg.solve(covariance, product, left=False)
+                down = torch.eye(width, dtype=torch.float64)
     except torch.linalg.LinAlgError as error:
         raise UserError(
             f"With regularization {regularization:g} the edit has no unique solution in double precision; use a larger "
             "one, such as 0.1."
         ) from error
+    return ContextEdit.from_factors(up, down if through is None else down @ through)
 
 
 def seen_through(covariance: Tensor | None, preserved: Tensor) -> Tensor:

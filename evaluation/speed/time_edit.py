@@ -1,7 +1,7 @@
 """TIME from text states to LoRA factors, beside the published procedure written plainly, in one run.
 
-Weights and states are random, of the shapes of SD 1.5 and SDXL. The states are the worst case for the edit's rank: no
-two token slots share anything but the words that source and destination begin with.
+Weights and states are random, of the shapes of SD 1.5, SDXL, Flux.1 and Z-Image. The states are the worst case for the
+edit's rank: no two token slots share anything but the words that source and destination begin with.
 """
 
 from __future__ import annotations
@@ -28,18 +28,26 @@ SDXL_BLOCKS = [640] * 4 + [1280] * 20 + [1280] * 10 + [1280] * 30 + [640] * 6
 SDXL_BASELINE_LAYERS = 2  # of each width: the published procedure takes many minutes on all 140
 
 
+TRANSFORMERS = {"Flux.1": (4096, 3072), "Z-Image": (2560, 3840)}  # width and output width of the layer that reads text
+
+
 class Projections:
     """Random projections of given shapes as `core.model.protocols.Denoiser`."""
 
-    def __init__(self, family: Family, width: int, blocks: list[int], dtype: torch.dtype) -> None:
-        self.family: Family = family
+    def __init__(self, family: str, width: int, outs: dict[str, int], dtype: torch.dtype) -> None:
+        self.family: str = family
         self.pooled = self.normed = False
         self.context_width = width
         self.dtype = dtype
-        sizes = [(f"up_blocks.0.attentions.{number}.attn2", out) for number, out in enumerate(blocks)]
-        self.weights = {f"{name}.to_{kv}": torch.empty(out, width, dtype=dtype) for name, out in sizes for kv in "kv"}
+        self.weights = {name: torch.empty(out, width, dtype=dtype) for name, out in outs.items()}
         for weight in self.weights.values():
             weight.normal_(std=width**-0.5)
+
+    @classmethod
+    def of_unet(cls, family: Family, width: int, blocks: list[int]) -> Projections:
+        """A UNet's keys and values, as checkpoints are published, in float16."""
+        sizes = [(f"up_blocks.0.attentions.{number}.attn2", out) for number, out in enumerate(blocks)]
+        return cls(family, width, {f"{name}.to_{kv}": out for name, out in sizes for kv in "kv"}, torch.float16)
 
     def text_layers(self, keys: bool = True) -> list[str]:
         return [name for name in self.weights if keys or name.endswith("to_v")]
@@ -94,19 +102,24 @@ def file_megabytes(denoiser: Projections, states: Tensor, targets: Tensor) -> fl
 def measure() -> list[Measure]:
     torch.manual_seed(0)
     with torch.inference_mode():
-        # As the checkpoints are published, in float16.
-        sd1 = Projections("SD 1.x", 768, SD1_BLOCKS, torch.float16)
+        sd1 = Projections.of_unet("SD 1.x", 768, SD1_BLOCKS)
         measures = speed_and_memory("SD 1.5", sd1, None)
         size = "TIME edit, SD 1.5: LoRA file of one pair"
         for name, prompts in ((size, 1), (f"{size} with its three augmentations", PROMPTS)):
             measures.append(Measure(name, file_megabytes(sd1, *random_states(768, prompts)), "MB", 1, None))
-        sdxl = Projections("SDXL", 2048, SDXL_BLOCKS, torch.float16)
-        return measures + speed_and_memory("SDXL", sdxl, SDXL_BASELINE_LAYERS)
+        sdxl = Projections.of_unet("SDXL", 2048, SDXL_BLOCKS)
+        measures += speed_and_memory("SDXL", sdxl, SDXL_BASELINE_LAYERS)
+        for family, (width, out) in TRANSFORMERS.items():
+            entry = Projections(family, width, {"text": out}, torch.bfloat16)
+            measures += speed_and_memory(f"{family}'s text entry", entry, None)
+        return measures
 
 
 def speed_and_memory(title: str, denoiser: Projections, per_width: int | None) -> list[Measure]:
     states, targets = random_states(denoiser.context_width)
-    ours(Projections(denoiser.family, denoiser.context_width, [64], torch.float16), states, targets)  # loads libraries
+    ours(
+        Projections(denoiser.family, denoiser.context_width, {"small": 64}, torch.float16), states, targets
+    )  # loads libraries
     memory = peak_extra_megabytes(lambda: ours(denoiser, states, targets))
     fast = [seconds(lambda: ours(denoiser, states, targets)) for _ in range(REPEATS)]
     slow = published_seconds(denoiser, states, targets, per_width)

@@ -58,8 +58,14 @@ class HostTextEncoder:
 
     def tokenize(self, prompt: str) -> list[int]:
         start, end = self._ends
-        tokens = next(iter(plain_tokens(self._clip, prompt).values()))
-        return [start, *(token for token in tokens if token not in (start, end)), end]
+        inner: list[int] = []
+        inside = False
+        for token in next(iter(plain_tokens(self._clip, prompt).values())):
+            if token in (start, end):
+                inside = token == start  # padding follows an end, and another part of a long prompt begins anew
+            elif inside:
+                inner.append(token)
+        return [start, *inner, end]
 
     def sections(self, prompt: str) -> list[Section]:
         return [Section(self.tokenize(prompt), CONTEXT_LENGTH)]

@@ -152,7 +152,7 @@ def test_what_is_preserved_exactly_does_not_move(monkeypatch: pytest.MonkeyPatch
     kept = encoder.encode(preserve).flatten(0, 1).double()
     settings: dict[str, Any] = {"preserve": preserve, "preserve_mode": "exact", "regularize": regularize}
     rough = fit_time_edit(encoder, MANY, **settings)
-    assert (rough(kept) - kept).norm() <= 2e-2 * kept.norm()  # in directions that they hardly have
+    assert (rough(kept) - kept).norm() <= 5e-2 * kept.norm()  # in directions that they hardly have
     monkeypatch.setattr(model_edit, "TOLERANCE", 1e-9)
     _, values, directions = torch.linalg.svd(kept, full_matrices=False)
     basis = directions[values > 1e-9 * values[0]]
