@@ -194,3 +194,27 @@ def test_an_encoder_of_another_family_is_named(parts: tuple[Any, Any], family: s
     denoiser.context_width += 1  # the tiny ones are all of one width
     with pytest.raises(UserError, match=f"The model \\({family}\\) reads text contexts of width"):
         edit_model(prompt_encoder_of(clip, denoiser), denoiser, [ROSES])
+
+
+def test_the_node_edits_it_and_others_refuse_it(parts: tuple[Any, Any], family: str, tmp_path: Path) -> None:
+    """What a graph runs; the pooled text and what needs a UNet are named."""
+    import folder_paths
+    from conceptlens.nodes.hspace.directions import HSpaceSample
+    from conceptlens.nodes.time_edit.edit import TIMEEditConditioning, TIMEEditModel
+
+    model, clip = parts
+    folder_paths.set_user_directory(str(tmp_path))
+    settings = {"regularization": 0.1, "regularize": "relative", "preserve": "a tulip", "preserve_mode": "exact"}
+    given: Any = {"model": model, "clip": clip, "source": ROSES.source, "destination": ROSES.destination, **settings}
+    edited, lora, report, edit = TIMEEditModel.execute(**given).args
+    assert all(key.startswith("diffusion_model.") for key in lora)
+    assert "relative to ordinary prompts" in report
+    assert "preserved exactly leaves" in report
+    prompt = encoded(clip, "a pack of roses")
+    before = drawn(model, prompt)
+    assert not torch.equal(drawn(edited, prompt), before)
+    if family not in NORMED:
+        (changed,) = TIMEEditConditioning.execute(conditioning=prompt, edit=edit, strength=1.0).args
+        assert not torch.equal(drawn(model, changed), before)
+    with pytest.raises(UserError, match=r"The model is a .* load such a checkpoint"):
+        HSpaceSample.execute(model=model)

@@ -107,7 +107,7 @@ def tiny_transformer(family: str) -> tuple[ModelPatcher, comfy.sd.CLIP]:
         model = config.get_model({}, "")
         clip = comfy.sd.CLIP(tiny.target(config), model_options={"dtype": torch.float32, **tiny.text})
         for module in (model.diffusion_model, clip.cond_stage_model):
-            for name, parameter in module.named_parameters():
+            for name, parameter in (*module.named_parameters(), *module.named_buffers()):  # the host leaves memory
                 with torch.no_grad():
                     norm = parameter.ndim == 1 and "bias" not in name
                     parameter.copy_(
