@@ -216,5 +216,6 @@ def test_the_node_edits_it_and_others_refuse_it(parts: tuple[Any, Any], family: 
     if family not in NORMED:
         (changed,) = TIMEEditConditioning.execute(conditioning=prompt, edit=edit, strength=1.0).args
         assert not torch.equal(drawn(model, changed), before)
+    sample: Any = HSpaceSample.execute
     with pytest.raises(UserError, match=r"The model is a .* load such a checkpoint"):
-        HSpaceSample.execute(model=model)
+        sample(model=model)
