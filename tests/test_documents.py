@@ -33,7 +33,16 @@ FIGURES = {
             "h-space PCA, 500 samples x 10 levels of SD 1.5: peak memory with the samples"
         ),
     },
-    ("README.md", "timed_time"): {"see what was wanted in # %": "timed: efficacy"},
+    ("README.md", "timed_relative"): {"see what was wanted in # %": "timed: efficacy"},
+    ("docs/evaluating.md", "timed_relative"): {
+        "λ 0.1 relative | # (": "timed: efficacy",
+        "λ 0.1 relative | * | # (": "timed: generality",
+        "λ 0.1 relative | * | * | # (": "timed: specificity",
+    },
+    ("docs/evaluating.md", "timed_exact"): {
+        "prompts preserved exactly | # (": "timed: efficacy",
+        "the same, prompts preserved exactly | * | * | # (": "timed: specificity",
+    },
     ("README.md", "concepts"): {
         "20 such concepts it finds # % of": "keywords: frequent exemplars among the top 10",
         "the published fit # %": "keywords: frequent exemplars among the top 10, published fit",
