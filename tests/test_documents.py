@@ -35,9 +35,9 @@ FIGURES = {
     },
     ("README.md", "timed_relative"): {"see what was wanted in # %": "timed: efficacy"},
     ("docs/evaluating.md", "timed_relative"): {
-        "λ 0.1 relative | # (": "timed: efficacy",
-        "λ 0.1 relative | * | # (": "timed: generality",
-        "λ 0.1 relative | * | * | # (": "timed: specificity",
+        "0.1 relative | # (": "timed: efficacy",
+        "0.1 relative | * | # (": "timed: generality",
+        "0.1 relative | * | * | # (": "timed: specificity",
     },
     ("docs/evaluating.md", "timed_exact"): {
         "prompts preserved exactly | # (": "timed: efficacy",

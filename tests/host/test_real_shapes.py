@@ -63,7 +63,7 @@ def test_larger_families_are_loaded_and_edited(
         again = {"second": edit_node(["load", 0]), "shown": node("PreviewAny", source=["second", 2])}
         server.run({"loader": graph["loader"], **loading, **again})
         assert "lora key not loaded" not in server.log()
-    assert f"{matrices} projections" in history["outputs"]["report"]["text"][0]
+    assert f"{matrices} layers" in history["outputs"]["report"]["text"][0]
     with safe_open(history["outputs"]["file"]["text"][0], framework="pt") as file:
         assert len(file.keys()) == 3 * matrices
         down = file.get_slice(f"lora_unet_{first}_transformer_blocks_0_attn2_to_k.lora_down.weight")
