@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -127,18 +127,19 @@ def _outputs() -> list[Any]:
     ]
 
 
-def _lines(preserve: str) -> list[str]:
-    return [line for line in preserve.splitlines() if line.strip()]
+def _fitted_with(preserve: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a fit, with the prompts of `preserve`, one a line, and the host's folder for its cache."""
+    lines = [line for line in preserve.splitlines() if line.strip()]
+    return {**settings, "preserve": lines, "cache": host.cache_folder()}
 
 
 def _edited(
-    model: Any, clip: Any, pairs: Sequence[EditPair], preserve: str, settings: dict[str, Any]
+    model: Any, clip: Any, pairs: Sequence[EditPair], settings: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Tensor], str, ContextEdit]:
     """The edited model, the edit as a LoRA, a report, and the edit itself."""
     denoiser = host.denoiser_of(model)
     encoder = host.prompt_encoder_of(clip, denoiser)
-    kept = {"preserve": _lines(preserve), "cache": host.cache_folder()}
-    edited = edit_model(encoder, denoiser, pairs, **kept, progress=host.progress(), **settings)
+    edited = edit_model(encoder, denoiser, pairs, progress=host.progress(), **settings)
     state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
     return denoiser.patched(edited.factors), state, edited.report, edited.edit
 
@@ -189,7 +190,7 @@ class TIMEEditModel(Node):
     def execute(
         cls, model: Any, clip: Any, source: str, destination: str, preserve: str, **settings: Any
     ) -> io.NodeOutput:
-        return io.NodeOutput(*_edited(model, clip, [EditPair(source, destination)], preserve, settings))
+        return io.NodeOutput(*_edited(model, clip, [EditPair(source, destination)], _fitted_with(preserve, settings)))
 
 
 class TIMEEditBatch(Node):
@@ -273,9 +274,9 @@ class TIMEEditBatch(Node):
         seed: int = 0,
         **settings: Any,
     ) -> io.NodeOutput:
-        pairs = parse_edits(edits)
+        pairs, settings = parse_edits(edits), _fitted_with(preserve, settings)
         if vae is None and clip_vision is None:
-            return io.NodeOutput(*_edited(model, clip, pairs, preserve, settings))
+            return io.NodeOutput(*_edited(model, clip, pairs, settings))
         if vae is None or clip_vision is None:
             raise UserError("A target share needs vae and clip_vision, and one of them is missing; connect both.")
         groups, seeds = word_pair(group_a, group_b), seeds_from(seed, num_images)
@@ -286,8 +287,7 @@ class TIMEEditBatch(Node):
         unedited = host.HostStudio(model, clip, vae, clip_vision, sampling)
 
         def share_of(pair: EditPair, edited: Sequence[EditPair]) -> Share:
-            kept = {"preserve": _lines(preserve), "cache": host.cache_folder()}
-            factors = edit_model(encoder, denoiser, edited, **kept, **settings).factors
+            factors = edit_model(encoder, denoiser, edited, **settings).factors
             studio = unedited.with_model(denoiser.patched(factors))
             live.say(f"{pair.source}, strength {pair.strength:g}")
             with torch.inference_mode(False):
@@ -300,7 +300,7 @@ class TIMEEditBatch(Node):
                 check_judge(unedited, [groups], slot_of(pair), "")
         reached = edits_for_share(pairs, share_of, target, most)
         found = [pair._replace(strength=one.setting) for pair, one in zip(pairs, reached, strict=True)]
-        model, lora, report, edit = _edited(model, clip, found, preserve, settings)
+        model, lora, report, edit = _edited(model, clip, found, settings)
         told = [f"{pair.source}: {groups[0][0]} {one.share}" for pair, one in zip(pairs, reached, strict=True)]
         return io.NodeOutput(model, lora, "\n".join([report, *told]), edit)
 
