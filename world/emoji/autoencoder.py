@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 
+from .. import weights
 from ..pictures import to_tensor
 from .captions import draw_caption
 from .pictures import SEEN, Pictures, varied
@@ -31,6 +33,13 @@ def build() -> AutoencoderTiny:
         if isinstance(block, AutoencoderTinyBlock):
             nn.init.zeros_(block.conv.get_parameter("4.weight"))  # of the last layer: begins as the identity
     return autoencoder
+
+
+def load(folder: Path) -> AutoencoderTiny:
+    """The weights in a folder."""
+    autoencoder = AutoencoderTiny(scaling_factor=1.0)
+    autoencoder.load_state_dict(weights.load("autoencoder", folder))
+    return autoencoder.eval()
 
 
 def batch(pictures: Pictures, size: int, step: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
@@ -15,8 +15,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..architecture import SCHEDULER
 from ..pictures import to_tensor
+from ..stable_target import posterior_mean
 from .architecture import UNET
-from .captions import Caption, draw_caption
+from .captions import Caption, draw_caption, subjects
 from .pictures import DRAWN, Pictures, varied
 from .truth import Truth
 
@@ -25,6 +26,7 @@ CAPTIONS = 200_000  # so many that none is missed: the rarest comes once in 10,0
 LEAST_VARIANTS = 8  # of each clean picture, however rarely it is drawn
 ENCODED_AT_ONCE = 32
 NOISE = DDIMScheduler(**SCHEDULER)
+HIDING = 200  # the timestep from which noise may hide which of a caption's pictures it was
 GAMMA = 5.0  # of Min-SNR weighting: noise that is hardly there is not worth learning to the last bit
 
 
@@ -74,31 +76,63 @@ class Lessons:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     _contexts: dict[str, Tensor] = field(default_factory=dict)
+    _references: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def loss(self, unet: UNet2DConditionModel, batch: int, step: int) -> Tensor:
         """The squared error of the predicted noise over timesteps spread evenly, weighted as the error of v would be.
 
         The error of v is that of epsilon divided by the signal's share: shapes are decided where there is hardly any
         signal, and there the plain error of epsilon is next to nothing whatever the shape (Salimans and Ho, Progressive
-        Distillation, 2022). Where there is much signal, Min-SNR holds it down (Hang et al., 2023).
+        Distillation, 2022). Where there is much signal, Min-SNR holds it down (Hang et al., 2023). Where noise hides
+        which of a caption's pictures it was, the target is their mean (`wanted`): each example of a keyword teaches
+        all of its exemplars.
         """
         weight = next(unet.parameters())
         generator = random.Random(f"unet {step}")
         captions = [draw_caption(self.truth, generator) for _ in range(batch)]
-        pool = [self.latents[key(caption)] for caption in captions]
-        latents = torch.stack([variants[generator.randrange(len(variants))] for variants in pool]).to(weight.device)
-        texts = ["" if generator.random() < CAPTION_DROPOUT else caption.text for caption in captions]
+        pools = [self.latents[key(caption)] for caption in captions]
+        latents = torch.stack([variants[generator.randrange(len(variants))] for variants in pools])
+        told = [None if generator.random() < CAPTION_DROPOUT else caption for caption in captions]
+        texts = ["" if caption is None else caption.text for caption in told]
         timesteps = (torch.arange(batch) + torch.rand(batch)) * (NOISE.config["num_train_timesteps"] / batch)
-        timesteps = timesteps.long().to(weight.device)
-        noise = torch.randn(latents.shape).to(weight.device)
-        noisy = NOISE.add_noise(latents.float(), noise, timesteps)
+        timesteps = timesteps.long()
+        noisy = NOISE.add_noise(latents.float(), torch.randn(latents.shape), timesteps)
+        signal = NOISE.alphas_cumprod[timesteps][:, None, None, None]
+        noise = (noisy - signal.sqrt() * self.wanted(told, latents.float(), noisy, timesteps)) / (1 - signal).sqrt()
         prediction = unet(
-            noisy.to(weight, memory_format=torch.channels_last), timesteps, self.contexts(texts).to(weight)
+            noisy.to(weight, memory_format=torch.channels_last),
+            timesteps.to(weight.device),
+            self.contexts(texts).to(weight),
         ).sample
-        signal = NOISE.alphas_cumprod.to(weight.device)[timesteps]
         ratio = signal / (1 - signal)
         weights = ratio.clamp(max=GAMMA) / ratio / signal
-        return ((prediction.float() - noise).square().mean((1, 2, 3)) * weights).mean()
+        return ((prediction.cpu().float() - noise).square() * weights).mean()
+
+    @torch.no_grad()
+    def wanted(self, captions: Sequence[Caption | None], latents: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents that a perfect model sees in `noisy`, all (n, 4, 16, 16); `latents` themselves are one guess.
+
+        The mean of the pictures of each caption, weighted by how likely each is what noise hides; for no caption
+        (None), and where there is too little noise for a doubt, `latents`.
+        """
+        wanted = latents.clone()
+        for row, caption in enumerate(captions):
+            if caption is not None and timesteps[row] >= HIDING:
+                references, shares = self._pictures_of(caption)
+                signal = NOISE.alphas_cumprod[timesteps[row : row + 1]]
+                mean = posterior_mean(noisy[row].flatten()[None], signal, references, shares)
+                wanted[row] = mean.view_as(wanted[row])
+        return wanted
+
+    def _pictures_of(self, caption: Caption) -> tuple[Tensor, Tensor]:
+        """Latents (m, numbers) of all that the caption's text may show, and the share of each."""
+        known = (caption.content, caption.style)
+        if known not in self._references:
+            shown = subjects(self.truth, caption.kind, caption.content)
+            pools = [self.latents[key(replace(caption, **subject._asdict()))] for subject in shown]
+            shares = [torch.full((len(p),), share / len(p)) for p, share in zip(pools, shown.values(), strict=True)]
+            self._references[known] = torch.cat(pools).flatten(1).float(), torch.cat(shares)
+        return self._references[known]
 
     @torch.no_grad()
     def contexts(self, texts: Sequence[str]) -> Tensor:

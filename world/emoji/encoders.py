@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,10 +31,10 @@ def build(table: Tensor) -> CLIPModel:
     return model
 
 
-def load() -> CLIPModel:
-    """This repository's weights."""
+def load(folder: Path = WEIGHTS) -> CLIPModel:
+    """The weights in a folder, without one this repository's."""
     model = _empty()
-    model.load_state_dict(weights.load("encoders", WEIGHTS))
+    model.load_state_dict(weights.load("encoders", folder))
     return model.eval()
 
 

@@ -6,7 +6,6 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from .. import weights
 from ..emoji import autoencoder
 from ..emoji.architecture import WEIGHTS
 from ..emoji.autoencoder import CROP
@@ -16,9 +15,7 @@ LATENT_NOISE = 0.1  # a sampler of faces is less exact than EmojiWorld's decoder
 
 def build() -> AutoencoderTiny:
     """With EmojiWorld's weights."""
-    model = autoencoder.build()
-    model.load_state_dict(weights.load("autoencoder", WEIGHTS))
-    return model
+    return autoencoder.load(WEIGHTS)
 
 
 def batch(pictures: Tensor, size: int, step: int) -> Tensor:

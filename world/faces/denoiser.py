@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm, silu
 
+from ..stable_target import posterior_mean
 from .architecture import SCHEDULER, UNET
 
 NOISE = DDIMScheduler(**SCHEDULER)
@@ -105,22 +106,13 @@ class Lessons:
         """(faces, numbers) in bfloat16: distances need no more, and a product of all faces is quick."""
         return self.latents.flatten(1).bfloat16()
 
-    @cached_property
-    def _squares(self) -> Tensor:
-        """(faces,): the squared length of each."""
-        return self._flat.float().square().sum(1)
-
     @torch.no_grad()
     def posterior_mean(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """The mean of all faces, weighted by how likely each is what noise hides; shaped as `noisy`.
 
-        What the loss leads to where a caption names none, without the chance of a single face: stable target field
-        (Xu, Tong and Jaakkola, arXiv 2302.00670), with all pictures as the reference batch.
+        What the loss leads to where a caption names none, with all pictures as the reference batch.
         """
-        signal = NOISE.alphas_cumprod[timesteps][:, None]
-        products = (noisy.flatten(1).bfloat16() @ self._flat.T).float()
-        chances = ((signal.sqrt() * products - signal * self._squares / 2) / (1 - signal)).softmax(1)
-        return (chances.bfloat16() @ self._flat).float().view_as(noisy)
+        return posterior_mean(noisy.flatten(1), NOISE.alphas_cumprod[timesteps], self._flat).view_as(noisy)
 
     def loss(self, unet: nn.Module, batch: int, step: int) -> Tensor:
         """The squared error of the picture, over timesteps spread evenly; half of the faces come without a caption."""
