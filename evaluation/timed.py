@@ -169,7 +169,7 @@ class Workshop:
         if not made.factors:  # a strength of 0
             yield
             return
-        denoiser.apply(lora_state_dict(made.edit, made.factors, denoiser.family))
+        denoiser.apply(lora_state_dict(made.factors, denoiser.family))
         try:
             yield
         finally:

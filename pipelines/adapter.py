@@ -35,12 +35,12 @@ class DiffusersTextEncoder:
     def decode(self, tokens: Sequence[int]) -> str:
         return self._pipe.tokenizer.decode(list(tokens))
 
-    @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        # encode_prompt knows each family's layer; it returns the context first.
-        options = {"device": self._pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-        encode: Any = self._pipe.encode_prompt  # typed for one prompt, made for many
-        return encode(list(prompts), **options)[0].float().cpu()
+        return _encoded(self._pipe, prompts)[0].float().cpu()
+
+    @property
+    def pooled(self) -> DiffusersPooledText:
+        return DiffusersPooledText(self._pipe)
 
     def vocabulary(self) -> list[str]:
         entries: dict[str, int] = self._pipe.tokenizer.get_vocab()
@@ -68,6 +68,24 @@ class DiffusersTextEncoder:
         return towers
 
 
+class DiffusersPooledText:
+    """The pooled text of SDXL as `core.model.protocols.PromptStates`."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        self._pipe: Any = pipe
+        self.width: int = self._pipe.text_encoder_2.config.projection_dim
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        return _encoded(self._pipe, prompts)[2].float().cpu()[:, None]
+
+
+@torch.inference_mode()
+def _encoded(pipe: Any, prompts: Sequence[str]) -> Any:
+    """What a pipeline encodes prompts to, each family by its own layer: the context first, SDXL's pooled text third."""
+    options = {"device": pipe.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    return pipe.encode_prompt(list(prompts), **options)
+
+
 class DiffusersDenoiser:
     """A pipeline's UNet as `core.model.protocols.Denoiser`, with the LoRAs that are active in it.
 
@@ -81,7 +99,7 @@ class DiffusersDenoiser:
         self._pipe = pipe
         linear = pipe.unet.config.use_linear_projection  # the mark of SD 2.x, which the host goes by too
         self.family: Family = "SDXL" if hasattr(pipe, "text_encoder_2") else "SD 2.x" if linear else "SD 1.x"
-        self.pooled: bool = self.family == "SDXL"
+        self.pooled: DiffusersPooledLayer | None = DiffusersPooledLayer(pipe) if self.family == "SDXL" else None
         self.normed = False
         self.context_width: int = width
         self.dtype: torch.dtype = pipe.unet.dtype
@@ -102,6 +120,23 @@ class DiffusersDenoiser:
     def remove(self, adapter: str = "time_edit") -> None:
         """Takes out what `apply` added by this name."""
         self._pipe.delete_adapters(adapter)
+
+
+class DiffusersPooledLayer:
+    """SDXL's layer that reads the pooled text, and sizes behind it, as `core.model.protocols.TextLayers`."""
+
+    family: Family = "SDXL"
+
+    def __init__(self, pipe: Pipeline) -> None:
+        self._unet = pipe.unet
+        self.context_width: int = pipe.unet.config.projection_class_embeddings_input_dim
+        self.dtype: torch.dtype = pipe.unet.dtype
+
+    def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002  (one layer)
+        return ["add_embedding.linear_1"]
+
+    def text_weight(self, name: str) -> Tensor:
+        return _effective_weight(self._unet.get_submodule(name)).cpu()
 
 
 def _effective_weight(module: Any) -> Tensor:

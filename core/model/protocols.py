@@ -22,10 +22,23 @@ class Section(NamedTuple):
     slots: int | None  # None: all that other sections leave
 
 
-class PromptEncoder(Protocol):
-    """What those layers of a model that take a prompt are given for it, by one encoder or several."""
+class PromptStates(Protocol):
+    """What layers of a model are given for a prompt."""
 
     width: int  # channels of the context: SD 1.x 768, SD 2.x 1024, SDXL 768 + 1280, T5-XXL 4096
+
+    def encode(self, prompts: Sequence[str]) -> Iterable[Tensor]:
+        """The states of each prompt, (slots, width), float32 on the CPU."""
+        ...
+
+
+class PromptEncoder(PromptStates, Protocol):
+    """What those layers of a model that take a prompt are given for it, by one encoder or several."""
+
+    @property
+    def pooled(self) -> PromptStates:
+        """The pooled text, a state of one slot, of models that read one as well."""
+        ...
 
     def sections(self, prompt: str) -> list[Section]:
         """The prompt's tokens, those of a template among them, in the order of their states."""
@@ -33,10 +46,6 @@ class PromptEncoder(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, as a reader would write it."""
-        ...
-
-    def encode(self, prompts: Sequence[str]) -> Iterable[Tensor]:
-        """The states of each prompt, (slots, width), float32 on the CPU."""
         ...
 
 
@@ -85,25 +94,15 @@ def check_fits(encoder: PromptEncoder, prompt: str, tokens: Sequence[int]) -> No
         )
 
 
-class Denoiser(Protocol):
-    """A UNet with cross-attention to text, or a transformer that takes text in."""
+class TextLayers(Protocol):
+    """Linear layers of a model that take text in."""
 
-    context_width: int  # input channels of the layers that take text
+    context_width: int  # their input channels
     dtype: torch.dtype  # in which the model keeps its weights
 
     @property
     def family(self) -> str:
         """A Family, or the name of one of transformers."""
-        ...
-
-    @property
-    def pooled(self) -> bool:
-        """Whether it reads a pooled text as well, by other layers."""
-        ...
-
-    @property
-    def normed(self) -> bool:
-        """Whether a norm stands in front of these layers, so that they read other states than the encoder's."""
         ...
 
     def text_layers(self, keys: bool = True) -> list[str]:
@@ -118,6 +117,20 @@ class Denoiser(Protocol):
 
         float32 on the CPU, and the caller's own; `name` is one of `text_layers`.
         """
+        ...
+
+
+class Denoiser(TextLayers, Protocol):
+    """A UNet with cross-attention to text, or a transformer that takes text in."""
+
+    @property
+    def pooled(self) -> TextLayers | None:
+        """Those that take a pooled text, of a model that reads one as well; SDXL's take sizes behind it."""
+        ...
+
+    @property
+    def normed(self) -> bool:
+        """Whether a norm stands in front of these layers, so that they read other states than the encoder's."""
         ...
 
 

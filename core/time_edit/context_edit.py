@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .. import storage
 from ..errors import UserError
@@ -84,6 +85,13 @@ class ContextEdit:
         basis = basis[:, :rank]
         return ContextEdit.from_factors(self.left @ basis, basis.T @ weighted, self.made_by), kept
 
+    def widened(self, width: int) -> ContextEdit:
+        """The edit for contexts of `width` channels, those behind its own left as they are."""
+        more = width - self.width
+        return ContextEdit(
+            pad(self.left, (0, 0, 0, more)), self.singular_values, pad(self.right, (0, more)), self.made_by
+        )
+
     def save(self, path: Path) -> None:
         """Writes the edit; UserError when that fails, and then an older file at `path` is unchanged."""
         header = {"kind": "context edit", "version": 1, "width": self.width, "made_by": dict(self.made_by)}
@@ -103,6 +111,18 @@ class ContextEdit:
         return cls(left, values, right, storage.entry(path, header, "made_by", dict))
 
 
+@dataclass(frozen=True)
+class PromptEdit:
+    """What an edit makes of a prompt: of its context, and of its pooled text where the model reads one."""
+
+    context: ContextEdit
+    pooled: ContextEdit | None = None
+
+    def scaled(self, strength: float) -> PromptEdit:
+        """With `strength` times the edit."""
+        return PromptEdit(self.context.scaled(strength), self.pooled and self.pooled.scaled(strength))
+
+
 def edited_context(edit: ContextEdit, context: Tensor) -> Tensor:
     """A prompt's context (prompts, slots, width) such that the weights read from it what the edited ones would.
 
@@ -117,13 +137,23 @@ def edited_context(edit: ContextEdit, context: Tensor) -> Tensor:
             "This model norms a prompt's states before the layer that is edited, so that no prompt says what the edit "
             "does; use the edited model."
         )
-    if context.shape[-1] != edit.width:
-        raise UserError(
-            f"The prompt's context has width {context.shape[-1]}, the edit is of width {edit.width}; take both from "
-            "the same text encoder."
-        )
+    _check_width(edit, context, "context")
     known = torch.tensor(edit.made_by.get("start", []))
     start = context[0, 0, : len(known)].float().cpu()
     if len(known) and (start - known).norm() > ALIKE * known.norm():
         raise UserError("The prompt was made by another text encoder than the edit; take both from the same CLIP.")
     return edit(context.float()).to(context)
+
+
+def edited_pooled(edit: ContextEdit, pooled: Tensor) -> Tensor:
+    """A prompt's pooled text (prompts, width) likewise. Raises UserError for one of another width."""
+    _check_width(edit, pooled, "pooled text")
+    return edit(pooled.float()).to(pooled)
+
+
+def _check_width(edit: ContextEdit, states: Tensor, kind: str) -> None:
+    if states.shape[-1] != edit.width:
+        raise UserError(
+            f"The prompt's {kind} has width {states.shape[-1]}, the edit is of width {edit.width}; take both from the "
+            "same text encoder."
+        )

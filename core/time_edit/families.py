@@ -17,15 +17,15 @@ class TextEntry:
     norm: str | None = (
         None  # that of the RMSNorm in front of it, where the model has one: the layer reads normed states
     )
-    pooled: bool = False  # whether a pooled text enters as well, by other layers
+    pooled: str | None = None  # that of the linear layer that reads the pooled text, where there is one
     clip_first: bool = False  # whether CLIP's states stand before those of the other encoder
 
 
 # By the name of the host's class for the family's checkpoints.
 ENTRIES = {
-    "Flux": TextEntry("Flux.1", "txt_in", norm="txt_norm", pooled=True),
+    "Flux": TextEntry("Flux.1", "txt_in", norm="txt_norm", pooled="vector_in.in_layer"),
     "Chroma": TextEntry("Chroma", "txt_in"),
-    "SD3": TextEntry("SD 3", "context_embedder", pooled=True, clip_first=True),
+    "SD3": TextEntry("SD 3", "context_embedder", pooled="y_embedder.mlp.0", clip_first=True),
     "AuraFlow": TextEntry("AuraFlow", "cond_seq_linear"),
     "PixArtAlpha": TextEntry("PixArt", "y_embedder.y_proj.fc1"),
     "Lumina2": TextEntry("Lumina 2", "cap_embedder.1", norm="cap_embedder.0"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from ..model.protocols import Denoiser, Family, Progress, PromptEncoder, unseen
+from ..model.protocols import Family, Progress, PromptStates, TextLayers, unseen
 from .context_edit import ContextEdit
 
 # By what other programs tell families apart, as kohya's tools write it: A1111 and Forge hide a LoRA of another family
@@ -64,12 +64,13 @@ def lora_factors(balanced: LoraFactors, weight: Tensor) -> LoraFactors:
     return LoraFactors(weight @ balanced.up, balanced.down)
 
 
-def sufficient_rank(edit: ContextEdit, dtype: torch.dtype) -> int:
+def sufficient_rank(singular_values: Tensor, dtype: torch.dtype) -> int:
     """The smallest rank at which truncation loses no more of E than rounding its factors to `dtype` does.
 
-    Rounding changes a number by up to eps / 2 of itself, truncation E by the Frobenius norm of what it drops.
+    E's singular values (rank,) are descending. Rounding changes a number by up to eps / 2 of itself, truncation E by
+    the Frobenius norm of what it drops.
     """
-    dropped = edit.singular_values.flip(0).square().cumsum(0).flip(0).sqrt()  # [k]: what is lost when k are kept
+    dropped = singular_values.flip(0).square().cumsum(0).flip(0).sqrt()  # [k]: what is lost when k are kept
     return int((dropped > dropped[:1] * torch.finfo(dtype).eps / 2).sum())
 
 
@@ -80,7 +81,7 @@ def _narrowed(factor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return narrow
 
 
-def check_match(encoder: PromptEncoder, denoiser: Denoiser) -> None:
+def check_match(encoder: PromptStates, denoiser: TextLayers) -> None:
     """UserError when the text encoder belongs to another family of models than the denoiser."""
     if encoder.width != denoiser.context_width:
         raise UserError(
@@ -90,7 +91,7 @@ def check_match(encoder: PromptEncoder, denoiser: Denoiser) -> None:
 
 
 def edit_denoiser(
-    edit: ContextEdit, denoiser: Denoiser, *, keys: bool = True, progress: Progress = unseen
+    edit: ContextEdit, denoiser: TextLayers, *, keys: bool = True, progress: Progress = unseen
 ) -> dict[str, LoraFactors]:
     """The edit as factors for each projection of text to keys and values (or to values only) of `denoiser`.
 
@@ -99,7 +100,7 @@ def edit_denoiser(
     UserError for weights that are not finite and for factors that float16 can't hold.
     """
     dtype = torch.float32 if denoiser.dtype in (torch.float32, torch.float64) else torch.float16
-    edit, _ = edit.truncated(sufficient_rank(edit, dtype))
+    edit, _ = edit.truncated(sufficient_rank(edit.singular_values, dtype))
     balanced = balanced_factors(edit, torch.float32)
     names = denoiser.text_layers(keys)
     down = _narrowed(balanced.down, dtype, names[0])
@@ -136,19 +137,22 @@ def lora_names(names: Iterable[str], family: str) -> dict[str, str]:
     for name in names:
         path = re.sub(r"^(down|up)_blocks\.(\d+)\.attentions\.(\d+)", original, name)
         path = path.replace("mid_block.attentions.0", "middle_block.1")
+        path = path.replace("add_embedding.linear_1", "label_emb.0.0")
         result[name] = "lora_unet_" + path.replace(".", "_")
     return result
 
 
-def lora_state_dict(edit: ContextEdit, factors: Mapping[str, LoraFactors], family: str) -> dict[str, Tensor]:
-    """The factors of `edit` as tensors of a LoRA file: float16, of the rank that float16 can tell from a higher one.
+def lora_state_dict(factors: Mapping[str, LoraFactors], family: str) -> dict[str, Tensor]:
+    """The factors of an edit as tensors of a LoRA file: float16, of the rank that it can tell from a higher one.
 
     Each tensor has memory of its own, as safetensors asks. Raises UserError for factors that float16 can't hold.
     """
     state: dict[str, Tensor] = {}
-    rank = sufficient_rank(edit, torch.float16)
     names = lora_names(factors, family) if factors else {}
     for name, (up, down) in factors.items():
+        rank = len(down)  # of factors in float16 what it can tell already
+        if down.dtype != torch.float16:
+            rank = sufficient_rank(down.double().square().sum(1), torch.float16)  # balanced: E's singular values
         # The columns and rows are sorted by singular value: the first ones are the best approximation of their rank.
         state[f"{names[name]}.lora_up.weight"] = _narrowed(up[:, :rank], torch.float16, name).contiguous()
         state[f"{names[name]}.lora_down.weight"] = _narrowed(down[:rank], torch.float16, name).clone()

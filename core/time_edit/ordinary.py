@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from ..model.protocols import PromptEncoder
+from ..model.protocols import PromptStates
 
 HUNDRED = 100
 KIND, VERSION = "ordinary states", 1
@@ -142,7 +142,7 @@ a statue of a woman
 graffiti on a brick wall""".splitlines()
 
 
-def ordinary_covariance(encoder: PromptEncoder, cache: Path | None = None) -> Tensor:
+def ordinary_covariance(encoder: PromptStates, cache: Path | None = None) -> Tensor:
     """Sigma (width, width), float64: the sum of c c^T over all slots of a HUNDRED ordinary prompts.
 
     So tr((W' - W) Sigma (W' - W)^T) is how far an edit moves what a layer reads from a hundred of them, and with the

@@ -29,19 +29,19 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..model.protocols import Denoiser, Progress, PromptEncoder, check_fits, unseen
+from ..model.protocols import Denoiser, Progress, PromptEncoder, PromptStates, check_fits, unseen
 from .alignment import Articles, align_sections, check_aligned
-from .context_edit import KNOWN_BY, ContextEdit
+from .context_edit import KNOWN_BY, ContextEdit, PromptEdit
 from .lora import LoraFactors, check_match, edit_denoiser
 from .ordinary import ordinary_covariance
 
@@ -159,6 +159,7 @@ def fit_time_edit(
     regularize: Regularize = "absolute",
     preserve_mode: PreserveMode = "weighted",
     cache: Path | None = None,
+    pooled: bool = False,
     progress: Progress = unseen,
 ) -> ContextEdit:
     """The edit after which each pair's source prompt means its destination prompt, all pairs in one solve.
@@ -167,7 +168,8 @@ def fit_time_edit(
     states, which is kept in the folder `cache`; `augment` edits each pair after the paper's prefixes as well
     (`augment_prompt`). `preserve` are prompts that shall keep their meaning (Unified Concept Editing, arXiv
     2308.14761): states with c* = c, which hold the model in place through the inverse, or, by `preserve_mode` "exact",
-    are not moved at all. They may be thousands; `progress` counts them, each text once. `rank` = 0 keeps the edit
+    are not moved at all. They may be thousands; `progress` counts them, each text once. `pooled`: the edit of the
+    pooled text, one state a prompt, instead of the context's. `rank` = 0 keeps the edit
     exact, another value its best approximation of that rank on the prompts' states; `made_by["energy_kept"]` says how
     good that is, and `made_by["reached"]` which share of the wanted change the edit makes. Raises UserError for empty
     prompts, lambda <= 0, a rank below 0, prompts beyond 77 tokens, and destinations without the source's words.
@@ -192,20 +194,23 @@ def fit_time_edit(
     for prompt in preserve:
         _check_usable(encoder, prompt)
     prompts = list(dict.fromkeys([*sources, *destinations]))
-    states = dict(zip(prompts, encoder.encode(prompts), strict=True))
-    kept = triangular_factor(_preserved_states(encoder, preserve, progress), encoder.width)
+    given = encoder.pooled if pooled else encoder
+    states = dict(zip(prompts, given.encode(prompts), strict=True))
+    kept = triangular_factor(_preserved_states(given, preserve, progress), given.width)
     columns = torch.cat([states[source].double() for source in sources])
     targets = []
     for source, destination, strength in zip(sources, destinations, strengths, strict=True):
         one, other = states[source].double(), states[destination].double()
-        slots = align_sections(
-            encoder.sections(source), encoder.sections(destination), articles, (len(one), len(other))
-        )
+        slots = [0]
+        if not pooled:
+            sections = encoder.sections(source), encoder.sections(destination)
+            slots = align_sections(*sections, articles, (len(one), len(other)))
         targets.append(torch.lerp(one, other[slots], strength))
     wanted = torch.cat(targets)
     exact = kept if preserve_mode == "exact" else kept[:0]
     weighted = kept[len(exact) :]
-    covariance = ordinary_covariance(encoder, cache) if regularize == "relative" else None
+    changes = not torch.equal(columns, wanted)
+    covariance = ordinary_covariance(given, cache) if changes and regularize == "relative" else None
     through = seen_through(covariance, exact) if covariance is not None or len(exact) else None
     edit = time_edit(torch.cat([columns, weighted]), torch.cat([wanted, weighted]), regularization, through)
     edit, energy = edit.truncated(rank or edit.rank, torch.cat([columns, weighted]))
@@ -236,7 +241,7 @@ def _start(states: Sequence[Tensor]) -> list[float]:
     return first.tolist() if all(torch.allclose(first, other, rtol=1e-3, atol=1e-5) for other in others) else []
 
 
-def _preserved_states(encoder: PromptEncoder, prompts: Sequence[str], progress: Progress) -> Iterator[Tensor]:
+def _preserved_states(encoder: PromptStates, prompts: Sequence[str], progress: Progress) -> Iterator[Tensor]:
     """The states of some prompts at once; of one that is given k times, once and times the square root of k."""
     counts = Counter(prompts)
     texts = list(counts)
@@ -248,9 +253,9 @@ def _preserved_states(encoder: PromptEncoder, prompts: Sequence[str], progress: 
 
 
 class ModelEdit(NamedTuple):
-    """An edit and what it makes of a model's weights: factors by module path, and a report for its user."""
+    """An edit of a model: the maps it is, factors by module path, and a report for its user."""
 
-    edit: ContextEdit
+    edit: PromptEdit
     factors: dict[str, LoraFactors]
     report: str
 
@@ -268,56 +273,72 @@ def edit_model(
     rank: int = 0,
     regularize: Regularize = "absolute",
     preserve_mode: PreserveMode = "weighted",
+    edit_pooled: bool = False,
     cache: Path | None = None,
     progress: Progress = unseen,
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
 
-    `strength` scales the edit; `edit_keys`: of the projections to keys as well as of those to values. `progress` counts
-    preserved prompts, then projections. The model itself is not touched. Raises UserError for a text encoder of another
-    family, for a strength that is not finite, and as `fit_time_edit` and `edit_denoiser` do.
+    `strength` scales the edit; `edit_keys`: of the projections to keys as well as of those to values; `edit_pooled`: of
+    the layer that reads a pooled text too, by an edit of its own, where the model has one. `progress` counts preserved
+    prompts, then projections. The model itself is not touched. Raises UserError for a text encoder of another family,
+    for a strength that is not finite, and as `fit_time_edit` and `edit_denoiser` do.
     """
     check_match(encoder, denoiser)
     if not math.isfinite(strength):
         raise UserError(f"strength is {strength:g}; it must be a finite number, 1 applies the edit as fitted.")
     prompts, layers = len(set(preserve)), len(denoiser.text_layers(edit_keys))
-    edit = fit_time_edit(
-        encoder,
-        pairs,
-        regularization=regularization,
-        augment=augment,
-        preserve=preserve,
-        rank=rank,
-        regularize=regularize,
-        preserve_mode=preserve_mode,
-        cache=cache,
-        progress=lambda done, _: progress(done, prompts + layers),
-    ).scaled(strength)
+    settings: dict[str, Any] = {"regularization": regularization, "augment": augment, "preserve": preserve}
+    settings |= {"rank": rank, "regularize": regularize, "preserve_mode": preserve_mode, "cache": cache}
+    edit = fit_time_edit(encoder, pairs, **settings, progress=lambda done, _: progress(done, prompts + layers)).scaled(
+        strength
+    )
     factors = {}
     if edit.rank:
         factors = edit_denoiser(
             edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
         )
+    pooled = None
+    if edit_pooled and denoiser.pooled is not None:
+        pooled = fit_time_edit(encoder, pairs, **settings, pooled=True).scaled(strength)
+        if pooled.rank:
+            factors |= edit_denoiser(pooled.widened(denoiser.pooled.context_width), denoiser.pooled)
     edit = replace(edit, made_by={**edit.made_by, "edit_keys": edit_keys, "normed": denoiser.normed})
     lines = [str(pair) for pair in pairs]
     if factors:
-        scaled = "" if strength == 1 else f", strength {strength:g}"
-        kept = next(iter(factors.values())).down.shape[0]
-        edited = "1 layer" if len(factors) == 1 else f"{len(factors)} layers"
-        lines.append(
-            f"{edited} of {denoiser.family} edited at rank {kept} of {edit.width}, "
-            f"{edit.made_by['energy_kept']:.2%} of the edit's energy on its prompts kept, "
-            f"lambda {regularization:g}{' relative to ordinary prompts' if regularize == 'relative' else ''}{scaled}"
-        )
-        if preserve and preserve_mode == "exact":
-            lines.append(
-                f"What is preserved exactly leaves {edit.made_by['reached']:.0%} of the change that was asked for"
-            )
-        if denoiser.pooled:
-            lines.append(f"{denoiser.family} also reads a pooled text, which is not edited and still says the source")
+        lines += _told(edit, pooled, factors, denoiser, strength)
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")
-    return ModelEdit(edit, factors, "\n".join(lines))
+    return ModelEdit(PromptEdit(edit, pooled), factors, "\n".join(lines))
+
+
+def _told(
+    edit: ContextEdit,
+    pooled: ContextEdit | None,
+    factors: Mapping[str, LoraFactors],
+    denoiser: Denoiser,
+    strength: float,
+) -> Iterator[str]:
+    """What was edited, and how exactly, in lines for its user."""
+    made_by, family = edit.made_by, denoiser.family
+    own = [name for name in factors if denoiser.pooled is None or name not in denoiser.pooled.text_layers()]
+    if own:
+        scaled = "" if strength == 1 else f", strength {strength:g}"
+        relative = " relative to ordinary prompts" if made_by["regularize"] == "relative" else ""
+        yield (
+            f"{'1 layer' if len(own) == 1 else f'{len(own)} layers'} of {family} edited at rank "
+            f"{factors[own[0]].down.shape[0]} of {edit.width}, {made_by['energy_kept']:.2%} of the edit's energy on "
+            f"its prompts kept, lambda {made_by['regularization']:g}{relative}{scaled}"
+        )
+        if made_by["preserve"] and made_by["preserve_mode"] == "exact":
+            yield f"What is preserved exactly leaves {made_by['reached']:.0%} of the change that was asked for"
+    if pooled is not None and pooled.rank:
+        yield (
+            f"The pooled text is edited by a map of its own, at rank {pooled.rank} of {pooled.width}: "
+            f"{pooled.made_by['reached']:.0%} of the change that was asked for"
+        )
+    elif pooled is None and denoiser.pooled is not None:
+        yield f"{family} also reads a pooled text, which is not edited and still says the source"
 
 
 def _check_usable(encoder: PromptEncoder, prompt: str) -> None:

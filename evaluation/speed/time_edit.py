@@ -36,7 +36,7 @@ class Projections:
 
     def __init__(self, family: str, width: int, outs: dict[str, int], dtype: torch.dtype) -> None:
         self.family: str = family
-        self.pooled = self.normed = False
+        self.pooled, self.normed = None, False
         self.context_width = width
         self.dtype = dtype
         self.weights = {name: torch.empty(out, width, dtype=dtype) for name, out in outs.items()}
@@ -95,7 +95,7 @@ def file_megabytes(denoiser: Projections, states: Tensor, targets: Tensor) -> fl
     edit = time_edit(states, targets, LAMBDA)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "edit.safetensors"
-        save_lora(path, lora_state_dict(edit, edit_denoiser(edit, denoiser), denoiser.family))
+        save_lora(path, lora_state_dict(edit_denoiser(edit, denoiser), denoiser.family))
         return path.stat().st_size / 1e6
 
 

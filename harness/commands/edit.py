@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=float, default=1.0, metavar="S", help="share of the edit that is applied (default 1)")
     add("--preserve", **repeated, help="prompt that shall keep its meaning (repeatable)")
     add("--preserve-mode", choices=get_args(PreserveMode), default="weighted", help="how (default weighted)")
+    add("--no-pooled", action="store_true", help="leave alone the layer that reads SDXL's pooled text")
     add("--rank", type=int, default=0, metavar="R", help="0: exact (default), else the best approximation of this rank")
     add(
         "--out",
@@ -66,13 +67,19 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             rank=arguments.rank,
             regularize=arguments.regularize,
             preserve_mode=arguments.preserve_mode,
+            edit_pooled=not arguments.no_pooled,
             progress=progress,
         )
     console.line(edited.report)
-    lora = lora_state_dict(edited.edit, edited.factors, denoiser.family)
+    lora = lora_state_dict(edited.factors, denoiser.family)
     save_lora(arguments.out, lora)
     console.line(str(arguments.out))
-    result = {"edit": str(arguments.out), "rank": edited.edit.rank, "layers": len(edited.factors), "pictures": None}
+    result = {
+        "edit": str(arguments.out),
+        "rank": edited.edit.context.rank,
+        "layers": len(edited.factors),
+        "pictures": None,
+    }
     if arguments.prompt:
         with console.progress("sampling pictures") as progress:
             before, after = before_and_after(pipe, lora, arguments.prompt, seeds, sampling, progress)

@@ -69,12 +69,21 @@ def family_of(model: ModelPatcher) -> Family:
 class PatchedLayers:
     """Linear layers of a MODEL that read a context, by names that stand for the host's keys."""
 
-    context_width: int
-
-    def __init__(self, model: ModelPatcher, keys: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        model: ModelPatcher,
+        family: str,
+        keys: Mapping[str, str],
+        context_width: int,
+        pooled: PatchedLayers | None = None,
+    ) -> None:
         self._model, self._keys = model, dict(keys)
+        self.family, self.context_width, self.pooled = family, context_width, pooled
         self._patches = model.get_key_patches("diffusion_model.")
         self.dtype: torch.dtype = model.model_dtype() or torch.float32
+
+    def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002  (only a UNet's attention has keys)
+        return list(self._keys)
 
     def text_weight(self, name: str) -> Tensor:
         key = self._keys[name]
@@ -92,7 +101,8 @@ class PatchedLayers:
         adapters = {
             name: LoRAAdapter(set(), (up, down, None, None, None, None)) for name, (up, down) in factors.items()
         }
-        clone.add_patches({self._keys[name]: adapter for name, adapter in adapters.items()})
+        keys = self._keys | (self.pooled._keys if self.pooled else {})
+        clone.add_patches({keys[name]: adapter for name, adapter in adapters.items()})
         return clone
 
 
@@ -100,8 +110,7 @@ class HostDenoiser(PatchedLayers):
     """The UNet of a MODEL as `core.model.protocols.Denoiser`."""
 
     def __init__(self, model: ModelPatcher) -> None:
-        self.family: Family = family_of(model)
-        self.pooled: bool = self.family == "SDXL"
+        family = family_of(model)
         self.normed = False
         config = model.model.model_config
         diffusers_names = {v: k for k, v in comfy.utils.unet_to_diffusers(config.unet_config).items()}
@@ -114,11 +123,14 @@ class HostDenoiser(PatchedLayers):
         }
         if not matches or len(keys) < len(matches):
             raise UserError(
-                f"The {self.family} model does not show the weights of its cross-attention ({len(keys)} found); "
+                f"The {family} model does not show the weights of its cross-attention ({len(keys)} found); "
                 "connect it before nodes that compile, quantise or replace it."
             )
-        super().__init__(model, keys)
-        self.context_width: int = config.unet_config["context_dim"]
+        pooled = None
+        if family == "SDXL":  # the first of two layers that read the pooled text with the sizes behind it
+            name = {"add_embedding.linear_1": "diffusion_model.label_emb.0.0.weight"}
+            pooled = PatchedLayers(model, family, name, config.unet_config["adm_in_channels"])
+        super().__init__(model, family, keys, config.unet_config["context_dim"], pooled)
 
     def text_layers(self, keys: bool = True) -> list[str]:
         return [name for name in self._keys if keys or name.endswith("to_v")]

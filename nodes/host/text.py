@@ -86,6 +86,10 @@ class HostTextEncoder:
             contexts.append(context.float().cpu().reshape(len(some), CONTEXT_LENGTH, self.width))
         return torch.cat(contexts)
 
+    @property
+    def pooled(self) -> HostPooledText:
+        return HostPooledText(self._clip)
+
     def vocabulary(self) -> list[str]:
         return _entries(self._tokenizer)
 
@@ -170,6 +174,21 @@ class HostTextEncoder:
             end=encoder.special_tokens["end"],
             pad=encoder.special_tokens["pad"],
         )
+
+
+class HostPooledText:
+    """The pooled text that a CLIP gives as `core.model.protocols.PromptStates`."""
+
+    def __init__(self, clip: CLIP) -> None:
+        self._clip = clip
+        (state,) = self.encode([""])
+        self.width: int = state.shape[-1]
+
+    def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
+        for prompt in prompts:
+            with torch.inference_mode():
+                _, pooled = self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_pooled=True)
+            yield pooled.float().cpu().clone()
 
 
 def plain_tokens(clip: CLIP, prompt: str) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from ...core.model.protocols import Denoiser, PromptEncoder, Section
 from ...core.model.text_tower import CONTEXT_LENGTH
 from ...core.time_edit.families import TextEntry, entry_of
 from .model import FAMILIES, HostDenoiser, PatchedLayers, effective_weight
-from .text import HostTextEncoder, plain_tokens
+from .text import HostPooledText, HostTextEncoder, plain_tokens
 
 CLIPS = ("l", "g")  # the host's names of CLIP among a model's encoders
 
@@ -30,23 +30,22 @@ class HostTransformer(PatchedLayers):
 
     def __init__(self, model: ModelPatcher) -> None:
         self.entry: TextEntry = entry_of([kind.__name__ for kind in type(model.model.model_config).__mro__])
-        self.family: str = self.entry.family
-        self.pooled: bool = self.entry.pooled
-        key = f"diffusion_model.{self.entry.layer}.weight"
-        if key not in model.model_state_dict():
+        family = self.entry.family
+        keys = {layer: f"diffusion_model.{layer}.weight" for layer in (self.entry.layer, self.entry.pooled) if layer}
+        weights = model.model_state_dict()
+        if missing := next((layer for layer, key in keys.items() if key not in weights), None):
             raise UserError(
-                f"The {self.family} model does not show its layer {self.entry.layer}, which takes the prompt; make the "
-                "edit on a plain copy of the model, and use TIME Edit Conditioning on this one."
+                f"The {family} model does not show its layer {missing}, which takes the prompt; make the edit on a "
+                "plain copy of the model, and use TIME Edit Conditioning on this one."
             )
-        super().__init__(model, {self.entry.layer: key})
-        layer: Any = model.get_model_object(f"diffusion_model.{self.entry.layer}")
-        self.context_width: int = layer.in_features
+        layers: dict[str, Any] = {layer: model.get_model_object(f"diffusion_model.{layer}") for layer in keys}
+        widths = {layer: module.in_features for layer, module in layers.items()}
+        one, *others = ({layer: key} for layer, key in keys.items())
+        pooled = PatchedLayers(model, family, others[0], widths[self.entry.pooled or ""]) if others else None
+        super().__init__(model, family, one, widths[self.entry.layer], pooled)
         # Flux.1 has a place for a norm that few of its kin fill.
         self._norm: Any = attrgetter(self.entry.norm)(model.model.diffusion_model) if self.entry.norm else None
         self.normed: bool = self._norm is not None
-
-    def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002  (one layer feeds keys and values)
-        return [self.entry.layer]
 
     def read(self, states: Tensor) -> Tensor:
         """A prompt's states (slots, width) as the layer reads them."""
@@ -78,6 +77,10 @@ class HostPromptEncoder:
         rest = len(states) - (CONTEXT_LENGTH if self._clip_first else 0)
         self._has_rest: bool = rest > 0  # SD 3 may have been loaded without T5
         self._cut: int = max(0, len(whole) - rest)  # a template's beginning, which some leave out
+
+    @property
+    def pooled(self) -> HostPooledText:
+        return HostPooledText(self._clip)
 
     def sections(self, prompt: str) -> list[Section]:
         tokens = plain_tokens(self._clip, prompt)

@@ -13,7 +13,7 @@ from ...core.conceptor.bias import MEN, WOMEN, word_pair
 from ...core.conceptor.shares import Share, check_judge, shares_of_pictures
 from ...core.errors import UserError
 from ...core.model.studio import seeds_from
-from ...core.time_edit.context_edit import ContextEdit, edited_context
+from ...core.time_edit.context_edit import PromptEdit, edited_context, edited_pooled
 from ...core.time_edit.lora import lora_state_dict, save_lora
 from ...core.time_edit.strength import edits_for_share, slot_of
 from ...core.time_edit.time_edit import (
@@ -111,6 +111,14 @@ def _later_settings() -> list[Any]:
             "the report says how much of the edit that leaves.",
             advanced=True,
         ),
+        io.Boolean.Input(
+            "edit_pooled",
+            default=True,
+            optional=True,
+            tooltip="Also edit the layer that reads the summary of the whole prompt, by a map of its own: SDXL, Flux.1 "
+            "and SD 3 have one; other models ignore this.",
+            advanced=True,
+        ),
     ]
 
 
@@ -135,12 +143,12 @@ def _fitted_with(preserve: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _edited(
     model: Any, clip: Any, pairs: Sequence[EditPair], settings: Mapping[str, Any]
-) -> tuple[Any, dict[str, Tensor], str, ContextEdit]:
+) -> tuple[Any, dict[str, Tensor], str, PromptEdit]:
     """The edited model, the edit as a LoRA, a report, and the edit itself."""
     denoiser = host.denoiser_of(model)
     encoder = host.prompt_encoder_of(clip, denoiser)
     edited = edit_model(encoder, denoiser, pairs, progress=host.progress(), **settings)
-    state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
+    state = lora_state_dict(edited.factors, denoiser.family)
     return denoiser.patched(edited.factors), state, edited.report, edited.edit
 
 
@@ -331,15 +339,21 @@ class TIMEEditConditioning(Node):
                 io.Conditioning.Output(
                     "conditioning",
                     display_name="conditioning",
-                    tooltip="The edited prompt; SDXL's pooled text is as it was.",
+                    tooltip="The edited prompt; its pooled text too, if the edit is of it.",
                 )
             ],
         )
 
     @classmethod
-    def execute(cls, conditioning: Any, edit: ContextEdit, strength: float) -> io.NodeOutput:
+    def execute(cls, conditioning: Any, edit: PromptEdit, strength: float) -> io.NodeOutput:
         edit = edit.scaled(strength)
-        return io.NodeOutput([[edited_context(edit, context), dict(more)] for context, more in conditioning])
+        edited = []
+        for context, more in conditioning:
+            pooled = more.get("pooled_output")
+            if edit.pooled is not None and pooled is not None:
+                more = {**more, "pooled_output": edited_pooled(edit.pooled, pooled)}
+            edited.append([edited_context(edit.context, context), dict(more)])
+        return io.NodeOutput(edited)
 
 
 class SaveTIMEEdit(Node):

@@ -264,24 +264,26 @@ def test_words_are_seen_while_they_are_found(graph: Page, renderer: str) -> None
     assert row(graph, shown[-1]["words"][0]).is_visible()
 
 
-def test_an_older_graph_means_an_absolute_lambda(graph: Page) -> None:
-    """A new node has a relative one; a saved one keeps what it has."""
+def test_an_older_graph_means_what_it_meant(graph: Page) -> None:
+    """A new node has a relative lambda and edits pooled texts; a saved one keeps what it has."""
     chosen = graph.evaluate(
         """async () => {
-          const widget = (node) => node.widgets.find((widget) => widget.name === "regularize");
+          const names = ["regularize", "edit_pooled"];
+          const chosen = (node) => names.map((name) => node.widgets.find((widget) => widget.name === name).value);
           const edits = (graph) => graph.nodes.filter((node) => node.type === "TIMEEditModel");
           app.graph.add(LiteGraph.createNode("TIMEEditModel"));
-          const values = [widget(edits(app.graph)[0]).value];
-          for (const count of [10, 8]) {
+          const values = [chosen(edits(app.graph)[0])];
+          for (const count of [11, 10, 8]) {
             const saved = app.graph.serialize();
             for (const node of edits(saved)) node.widgets_values = node.widgets_values.slice(0, count);
             await app.loadGraphData(saved);
-            values.push(widget(edits(app.graph)[0]).value);
+            values.push(chosen(edits(app.graph)[0]));
           }
           return values;
         }"""
     )
-    assert chosen == ["relative", "relative", "absolute"]
+    new, before_pooled, before_both = ["relative", True], ["relative", False], ["absolute", False]
+    assert chosen == [new, new, before_pooled, before_both]
 
 
 def test_words_show_the_pictures_of_a_gallery(graph: Page, host: HostServer) -> None:

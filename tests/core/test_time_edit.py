@@ -11,7 +11,7 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.model.protocols import Family
 from conceptlens.core.time_edit import time_edit as model_edit
 from conceptlens.core.time_edit.alignment import align_tokens
-from conceptlens.core.time_edit.context_edit import ContextEdit, edited_context
+from conceptlens.core.time_edit.context_edit import ContextEdit, edited_context, edited_pooled
 from conceptlens.core.time_edit.lora import balanced_factors, lora_factors
 from conceptlens.core.time_edit.ordinary import PROMPTS, ordinary_covariance
 from conceptlens.core.time_edit.time_edit import (
@@ -199,20 +199,23 @@ def test_an_edited_prompt_reads_as_by_edited_weights() -> None:
     for name, (up, down) in edited.factors.items():
         weight = denoiser.weights[name]
         torch.testing.assert_close(
-            edited_context(edited.edit, context) @ weight.T, context @ (weight + up @ down).T, rtol=1e-5, atol=1e-5
+            edited_context(edited.edit.context, context) @ weight.T,
+            context @ (weight + up @ down).T,
+            rtol=1e-5,
+            atol=1e-5,
         )
 
 
 def test_a_prompt_that_an_edit_does_not_fit_is_refused() -> None:
     encoder, denoiser = ToyEncoder(192), ToyDenoiser(192)
-    edit, context = edit_model(encoder, denoiser, [ROSES]).edit, encoder.encode(["a rose"]).float()
+    edit, context = edit_model(encoder, denoiser, [ROSES]).edit.context, encoder.encode(["a rose"]).float()
     torch.testing.assert_close(edited_context(edit, 1.01 * context), edit(1.01 * context))  # half precision, a LoRA
     with pytest.raises(UserError, match="made by another text encoder than the edit"):
         edited_context(edit, ToyEncoder(192, seed=1).encode(["a rose"]).float())
     with pytest.raises(UserError, match="context has width 64, the edit is of width 192"):
         edited_context(edit, context[..., :64])
     with pytest.raises(UserError, match="one of values only"):
-        edited_context(edit_model(encoder, denoiser, [ROSES], edit_keys=False).edit, context)
+        edited_context(edit_model(encoder, denoiser, [ROSES], edit_keys=False).edit.context, context)
 
 
 def test_rank_is_at_most_the_number_of_slots_that_differ() -> None:
@@ -303,7 +306,7 @@ def test_preserved_prompts_move_less() -> None:
 def test_same_prompts_change_nothing() -> None:
     encoder, denoiser = ToyEncoder(64), ToyDenoiser(64)
     edited = edit_model(encoder, denoiser, [EditPair("a rose", "a rose")])
-    assert edited.edit.rank == 0
+    assert edited.edit.context.rank == 0
     assert edited.factors == {}
     assert "Nothing is changed" in edited.report
 
@@ -311,7 +314,60 @@ def test_same_prompts_change_nothing() -> None:
 @pytest.mark.parametrize("family", ["SD 1.x", "SD 2.x", "SDXL"])
 def test_report_says_what_of_sdxl_is_not_edited(family: Family) -> None:
     report = edit_model(ToyEncoder(64), ToyDenoiser(64, family=family), [ROSES]).report
-    assert ("pooled text" in report) == (family == "SDXL")
+    assert ("which is not edited and still says the source" in report) == (family == "SDXL")
+
+
+@pytest.mark.parametrize("regularize", ["absolute", "relative"])
+@pytest.mark.parametrize("preserve", [(), ("a tulip", "a dog")])
+def test_pooled_edit_is_the_formula_on_pooled_texts(regularize: Regularize, preserve: tuple[str, ...]) -> None:
+    encoder, denoiser = ToyEncoder(64), ToyDenoiser(64, family="SDXL")
+    edited = edit_model(encoder, denoiser, MANY, preserve=preserve, regularize=regularize, edit_pooled=True)
+    sources, destinations = (
+        torch.cat(list(encoder.pooled.encode([text for pair in MANY for text in augment_prompt(pair[side])]))).double()
+        for side in (0, 1)
+    )
+    kept = torch.cat(
+        [torch.zeros(0, 32).double(), *(state.double() for text in preserve for state in encoder.pooled.encode([text]))]
+    )
+    c, wanted = torch.cat([sources, kept]), torch.cat([destinations, kept])
+    unit = ordinary_covariance(encoder.pooled) if regularize == "relative" else torch.eye(32).double()
+    expected = (wanted - c).T @ c @ torch.linalg.inv(0.1 * unit + c.T @ c)
+    assert edited.edit.pooled is not None
+    assert relative_error(dense(edited.edit.pooled), expected) <= 1e-9
+    # On the weight: the sizes behind the pooled text are read as before, and the context's layers know nothing of it.
+    layer = "add_embedding.linear_1"
+    up, down = edited.factors[layer]
+    assert denoiser.pooled is not None
+    change = denoiser.pooled.text_weight(layer)[:, :32].double() @ expected
+    assert relative_error((up @ down)[:, :32].double(), change) <= 1e-5
+    assert not (up @ down)[:, 32:].any()
+    without = edit_model(encoder, denoiser, MANY, preserve=preserve, regularize=regularize)
+    assert set(edited.factors) - set(without.factors) == {layer}
+    assert all(torch.equal(edited.factors[name].up, factors.up) for name, factors in without.factors.items())
+    assert "pooled text is edited by a map of its own" in edited.report
+
+
+def test_pooled_edit_of_a_prompt_is_what_the_edited_layer_reads() -> None:
+    encoder, denoiser = ToyEncoder(64), ToyDenoiser(64, family="SDXL")
+    edited = edit_model(encoder, denoiser, MANY, strength=0.7, edit_pooled=True)
+    assert edited.edit.pooled is not None
+    assert denoiser.pooled is not None
+    (pooled,) = encoder.pooled.encode(["a rose in a garden"])
+    given = torch.cat([pooled.float(), torch.randn(1, 6)], dim=1)
+    weight = denoiser.pooled.weight
+    up, down = edited.factors["add_embedding.linear_1"]
+    by_prompt = torch.cat([edited_pooled(edited.edit.pooled, pooled.float()), given[:, 32:]], dim=1)
+    torch.testing.assert_close(by_prompt @ weight.T, given @ (weight + up @ down).T, rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="pooled text has width 16, the edit is of width 32"):
+        edited_pooled(edited.edit.pooled, pooled[:, :16].float())
+
+
+def test_models_without_a_pooled_text_ignore_its_edit() -> None:
+    settings: dict[str, Any] = {"encoder": ToyEncoder(64), "denoiser": ToyDenoiser(64), "pairs": [ROSES]}
+    plain, asked = edit_model(**settings), edit_model(**settings, edit_pooled=True)
+    assert asked.edit.pooled is None
+    assert asked.report == plain.report
+    assert set(asked.factors) == set(plain.factors)
 
 
 @given(st.lists(st.integers(2, 6), max_size=20), st.data())
@@ -410,6 +466,6 @@ def test_strength_and_rank_reach_the_factors() -> None:
     own = edit_model(encoder, denoiser, [ROSES._replace(strength=0.4)])
     assert own.report.count("strength") == 1  # the pair's own, and not a 1 beside it
     states, _ = book_columns(encoder, [ROSES], [])
-    moved = [float((edit(states) - states).square().sum()) for edit in (few.edit, whole.edit)]
-    assert few.edit.made_by["energy_kept"] == pytest.approx(moved[0] / moved[1])
-    assert few.edit.made_by["energy_kept"] < 1.0
+    moved = [float((edit(states) - states).square().sum()) for edit in (few.edit, whole.edit.context)]
+    assert few.edit.context.made_by["energy_kept"] == pytest.approx(moved[0] / moved[1])
+    assert few.edit.context.made_by["energy_kept"] < 1.0

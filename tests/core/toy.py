@@ -34,6 +34,10 @@ class ToyEncoder:
     def sections(self, prompt: str) -> list[Section]:
         return [Section(self.tokenize(prompt), CONTEXT_LENGTH)]
 
+    @property
+    def pooled(self) -> ToyPooledText:
+        return ToyPooledText(self)
+
     def decode(self, tokens: Sequence[int]) -> str:
         words = {token: word for word, token in self.vocabulary.items()}
         return " ".join(words[token] for token in tokens)
@@ -48,13 +52,45 @@ class ToyEncoder:
         return self.scale * states / states.norm(dim=-1, keepdim=True) * self.width**0.5
 
 
+class ToyPooledText:
+    """Half of the state behind a prompt's words, as its summary."""
+
+    def __init__(self, encoder: ToyEncoder) -> None:
+        self._encoder = encoder
+        self.width = encoder.width // 2
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        ends = torch.tensor([len(self._encoder.tokenize(prompt)) - 1 for prompt in prompts])
+        states = self._encoder.encode(prompts)
+        return states[torch.arange(len(prompts)), ends][:, None, : self.width]
+
+
+class ToyPooledLayer:
+    """A layer that reads a pooled text, and six sizes behind it."""
+
+    family = "SDXL"
+    dtype = torch.float32
+
+    def __init__(self, width: int) -> None:
+        self.context_width = width + 6
+        self.weight = random(40, self.context_width, seed=2).float()
+
+    def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002
+        return ["add_embedding.linear_1"]
+
+    def text_weight(self, name: str) -> Tensor:
+        assert name == "add_embedding.linear_1"
+        return self.weight.clone()
+
+
 class ToyDenoiser:
     """Cross-attention projections of random weights in an SD-like tree."""
 
     def __init__(self, width: int, outs: Sequence[int] = (32, 48), seed: int = 1, family: Family = "SD 1.x") -> None:
         generator = torch.Generator().manual_seed(seed)
         self.family: Family = family
-        self.pooled, self.normed = family == "SDXL", False
+        self.pooled = ToyPooledLayer(width // 2) if family == "SDXL" else None
+        self.normed = False
         self.context_width = width
         self.dtype = torch.float32
         self.weights = {

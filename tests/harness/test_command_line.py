@@ -270,7 +270,7 @@ def test_rose_turns_blue_and_apple_stays_red() -> None:
     before = redness()
     roses = [EditPair("a rose", "a blue rose")]
     edited = edit_model(encoder, denoiser, roses, preserve=["an apple"])
-    denoiser.apply(lora_state_dict(edited.edit, edited.factors, denoiser.family))
+    denoiser.apply(lora_state_dict(edited.factors, denoiser.family))
     after = redness()
     assert all((values > 0.3).all() for values in before)
     assert (after[0] < -0.1).all()

@@ -178,8 +178,9 @@ def test_factors_agree(encoder: HostTextEncoder, denoiser: HostDenoiser, pipe: A
     reference = DiffusersDenoiser(pipe)
     assert denoiser.family == reference.family == family
     assert denoiser.context_width == reference.context_width
-    found = edit_model(encoder, denoiser, ROSES)
-    expected = edit_model(DiffusersTextEncoder(pipe), reference, ROSES)
+    found = edit_model(encoder, denoiser, ROSES, edit_pooled=True)
+    expected = edit_model(DiffusersTextEncoder(pipe), reference, ROSES, edit_pooled=True)
+    assert ("add_embedding.linear_1" in found.factors) == (family == "SDXL")
     assert sorted(found.factors) == sorted(expected.factors)
     for name, (up, down) in expected.factors.items():
         # Singular vectors are free in their signs, the change of the weight is not.
@@ -199,7 +200,9 @@ def test_factors_are_those_of_the_weights_with_earlier_patches(
         weight = denoiser.text_weight(name)
         edited = weight + first.factors[name].up @ first.factors[name].down
         torch.testing.assert_close(chained.text_weight(name), edited, rtol=1e-5, atol=1e-6)
-        change = edited.double() @ (second.edit.left * second.edit.singular_values @ second.edit.right)
+        change = edited.double() @ (
+            second.edit.context.left * second.edit.context.singular_values @ second.edit.context.right
+        )
         found = second.factors[name].up @ second.factors[name].down
         assert (found - change).norm() <= 1e-5 * change.norm()
     assert family == denoiser.family
@@ -234,14 +237,16 @@ def test_patched_model_and_lora_loader_agree(encoder: HostTextEncoder, denoiser:
     import comfy.sd
     from conceptlens.nodes.host import HostDenoiser
 
-    edited = edit_model(encoder, denoiser, ROSES)
-    state = lora_state_dict(edited.edit, edited.factors, denoiser.family)
+    edited = edit_model(encoder, denoiser, ROSES, edit_pooled=True)
+    state = lora_state_dict(edited.factors, denoiser.family)
     load: Any = comfy.sd.load_lora_for_models
     loaded, _ = load(model, None, state, 1.0, 0.0)
     live, stock = HostDenoiser(denoiser.patched(edited.factors)), HostDenoiser(loaded)
     assert len(loaded.patches) == len(edited.factors)
     for name, (up, down) in edited.factors.items():
-        difference = live.text_weight(name) - stock.text_weight(name)
+        of_pooled = denoiser.pooled is not None and name in denoiser.pooled.text_layers()
+        layers: Any = [each.pooled if of_pooled else each for each in (live, stock)]
+        difference = layers[0].text_weight(name) - layers[1].text_weight(name)
         assert difference.norm() <= 2**-9 * (up @ down).norm()
 
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("host_modules")
 
 ROSES = EditPair("a pack of roses", "a pack of blue roses")
 FAMILIES = ("Flux.1", "Chroma", "SD 3", "AuraFlow", "PixArt", "Z-Image", "Qwen-Image", "OmniGen2")
+POOLED = {"Flux.1": "vector_in.in_layer", "SD 3": "y_embedder.mlp.0"}  # the layer that reads a pooled text
 NORMED = {"Z-Image", "Qwen-Image", "OmniGen2"}
 
 
@@ -44,10 +45,10 @@ def layer_of(model: Any) -> Any:
 
 
 @contextmanager
-def read_by(model: Any) -> Iterator[list[Tensor]]:
-    """What the layer that takes text reads while the model draws."""
+def read_by(layer: Any) -> Iterator[list[Tensor]]:
+    """What a layer reads while the model draws."""
     seen: list[Tensor] = []
-    hook = layer_of(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     try:
         yield seen
     finally:
@@ -75,7 +76,7 @@ def encoded(clip: Any, prompt: str) -> Any:
 
 def columns(model: Any, clip: Any, prompt: str) -> Tensor:
     """The states of a prompt that the layer really reads."""
-    with read_by(model) as seen:
+    with read_by(layer_of(model)) as seen:
         drawn(model, encoded(clip, prompt))
     return seen[0].flatten(0, -2).double()
 
@@ -132,9 +133,9 @@ def test_an_edited_model_draws_the_edit_and_the_other_stays(
     assert torch.equal(drawn(model, positive), before)
     assert torch.equal(layer_of(model).weight, weight)
     assert f"1 layer of {family} edited" in edited.report
-    assert ("pooled text" in edited.report) == (family in ("Flux.1", "SD 3"))
+    assert ("pooled text, which is not edited" in edited.report) == (family in POOLED)
 
-    save_lora(tmp_path / "roses.safetensors", lora_state_dict(edited.edit, edited.factors, denoiser.family))
+    save_lora(tmp_path / "roses.safetensors", lora_state_dict(edited.factors, denoiser.family))
     loaded, _ = comfy.sd.load_lora_for_models(model, None, load_file(tmp_path / "roses.safetensors"), 1.0, 0.0)
     stock = drawn(loaded, positive)
     assert (stock - live).norm() < 2e-2 * (live - before).norm()
@@ -142,10 +143,48 @@ def test_an_edited_model_draws_the_edit_and_the_other_stays(
     context = positive[0][0]
     if family in NORMED:
         with pytest.raises(UserError, match="norms a prompt's states"):
-            edited_context(edited.edit, context)
+            edited_context(edited.edit.context, context)
     else:
-        by_prompt = drawn(model, [[edited_context(edited.edit, context), positive[0][1]]])
+        by_prompt = drawn(model, [[edited_context(edited.edit.context, context), positive[0][1]]])
         assert (by_prompt - live).norm() < 1e-2 * (live - before).norm()
+
+
+def test_the_pooled_text_is_edited_by_a_map_of_its_own(family: str, parts: tuple[Any, Any], tmp_path: Path) -> None:
+    """What the pooled text's own layer reads moves by the formula; by the file and by the prompt as well."""
+    import comfy.sd
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+    from conceptlens.nodes.time_edit.edit import TIMEEditConditioning
+
+    model, clip = parts
+    denoiser = denoiser_of(model)
+    encoder = prompt_encoder_of(clip, denoiser)
+    if family not in POOLED:
+        assert denoiser.pooled is None
+        return
+    assert denoiser.pooled is not None
+    layer = model.get_model_object(f"diffusion_model.{POOLED[family]}")
+    positive = encoded(clip, ROSES.source)
+    with read_by(layer) as seen:
+        before = drawn(model, positive)
+    states = torch.cat([*encoder.pooled.encode([ROSES.source, ROSES.destination])]).double()
+    torch.testing.assert_close(seen[0][:1].double(), states[:1], rtol=1e-5, atol=1e-5)
+    c, wanted = states[:1], states[1:]
+    expected = (wanted - c).T @ c @ torch.linalg.inv(0.1 * torch.eye(c.shape[1]).double() + c.T @ c)
+    edited = edit_model(encoder, denoiser, [ROSES], augment=False, edit_pooled=True)
+    assert edited.edit.pooled is not None
+    found = edited.edit.pooled.left * edited.edit.pooled.singular_values @ edited.edit.pooled.right
+    assert (found - expected).norm() <= 1e-9 * expected.norm()
+    assert "The pooled text is edited by a map of its own" in edited.report
+
+    alone = {POOLED[family]: edited.factors[POOLED[family]]}
+    only_pooled, live = (drawn(denoiser.patched(factors), positive) for factors in (alone, edited.factors))
+    assert (only_pooled - before).norm() > 1e-5 * before.norm()
+    save_lora(tmp_path / "roses.safetensors", lora_state_dict(edited.factors, denoiser.family))
+    loaded, _ = comfy.sd.load_lora_for_models(model, None, load_file(tmp_path / "roses.safetensors"), 1.0, 0.0)
+    assert (drawn(loaded, positive) - live).norm() < 2e-2 * (live - before).norm()
+    (changed,) = TIMEEditConditioning.execute(conditioning=positive, edit=edited.edit, strength=1.0).args
+    assert (drawn(model, changed) - live).norm() < 1e-2 * (live - before).norm()
+    assert torch.equal(drawn(model, positive), before)
 
 
 def test_alignment_is_each_encoders_own(parts: tuple[Any, Any]) -> None:

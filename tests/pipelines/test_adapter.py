@@ -25,7 +25,7 @@ SEEDS, SAMPLING = (1, 2), Sampling(2, guidance_scale=3.0, size=64)
 
 
 def weights(denoiser: DiffusersDenoiser) -> dict[str, Tensor]:
-    return {name: denoiser.text_weight(name) for name in denoiser.text_layers()}
+    return {name: part.text_weight(name) for part in (denoiser, denoiser.pooled) if part for name in part.text_layers()}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -70,8 +70,8 @@ def test_noise_levels_are_the_published_schedule(pipe: Any) -> None:
 def test_saved_edit_loads_in_diffusers_and_is_the_live_one(pipe: Any, family: Family, tmp_path: Path) -> None:
     denoiser = DiffusersDenoiser(pipe)
     before = weights(denoiser)
-    edited = edit_model(DiffusersTextEncoder(pipe), denoiser, ROSES)
-    save_lora(tmp_path / "edit.safetensors", lora_state_dict(edited.edit, edited.factors, family))
+    edited = edit_model(DiffusersTextEncoder(pipe), denoiser, ROSES, edit_pooled=True)
+    save_lora(tmp_path / "edit.safetensors", lora_state_dict(edited.factors, family))
     pipe.load_lora_weights(str(tmp_path), weight_name="edit.safetensors", adapter_name="edit")
     after = weights(denoiser)
     assert before.keys() == after.keys() == edited.factors.keys()
@@ -85,11 +85,14 @@ def test_edit_is_relative_to_a_lora_that_came_before(pipe: Any, family: Family, 
     encoder, denoiser = DiffusersTextEncoder(pipe), DiffusersDenoiser(pipe)
     plain = edit_model(encoder, denoiser, ROSES)
     style = edit_model(encoder, denoiser, [EditPair("a house", "a burning house")])
-    save_lora(tmp_path / "style.safetensors", lora_state_dict(style.edit, style.factors, family))
+    save_lora(tmp_path / "style.safetensors", lora_state_dict(style.factors, family))
     pipe.load_lora_weights(str(tmp_path), weight_name="style.safetensors", adapter_name="style")
     on_style = edit_model(encoder, denoiser, ROSES)
-    for name, weight in weights(denoiser).items():
-        expected = weight @ (plain.edit.left * plain.edit.singular_values @ plain.edit.right).float()
+    for name in denoiser.text_layers():
+        expected = (
+            denoiser.text_weight(name)
+            @ (plain.edit.context.left * plain.edit.context.singular_values @ plain.edit.context.right).float()
+        )
         found = on_style.factors[name].up @ on_style.factors[name].down
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         assert not torch.allclose(found, plain.factors[name].up @ plain.factors[name].down, rtol=1e-3, atol=1e-4)
@@ -102,10 +105,11 @@ def test_several_loras_count_together(pipe: Any, family: Family, tmp_path: Path)
     for word in ("burning", "yellow"):
         edited = edit_model(encoder, denoiser, [EditPair("a house", f"a {word} house")])
         files.append(tmp_path / f"{word}.safetensors")
-        save_lora(files[-1], lora_state_dict(edited.edit, edited.factors, family))
+        save_lora(files[-1], lora_state_dict(edited.factors, family))
         changes.append({name: up @ down for name, (up, down) in edited.factors.items()})
     load_loras(pipe, files)
-    for name, weight in weights(denoiser).items():
+    for name in denoiser.text_layers():
+        weight = denoiser.text_weight(name)
         expected = changes[0][name] + changes[1][name]
         assert (weight - before[name] - expected).norm() <= 2**-8 * expected.norm()
 
@@ -114,7 +118,7 @@ def test_pictures_change_with_the_edit_and_come_back_without(pipe: Any, family: 
     denoiser = DiffusersDenoiser(pipe)
     edited = edit_model(DiffusersTextEncoder(pipe), denoiser, ROSES)
     before = sample(pipe, "a pack of roses", SEEDS, SAMPLING)
-    denoiser.apply(lora_state_dict(edited.edit, edited.factors, family))
+    denoiser.apply(lora_state_dict(edited.factors, family))
     during = sample(pipe, "a pack of roses", SEEDS, SAMPLING)
     denoiser.remove()
     assert not torch.equal(before, during)

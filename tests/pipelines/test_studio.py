@@ -37,7 +37,7 @@ def test_a_fingerprint_knows_all_that_an_explanation_rests_on(pipe: Any) -> None
         found.append(seen())
     denoiser = DiffusersDenoiser(pipe)
     edited = edit_model(DiffusersTextEncoder(pipe), denoiser, [EditPair("a rose", "a blue rose")])
-    denoiser.apply(lora_state_dict(edited.edit, edited.factors, denoiser.family))
+    denoiser.apply(lora_state_dict(edited.factors, denoiser.family))
     found.append(seen())
     pipe.set_adapters(["time_edit"], [0.5])
     found.append(seen())
