@@ -130,7 +130,7 @@ class Denoiser(TextLayers, Protocol):
 
     @property
     def normed(self) -> bool:
-        """Whether a norm stands in front of these layers, so that they read other states than the encoder's."""
+        """Whether a norm or an adapter stands in front of these layers: they read other states than the encoder's."""
         ...
 
 

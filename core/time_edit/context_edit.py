@@ -134,8 +134,8 @@ def edited_context(edit: ContextEdit, context: Tensor) -> Tensor:
         raise UserError("The edit is one of values only, and a prompt gives keys too; make it with edit_keys on.")
     if edit.made_by.get("normed"):
         raise UserError(
-            "This model norms a prompt's states before the layer that is edited, so that no prompt says what the edit "
-            "does; use the edited model."
+            "This model changes a prompt's states (by a norm or an adapter) before the layer that is edited, so that "
+            "no prompt says what the edit does; use the edited model."
         )
     _check_width(edit, context, "context")
     known = torch.tensor(edit.made_by.get("start", []))

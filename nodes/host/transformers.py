@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
@@ -30,25 +32,44 @@ class HostTransformer(PatchedLayers):
 
     def __init__(self, model: ModelPatcher) -> None:
         self.entry: TextEntry = entry_of([kind.__name__ for kind in type(model.model.model_config).__mro__])
-        family = self.entry.family
-        keys = {layer: f"diffusion_model.{layer}.weight" for layer in (self.entry.layer, self.entry.pooled) if layer}
-        weights = model.model_state_dict()
-        if missing := next((layer for layer, key in keys.items() if key not in weights), None):
-            raise UserError(
-                f"The {family} model does not show its layer {missing}, which takes the prompt; make the edit on a "
-                "plain copy of the model, and use TIME Edit Conditioning on this one."
-            )
-        layers: dict[str, Any] = {layer: model.get_model_object(f"diffusion_model.{layer}") for layer in keys}
-        widths = {layer: module.in_features for layer, module in layers.items()}
-        one, *others = ({layer: key} for layer, key in keys.items())
-        pooled = PatchedLayers(model, family, others[0], widths[self.entry.pooled or ""]) if others else None
-        super().__init__(model, family, one, widths[self.entry.layer], pooled)
+        family, weights = self.entry.family, model.model_state_dict()
+
+        def named(pattern: str) -> dict[str, str]:
+            """The keys of the layers of a pattern, by their names."""
+            matches = (re.fullmatch(rf"diffusion_model\.({pattern})\.weight", key) for key in weights)
+            keys = {match[1]: match[0] for match in matches if match}
+            if not keys:
+                raise UserError(
+                    f"The {family} model does not show its layer {pattern}, which takes the prompt; make the edit on a "
+                    "plain copy of the model, and use TIME Edit Conditioning on this one."
+                )
+            return keys
+
+        def width_of(keys: Mapping[str, str]) -> int:
+            layer: Any = model.get_model_object(f"diffusion_model.{next(iter(keys))}")
+            return layer.in_features
+
+        keys, pooled = named(self.entry.layer), None
+        if self.entry.pooled:
+            pooled_keys = named(self.entry.pooled)
+            pooled = PatchedLayers(model, family, pooled_keys, width_of(pooled_keys))
+        super().__init__(model, family, keys, width_of(keys), pooled)
         # Flux.1 has a place for a norm that few of its kin fill.
         self._norm: Any = attrgetter(self.entry.norm)(model.model.diffusion_model) if self.entry.norm else None
-        self.normed: bool = self._norm is not None
+        self.normed: bool = self._norm is not None or self.entry.adapted_by is not None
 
-    def read(self, states: Tensor) -> Tensor:
-        """A prompt's states (slots, width) as the layer reads them."""
+    def text_layers(self, keys: bool = True) -> list[str]:
+        return [name for name in self._keys if keys or not name.endswith("k_proj")]
+
+    def read(self, given: Mapping[str, Any]) -> Tensor:
+        """A prompt's states (slots, width) as the layers read them, float32 on the CPU; `given`: what encoded it."""
+        context: Any = given["cond"]
+        if self.entry.adapted_by:
+            comfy.model_management.load_models_gpu([self._model])
+            extras = {name: value for name, value in given.items() if name != "cond"}
+            conditions = self._model.model.extra_conds(cross_attn=context, device=self._model.load_device, **extras)
+            context = conditions["c_crossattn"].cond
+        states = context[0].float().cpu().clone()
         if self._norm is None:
             return states
         key = f"diffusion_model.{self.entry.norm}.weight"
@@ -62,7 +83,8 @@ class HostPromptEncoder:
         self._clip, self._transformer = clip, transformer
         model = clip.cond_stage_model
         names = list(clip.tokenize(""))
-        others = [name for name in names if name not in CLIPS]
+        adapted_by = transformer.entry.adapted_by
+        others = [name for name in names if name == adapted_by or not (adapted_by or name in CLIPS)]
         has_clip = any(getattr(model, f"clip_{name}", None) is not None for name in CLIPS)
         self._clip_first: bool = transformer.entry.clip_first and has_clip and "l" in names
         if len(others) != 1:
@@ -94,8 +116,9 @@ class HostPromptEncoder:
     def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
         for prompt in prompts:
             with torch.inference_mode():
-                context: Any = self._clip.encode_from_tokens(self._clip.tokenize(prompt))
-            yield self._transformer.read(context[0].float().cpu().clone())
+                given: Any = self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_dict=True)
+                states = self._transformer.read(given)
+            yield states.clone()
 
     def _unpadded(self, name: str, tokens: list[int]) -> list[int]:
         """The tokens without the padding behind them; CLIP pads with its end token, which stays once."""

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures("host_modules")
 
 ROSES = EditPair("a pack of roses", "a pack of blue roses")
 FAMILIES = ("Flux.1", "Chroma", "SD 3", "AuraFlow", "PixArt", "Z-Image", "Qwen-Image", "OmniGen2")
+FAMILIES += ("Anima", "Cosmos-Predict2")
 POOLED = {"Flux.1": "vector_in.in_layer", "SD 3": "y_embedder.mlp.0"}  # the layer that reads a pooled text
-NORMED = {"Z-Image", "Qwen-Image", "OmniGen2"}
+NORMED = {"Z-Image", "Qwen-Image", "OmniGen2", "Anima"}  # or adapted
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -40,7 +41,7 @@ def parts(family: str, host_modules: None) -> tuple[Any, Any]:  # noqa: ARG001  
 def layer_of(model: Any) -> Any:
     from conceptlens.nodes.host import denoiser_of
 
-    (name,) = denoiser_of(model).text_layers()
+    name = denoiser_of(model).text_layers()[0]
     return model.get_model_object(f"diffusion_model.{name}")
 
 
@@ -84,9 +85,11 @@ def columns(model: Any, clip: Any, prompt: str) -> Tensor:
 def matched(family: str, clip: Any, states: tuple[Tensor, Tensor]) -> list[int]:
     """The destination's slot for each of the source, by hand: "blue" is one token, before the last of the words."""
     source, destination = (len(each) for each in states)
-    name = next(name for name in clip.tokenize("") if family == "SD 3" or name not in ("l", "g"))
+    name = (
+        "t5xxl" if family == "Anima" else next(n for n in clip.tokenize("") if family == "SD 3" or n not in ("l", "g"))
+    )
     tokens = [[token for token, _ in clip.tokenize(prompt)[name][0]] for prompt in (ROSES.source, ROSES.destination)]
-    (cut,) = {len(each) - count for each, count in zip(tokens, (source, destination), strict=True)}
+    (cut,) = {max(0, len(each) - count) for each, count in zip(tokens, (source, destination), strict=True)}
     one, other = (each[cut:] for each in tokens)
     new = next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return [min(slot + (slot >= new), destination - 1) for slot in range(source)]
@@ -132,7 +135,8 @@ def test_an_edited_model_draws_the_edit_and_the_other_stays(
     assert (live - before).norm() > 1e-5 * before.norm()
     assert torch.equal(drawn(model, positive), before)
     assert torch.equal(layer_of(model).weight, weight)
-    assert f"1 layer of {family} edited" in edited.report
+    layers = 4 if family in ("Anima", "Cosmos-Predict2") else 1  # keys and values of two blocks
+    assert f"{layers} layer{'s' * (layers > 1)} of {family} edited" in edited.report
     assert ("pooled text, which is not edited" in edited.report) == (family in POOLED)
 
     save_lora(tmp_path / "roses.safetensors", lora_state_dict(edited.factors, denoiser.family))
@@ -142,7 +146,7 @@ def test_an_edited_model_draws_the_edit_and_the_other_stays(
 
     context = positive[0][0]
     if family in NORMED:
-        with pytest.raises(UserError, match="norms a prompt's states"):
+        with pytest.raises(UserError, match="by a norm or an adapter"):
             edited_context(edited.edit.context, context)
     else:
         by_prompt = drawn(model, [[edited_context(edited.edit.context, context), positive[0][1]]])
@@ -231,7 +235,8 @@ def test_an_encoder_of_another_family_is_named(parts: tuple[Any, Any], family: s
         _, clip = tiny_transformer(other)
     denoiser = denoiser_of(model)
     denoiser.context_width += 1  # the tiny ones are all of one width
-    with pytest.raises(UserError, match=f"The model \\({family}\\) reads text contexts of width"):
+    says = f"The model \\({family}\\) reads text contexts of width|does not belong to {family}"
+    with pytest.raises(UserError, match=says):
         edit_model(prompt_encoder_of(clip, denoiser), denoiser, [ROSES])
 
 

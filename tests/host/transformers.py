@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import torch
@@ -21,6 +22,10 @@ FLUX = {"in_channels": 16, "patch_size": 2, "hidden_size": 64, "mlp_ratio": 2.0,
 FLUX |= {"depth_single_blocks": 1, "axes_dim": [8, 12, 12], "theta": 10_000, "qkv_bias": True, "txt_ids_dims": []}
 NEXT = {"image_model": "lumina2", "in_channels": 16, "dim": 256, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2}
 NEXT |= {"axes_dims": [32, 48, 48], "axes_lens": [300, 64, 64], "cap_feat_dim": WIDTH, "qk_norm": True}
+COSMOS = {"in_channels": 16, "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "concat_padding_mask": True}
+COSMOS |= {"max_img_h": 64, "max_img_w": 64, "max_frames": 8, "model_channels": 64, "num_blocks": 2, "num_heads": 2}
+COSMOS |= {"crossattn_emb_channels": WIDTH, "pos_emb_cls": "rope3d", "use_adaln_lora": True, "adaln_lora_dim": 16}
+COSMOS |= {"extra_per_block_abs_pos_emb": False}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Tiny:
     unet: Mapping[str, Any]
     text: Mapping[str, Any]  # the host's options of the text encoder
     target: Callable[[Any], Any] = lambda config: config.clip_target()
+    shrink: Callable[[Any], None] = lambda _: None  # parts whose size the host fixes
 
 
 def sd3_target(_: Any) -> Any:
@@ -39,6 +45,12 @@ def sd3_target(_: Any) -> Any:
     from comfy.text_encoders.sd3_clip import SD3Tokenizer, sd3_clip
 
     return comfy.supported_models_base.ClipTarget(SD3Tokenizer, sd3_clip(clip_l=True, clip_g=True, t5=False))
+
+
+def shrink_adapter(network: Any) -> None:
+    """Anima's adapter is made in one size only."""
+    sizes = {"source_dim": WIDTH, "target_dim": WIDTH, "model_dim": WIDTH, "num_layers": 1, "num_heads": 2}
+    network.llm_adapter = type(network.llm_adapter)(**sizes, dtype=torch.float32, operations=comfy.ops.manual_cast)
 
 
 TINY = {
@@ -79,6 +91,15 @@ TINY = {
         | {"micro_condition": False, "input_size": 16, "pe_interpolation": 1},
         {"t5xxl_model_config": T5},
     ),
+    "Anima": Tiny(
+        "Anima",
+        {**COSMOS, "image_model": "anima"},
+        {"qwen3_06b_model_config": LANGUAGE},
+        shrink=shrink_adapter,
+    ),
+    "Cosmos-Predict2": Tiny(
+        "CosmosT2IPredict2", {**COSMOS, "image_model": "cosmos_predict2"}, {"t5xxl_model_config": T5}
+    ),
     "Z-Image": Tiny(
         "ZImage", {**NEXT, "z_image_modulation": True, "pad_tokens_multiple": 32}, {"qwen3_4b_model_config": LANGUAGE}
     ),
@@ -105,6 +126,7 @@ def tiny_transformer(family: str) -> tuple[ModelPatcher, comfy.sd.CLIP]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = config.get_model({}, "")
+        tiny.shrink(model.diffusion_model)
         clip = comfy.sd.CLIP(tiny.target(config), model_options={"dtype": torch.float32, **tiny.text})
         for module in (model.diffusion_model, clip.cond_stage_model):
             for name, parameter in (*module.named_parameters(), *module.named_buffers()):  # the host leaves memory
