@@ -13,7 +13,7 @@ from conceptlens.core.errors import UserError
 from conceptlens.core.time_edit.context_edit import edited_context
 from conceptlens.core.time_edit.lora import lora_state_dict, save_lora
 from conceptlens.core.time_edit.time_edit import EditPair, edit_model, fit_time_edit
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("host_modules")
@@ -189,6 +189,75 @@ def test_the_pooled_text_is_edited_by_a_map_of_its_own(family: str, parts: tuple
     (changed,) = TIMEEditConditioning.execute(conditioning=positive, edit=edited.edit, strength=1.0).args
     assert (drawn(model, changed) - live).norm() < 1e-2 * (live - before).norm()
     assert torch.equal(drawn(model, positive), before)
+
+
+def test_streamed_weights_draw_the_edit(parts: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is short the host applies an edit to each weight as it is used."""
+    import comfy.model_management
+    from comfy.model_patcher import ModelPatcher
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+
+    model, clip = parts
+    denoiser = denoiser_of(model)
+    edited = denoiser.patched(edit_model(prompt_encoder_of(clip, denoiser), denoiser, [ROSES]).factors)
+    positive = encoded(clip, "a photo of a pack of roses")
+    before, expected = drawn(model, positive), drawn(edited, positive)
+    whole = ModelPatcher.load
+
+    def in_parts(self: Any, device_to: Any = None, **settings: Any) -> Any:
+        return whole(self, device_to, **{**settings, "lowvram_model_memory": 1, "full_load": False})
+
+    comfy.model_management.unload_all_models()
+    monkeypatch.setattr(ModelPatcher, "load", in_parts)
+    streamed = drawn(edited, positive)
+    assert edited.lowvram_patch_counter() > 0
+    comfy.model_management.unload_all_models()
+    torch.testing.assert_close(streamed, expected, rtol=1e-3, atol=1e-3 * float((expected - before).abs().max()))
+
+
+def test_an_edit_that_is_cancelled_leaves_the_model_alone(parts: tuple[Any, Any]) -> None:
+    from comfy.model_management import InterruptProcessingException
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+
+    model, clip = parts
+    denoiser = denoiser_of(model)
+    encoder = prompt_encoder_of(clip, denoiser)
+    weight = layer_of(model).weight.clone()
+    for last in (1, 2):  # while prompts that are preserved are encoded, and while layers are edited
+
+        def cancel(done: int, total: int, last: int = last) -> None:  # noqa: ARG001
+            if done == last:
+                raise InterruptProcessingException
+
+        with pytest.raises(InterruptProcessingException):
+            edit_model(encoder, denoiser, [ROSES], preserve=["a tulip"], progress=cancel)
+    assert not model.patches
+    assert torch.equal(layer_of(model).weight, weight)
+
+
+def test_a_checkpoint_in_the_stock_loader_is_edited_alike(host_modules: None, tmp_path: Path) -> None:  # noqa: ARG001
+    """Flux.1, which the host's own detection can take a small file for."""
+    import comfy.sd
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+    from conceptlens.tests.host.transformers import tiny_transformer
+
+    with torch.inference_mode():
+        model, clip = tiny_transformer("Flux.1")
+    weights = {name: tensor.clone() for name, tensor in model.model.diffusion_model.state_dict().items()}
+    save_file(weights, tmp_path / "flux.safetensors")
+    loaded: Any = comfy.sd.load_diffusion_model(str(tmp_path / "flux.safetensors"), {"dtype": torch.float32})
+    one, other = denoiser_of(model), denoiser_of(loaded)
+    assert other.family == "Flux.1"
+    found, expected = (
+        edit_model(prompt_encoder_of(clip, each), each, [ROSES], edit_pooled=True).factors for each in (other, one)
+    )
+    assert set(found) == set(expected) == {"txt_in", POOLED["Flux.1"]}
+    for name, (up, down) in expected.items():
+        assert (found[name].up @ found[name].down - up @ down).norm() <= 1e-5 * (up @ down).norm()
+    positive = encoded(clip, ROSES.source)
+    torch.testing.assert_close(
+        drawn(other.patched(found), positive), drawn(one.patched(expected), positive), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_alignment_is_each_encoders_own(parts: tuple[Any, Any]) -> None:

@@ -57,7 +57,7 @@ TINY = {
     "Flux.1": Tiny(
         "Flux",
         {**FLUX, "image_model": "flux", "out_channels": 16, "vec_in_dim": 32, "context_in_dim": WIDTH}
-        | {"guidance_embed": False},
+        | {"hidden_size": 128, "num_heads": 1, "mlp_ratio": 4.0, "axes_dim": [16, 56, 56], "guidance_embed": True},
         {"t5xxl_model_config": T5, "clip_l_model_config": CLIP},
     ),
     "Chroma": Tiny(
