@@ -26,6 +26,7 @@ CROSS_ATTENTION = r"blocks\.\d+\.cross_attn\.[kv]_proj"  # keys and values, as i
 # By the name of the host's class for the family's checkpoints.
 ENTRIES = {
     "Flux": TextEntry("Flux.1", "txt_in", norm="txt_norm", pooled="vector_in.in_layer"),
+    "Flux2": TextEntry("Flux.2", "txt_in"),
     "Chroma": TextEntry("Chroma", "txt_in"),
     "SD3": TextEntry("SD 3", "context_embedder", pooled="y_embedder.mlp.0", clip_first=True),
     "AuraFlow": TextEntry("AuraFlow", "cond_seq_linear"),
@@ -34,6 +35,7 @@ ENTRIES = {
     "CosmosT2IPredict2": TextEntry("Cosmos-Predict2", CROSS_ATTENTION),
     "Lumina2": TextEntry("Lumina 2", "cap_embedder.1", norm="cap_embedder.0"),
     "ZImage": TextEntry("Z-Image", "cap_embedder.1", norm="cap_embedder.0"),
+    "ErnieImage": TextEntry("Ernie-Image", "text_proj"),
     "QwenImage": TextEntry("Qwen-Image", "txt_in", norm="txt_norm"),
     "Omnigen2": TextEntry(
         "OmniGen2",
@@ -43,7 +45,6 @@ ENTRIES = {
 }
 # Why others can't be edited.
 REFUSED = {
-    "Flux2": "its contexts are up to 15360 wide, for which a solve by parts is still to be written",
     "HiDreamO1": "its prompts enter as tokens inside of the transformer, so that no layer takes their states",
     "HiDream": "each of its blocks takes states of its own, for which an edit each would be needed",
     "Krea2": "its prompts pass a transformer of their own before the layer that takes them",

@@ -30,13 +30,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import solve_triangular
 
 from ..errors import UserError
 from ..model.protocols import Denoiser, Progress, PromptEncoder, PromptStates, check_fits, unseen
@@ -68,13 +69,45 @@ class EditPair(NamedTuple):
         return f"{self.source} => {self.destination}{strength}"
 
 
-def time_edit(
-    states: Tensor, target_states: Tensor, regularization: float, through: Tensor | None = None
-) -> ContextEdit:
+@dataclass(frozen=True)
+class Sight:
+    """T (width, width), through which `time_edit` sees states: Sigma's units, and blind for what is preserved.
+
+    T = (I - Q Q^T) L^-1 with `root` L, I where it is None, and `basis` Q (width, n); T itself is never made.
+    """
+
+    root: Tensor | None
+    basis: Tensor
+
+    @classmethod
+    def of(cls, covariance: Tensor | None, preserved: Tensor) -> Sight:
+        """With Sigma, I without it, and states (n, width) that an edit shall not move, n may be 0.
+
+        They are taken to fill the directions in which they are larger than TOLERANCE of the largest.
+        """
+        root = None if covariance is None else torch.linalg.cholesky(covariance)
+        if not len(preserved):
+            return cls(root, torch.zeros(preserved.shape[1], 0, dtype=torch.float64))
+        _, values, directions = torch.linalg.svd(preserved.double(), full_matrices=False)
+        filled = directions[values > TOLERANCE * values[0]].T
+        return cls(root, torch.linalg.qr(filled if root is None else solve_triangular(root, filled, upper=False)).Q)
+
+    def seen(self, states: Tensor) -> Tensor:
+        """T c for states c (n, width)."""
+        whitened = states if self.root is None else solve_triangular(self.root, states.T, upper=False).T
+        return whitened - whitened @ self.basis @ self.basis.T
+
+    def back(self, rows: Tensor) -> Tensor:
+        """r T for rows r (n, width)."""
+        left = rows - rows @ self.basis @ self.basis.T
+        return left if self.root is None else solve_triangular(self.root, left, upper=False, left=False)
+
+
+def time_edit(states: Tensor, target_states: Tensor, regularization: float, sight: Sight | None = None) -> ContextEdit:
     """TIME's closed form (its equation 4) as a map of the context.
 
-    `states` c_i and `target_states` c*_i are (n, width); `regularization` is lambda > 0; `through` is T (width, width),
-    I without it (`seen_through`). Computed in float64 with one solve of min(n, width) unknowns:
+    `states` c_i and `target_states` c*_i are (n, width); `regularization` is lambda > 0; `sight` is T, I without it.
+    Computed in float64 with one solve of min(n, width) unknowns:
     (lambda I + C^T C)^-1 C^T = C^T (lambda I + C C^T)^-1. Raises UserError for states that are not finite, and for a
     lambda so small that there is no unique solution.
     """
@@ -89,7 +122,7 @@ def time_edit(
         nothing = torch.zeros(0, states.shape[1], dtype=torch.float64)
         return ContextEdit.from_factors(nothing.T, nothing)
     n, width = states.shape
-    states = states if through is None else states @ through.T
+    states = states if sight is None else sight.seen(states)
     try:
         if n <= width:
             gram = states @ states.T + regularization * torch.eye(n, dtype=torch.float64)
@@ -107,25 +140,7 @@ def time_edit(
             f"With regularization {regularization:g} the edit has no unique solution in double precision; use a larger "
             "one, such as 0.1."
         ) from error
-    return ContextEdit.from_factors(up, down if through is None else down @ through)
-
-
-def seen_through(covariance: Tensor | None, preserved: Tensor) -> Tensor:
-    """T (width, width), float64, through which `time_edit` sees states: Sigma's units, and blind for what is preserved.
-
-    covariance: Sigma, I without it. preserved: states (n, width) that an edit shall not move, n may be 0. They are
-    taken to fill the directions in which they are larger than TOLERANCE of the largest.
-    """
-    width = preserved.shape[1]
-    whole = torch.eye(width, dtype=torch.float64)
-    root = whole if covariance is None else torch.linalg.cholesky(covariance)
-    whitened = torch.linalg.solve_triangular(root, whole, upper=False)
-    if not len(preserved):
-        return whitened
-    _, values, directions = torch.linalg.svd(preserved.double(), full_matrices=False)
-    filled = directions[values > TOLERANCE * values[0]]
-    basis = torch.linalg.qr(whitened @ filled.T).Q
-    return whitened - basis @ (basis.T @ whitened)
+    return ContextEdit.from_factors(up, down if sight is None else sight.back(down))
 
 
 def triangular_factor(portions: Iterable[Tensor], width: int) -> Tensor:
@@ -211,8 +226,8 @@ def fit_time_edit(
     weighted = kept[len(exact) :]
     changes = not torch.equal(columns, wanted)
     covariance = ordinary_covariance(given, cache) if changes and regularize == "relative" else None
-    through = seen_through(covariance, exact) if covariance is not None or len(exact) else None
-    edit = time_edit(torch.cat([columns, weighted]), torch.cat([wanted, weighted]), regularization, through)
+    sight = Sight.of(covariance, exact) if covariance is not None or len(exact) else None
+    edit = time_edit(torch.cat([columns, weighted]), torch.cat([wanted, weighted]), regularization, sight)
     edit, energy = edit.truncated(rank or edit.rank, torch.cat([columns, weighted]))
     made_by = {
         "method": "TIME",

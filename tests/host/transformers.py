@@ -53,12 +53,29 @@ def shrink_adapter(network: Any) -> None:
     network.llm_adapter = type(network.llm_adapter)(**sizes, dtype=torch.float32, operations=comfy.ops.manual_cast)
 
 
+def klein_target(_: Any) -> Any:
+    import comfy.supported_models_base
+    from comfy.text_encoders.flux import KleinTokenizer, klein_te
+
+    return comfy.supported_models_base.ClipTarget(KleinTokenizer, klein_te())
+
+
 TINY = {
     "Flux.1": Tiny(
         "Flux",
         {**FLUX, "image_model": "flux", "out_channels": 16, "vec_in_dim": 32, "context_in_dim": WIDTH}
         | {"hidden_size": 128, "num_heads": 1, "mlp_ratio": 4.0, "axes_dim": [16, 56, 56], "guidance_embed": True},
         {"t5xxl_model_config": T5, "clip_l_model_config": CLIP},
+    ),
+    "Flux.2": Tiny(  # Klein, whose tokenizer the host has; its states are those of three layers, one behind the other
+        "Flux2",
+        {"image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1, "hidden_size": 128}
+        | {"axes_dim": [32, 32, 32, 32], "num_heads": 1, "mlp_ratio": 3.0, "theta": 2000, "vec_in_dim": None}
+        | {"context_in_dim": 3 * WIDTH, "depth": 1, "depth_single_blocks": 1, "global_modulation": True}
+        | {"mlp_silu_act": True, "qkv_bias": False, "ops_bias": False, "txt_ids_dims": [3], "guidance_embed": False}
+        | {"default_ref_method": "index", "ref_index_scale": 10.0, "yak_mlp": False, "txt_norm": False},
+        {"qwen3_4b_model_config": {**LANGUAGE, "num_hidden_layers": 28}},
+        klein_target,
     ),
     "Chroma": Tiny(
         "Chroma",
