@@ -36,6 +36,8 @@ ENTRIES = {
     "Lumina2": TextEntry("Lumina 2", "cap_embedder.1", norm="cap_embedder.0"),
     "ZImage": TextEntry("Z-Image", "cap_embedder.1", norm="cap_embedder.0"),
     "ErnieImage": TextEntry("Ernie-Image", "text_proj"),
+    # The second layer reads the mean of what the first one does: linear, so that one map serves both.
+    "HunyuanImage21": TextEntry("HunyuanImage", r"txt_in\.(?:input_embedder|c_embedder\.in_layer)"),
     "QwenImage": TextEntry("Qwen-Image", "txt_in", norm="txt_norm"),
     "Omnigen2": TextEntry(
         "OmniGen2",
@@ -48,7 +50,6 @@ REFUSED = {
     "HiDreamO1": "its prompts enter as tokens inside of the transformer, so that no layer takes their states",
     "HiDream": "each of its blocks takes states of its own, for which an edit each would be needed",
     "Krea2": "its prompts pass a transformer of their own before the layer that takes them",
-    "HunyuanImage21": "two of its layers take the prompt, one of them its mean",
 }
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("host_modules")
 
 ROSES = EditPair("a pack of roses", "a pack of blue roses")
 FAMILIES = ("Flux.1", "Chroma", "SD 3", "AuraFlow", "PixArt", "Z-Image", "Qwen-Image", "OmniGen2")
-FAMILIES += ("Anima", "Cosmos-Predict2", "Flux.2")
+FAMILIES += ("Anima", "Cosmos-Predict2", "Flux.2", "HunyuanImage")
 POOLED = {"Flux.1": "vector_in.in_layer", "SD 3": "y_embedder.mlp.0"}  # the layer that reads a pooled text
 NORMED = {"Z-Image", "Qwen-Image", "OmniGen2", "Anima"}  # or adapted
 
@@ -135,7 +135,7 @@ def test_an_edited_model_draws_the_edit_and_the_other_stays(
     assert (live - before).norm() > 1e-5 * before.norm()
     assert torch.equal(drawn(model, positive), before)
     assert torch.equal(layer_of(model).weight, weight)
-    layers = 4 if family in ("Anima", "Cosmos-Predict2") else 1  # keys and values of two blocks
+    layers = {"Anima": 4, "Cosmos-Predict2": 4, "HunyuanImage": 2}.get(family, 1)  # keys and values of two blocks
     assert f"{layers} layer{'s' * (layers > 1)} of {family} edited" in edited.report
     assert ("pooled text, which is not edited" in edited.report) == (family in POOLED)
 

@@ -53,6 +53,14 @@ def shrink_adapter(network: Any) -> None:
     network.llm_adapter = type(network.llm_adapter)(**sizes, dtype=torch.float32, operations=comfy.ops.manual_cast)
 
 
+def hunyuan_target(_: Any) -> Any:
+    """Without ByT5, which reads what a prompt has in quotes."""
+    import comfy.supported_models_base
+    from comfy.text_encoders.hunyuan_image import HunyuanImageTokenizer, te
+
+    return comfy.supported_models_base.ClipTarget(HunyuanImageTokenizer, te(byt5=False))
+
+
 def klein_target(_: Any) -> Any:
     import comfy.supported_models_base
     from comfy.text_encoders.flux import KleinTokenizer, klein_te
@@ -125,6 +133,21 @@ TINY = {
         {"image_model": "qwen_image", "in_channels": 64, "num_layers": 1, "attention_head_dim": 32}
         | {"num_attention_heads": 2, "joint_attention_dim": WIDTH, "axes_dims_rope": (8, 12, 12)},
         {"qwen25_7b_model_config": LANGUAGE},
+    ),
+    "HunyuanImage": Tiny(
+        "HunyuanImage21",
+        {
+            "image_model": "hunyuan_video",
+            "in_channels": 64,
+            "out_channels": 64,
+            "patch_size": [1, 1],
+            "vec_in_dim": None,
+        }
+        | {"context_in_dim": WIDTH, "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "theta": 256}
+        | {"depth_single_blocks": 1, "axes_dim": [16, 16], "qkv_bias": True, "guidance_embed": False, "byt5": False}
+        | {"meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False},
+        {"qwen25_7b_model_config": {**LANGUAGE, "num_hidden_layers": 4}},
+        hunyuan_target,
     ),
     "OmniGen2": Tiny(
         "Omnigen2",
