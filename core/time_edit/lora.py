@@ -1,7 +1,7 @@
 """A context edit as an ordinary LoRA: factors, names, file.
 
 A context edit makes W (I + E) of a projection W; with E = L S R that is a LoRA with `down` = S^1/2 R, the same for all
-layers, and `up` = W L S^1/2. The names are those of kohya's tools, which ComfyUI, A1111/Forge and diffusers read too.
+layers, and `up` = W L S^1/2. The names are those that most programs read: for UNets kohya's, for transformers PEFT's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,19 @@ FAMILY_METADATA: dict[Family, dict[str, str]] = {
 }
 
 
-TRANSFORMER = "diffusion_model."  # before the names of a transformer's layers
+DOWN = {True: ".lora_A.weight", False: ".lora_down.weight"}  # by whether it is of a transformer
+UP = {True: ".lora_B.weight", False: ".lora_up.weight"}
+# What diffusers calls the layers that take text, where ComfyUI reads these names too; both add "transformer.".
+DIFFUSERS_NAMES = {
+    "Flux.1": {"txt_in": "context_embedder", "vector_in.in_layer": "time_text_embed.text_embedder.linear_1"},
+    "Flux.2": {"txt_in": "context_embedder"},
+    "Chroma": {"txt_in": "context_embedder"},
+    "SD 3": {"context_embedder": "context_embedder", "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1"},
+    "AuraFlow": {"cond_seq_linear": "context_embedder"},
+    "PixArt": {"y_embedder.y_proj.fc1": "caption_projection.linear_1"},
+    "Qwen-Image": {"txt_in": "txt_in"},
+    "Ernie-Image": {"text_proj": "text_proj"},
+}
 
 
 class LoraFactors(NamedTuple):
@@ -117,13 +129,14 @@ def edit_denoiser(
 def lora_names(names: Iterable[str], family: str) -> dict[str, str]:
     """Module paths -> layer names of a LoRA file.
 
-    Transformers have the names that their layers have in a checkpoint. For SD 1.x and 2.x kohya's tools join the
-    diffusers path with underscores; for SDXL they use the original names, in which level i's layer j is input block
-    (layers + 1) i + j + 1 and output block (layers + 1) i + j.
+    Transformers have diffusers' names where ComfyUI reads them too, else those of a checkpoint. For SD 1.x and 2.x
+    kohya's tools join the diffusers path with underscores; for SDXL they use the original names, in which level i's
+    layer j is input block (layers + 1) i + j + 1 and output block (layers + 1) i + j.
     """
     names = list(names)
     if family not in FAMILY_METADATA:
-        return {name: f"{TRANSFORMER}{name}" for name in names}
+        known = DIFFUSERS_NAMES.get(family, {})
+        return {name: f"transformer.{known[name]}" if name in known else f"diffusion_model.{name}" for name in names}
     if family != "SDXL":
         return {name: "lora_unet_" + name.replace(".", "_") for name in names}
     # An upward level has one layer more than a downward one.
@@ -149,14 +162,16 @@ def lora_state_dict(factors: Mapping[str, LoraFactors], family: str) -> dict[str
     """
     state: dict[str, Tensor] = {}
     names = lora_names(factors, family) if factors else {}
+    transformer = family not in FAMILY_METADATA
     for name, (up, down) in factors.items():
         rank = len(down)  # of factors in float16 what it can tell already
         if down.dtype != torch.float16:
             rank = sufficient_rank(down.double().square().sum(1), torch.float16)  # balanced: E's singular values
         # The columns and rows are sorted by singular value: the first ones are the best approximation of their rank.
-        state[f"{names[name]}.lora_up.weight"] = _narrowed(up[:, :rank], torch.float16, name).contiguous()
-        state[f"{names[name]}.lora_down.weight"] = _narrowed(down[:rank], torch.float16, name).clone()
-        state[f"{names[name]}.alpha"] = torch.tensor(float(rank))  # alpha / rank = 1: the factors as they are
+        state[f"{names[name]}{UP[transformer]}"] = _narrowed(up[:, :rank], torch.float16, name).contiguous()
+        state[f"{names[name]}{DOWN[transformer]}"] = _narrowed(down[:rank], torch.float16, name).clone()
+        if not transformer:
+            state[f"{names[name]}.alpha"] = torch.tensor(float(rank))  # alpha / rank = 1: the factors as they are
     return state
 
 
@@ -168,21 +183,15 @@ def save_lora(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, st
     """
     if not state:
         raise UserError("This edit changes nothing, so there is no LoRA to save; give it a strength other than 0.")
-    downs = [tensor for name, tensor in state.items() if name.endswith(".lora_down.weight") and tensor.ndim == 2]
-    if 3 * len(downs) != len(state):
+    transformer = not any(name.startswith("lora_unet_") for name in state)
+    downs = [tensor for name, tensor in state.items() if name.endswith(DOWN[transformer]) and tensor.ndim == 2]
+    if (2 if transformer else 3) * len(downs) != len(state):
         raise UserError("This LoRA is not one of a TIME edit; save it with the node that belongs to what made it.")
     rank, width = downs[0].shape
-    recognised: dict[str, str] = {}
-    if not any(name.startswith(TRANSFORMER) for name in state):
+    recognised = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": path.stem}
+    if not transformer:
         original = any("_input_blocks_" in name for name in state)
-        recognised = FAMILY_METADATA["SDXL" if original else "SD 2.x" if width == 1024 else "SD 1.x"]
+        recognised |= FAMILY_METADATA["SDXL" if original else "SD 2.x" if width == 1024 else "SD 1.x"]
+        recognised |= {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(rank)}
     header = {"kind": "TIME LoRA", "version": 1, "rank": rank, "width": width}
-    recognised = {
-        **recognised,
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.title": path.stem,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(rank),
-    }
     storage.write(path, state, header, {**recognised, **metadata})

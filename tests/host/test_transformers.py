@@ -320,7 +320,7 @@ def test_the_node_edits_it_and_others_refuse_it(parts: tuple[Any, Any], family: 
     settings = {"regularization": 0.1, "regularize": "relative", "preserve": "a tulip", "preserve_mode": "exact"}
     given: Any = {"model": model, "clip": clip, "source": ROSES.source, "destination": ROSES.destination, **settings}
     edited, lora, report, edit = TIMEEditModel.execute(**given).args
-    assert all(key.startswith("diffusion_model.") for key in lora)
+    assert all(key.startswith(("diffusion_model.", "transformer.")) for key in lora)
     assert "relative to ordinary prompts" in report
     assert "preserved exactly leaves" in report
     prompt = encoded(clip, "a pack of roses")
