@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Input that can't be used as it is. Its message is shown to the user as it stands."""
 
 
+class UnreadableError(UserError):
+    """Weights that can't be read, of a model that may run all the same."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: a GPU's, or the machine's, of which torch tells in words alone."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)

@@ -289,15 +289,17 @@ def edit_model(
     regularize: Regularize = "absolute",
     preserve_mode: PreserveMode = "weighted",
     edit_pooled: bool = False,
+    weights: bool = True,
     cache: Path | None = None,
     progress: Progress = unseen,
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
 
     `strength` scales the edit; `edit_keys`: of the projections to keys as well as of those to values; `edit_pooled`: of
-    the layer that reads a pooled text too, by an edit of its own, where the model has one. `progress` counts preserved
-    prompts, then projections. The model itself is not touched. Raises UserError for a text encoder of another family,
-    for a strength that is not finite, and as `fit_time_edit` and `edit_denoiser` do.
+    the layer that reads a pooled text too, by an edit of its own, where the model has one. Without `weights` it is the
+    edit alone, which prompts take. `progress` counts preserved prompts, then projections. The model itself is not
+    touched. Raises UserError for a text encoder of another family, for a strength that is not finite, and as
+    `fit_time_edit` and `edit_denoiser` do.
     """
     check_match(encoder, denoiser)
     if not math.isfinite(strength):
@@ -309,18 +311,20 @@ def edit_model(
         strength
     )
     factors = {}
-    if edit.rank:
+    if edit.rank and weights:
         factors = edit_denoiser(
             edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
         )
     pooled = None
     if edit_pooled and denoiser.pooled is not None:
         pooled = fit_time_edit(encoder, pairs, **settings, pooled=True).scaled(strength)
-        if pooled.rank:
+        if pooled.rank and weights:
             factors |= edit_denoiser(pooled.widened(denoiser.pooled.context_width), denoiser.pooled)
     edit = replace(edit, made_by={**edit.made_by, "edit_keys": edit_keys, "normed": denoiser.normed})
     lines = [str(pair) for pair in pairs]
-    if factors:
+    if not weights:
+        lines.append(f"The edit alone, at rank {edit.rank} of {edit.width}, for prompts")
+    elif factors:
         lines += _told(edit, pooled, factors, denoiser, strength)
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ...core.errors import UserError
+from ...core.errors import UnreadableError, UserError
 from ...core.hspace.directions import Position
 from ...core.hspace.jacobian import Decoder
 from ...core.model.diffusion import Prediction
@@ -46,7 +46,7 @@ def effective_weight(key: str, patches: Any) -> Tensor:
     (stored, convert), *applied = patches
     weight = convert(stored.to(torch.device("cpu"), torch.float32, copy=True), inplace=True)
     if not stored.is_floating_point() or type(weight) is not Tensor:
-        raise UserError(
+        raise UnreadableError(
             f"The weight {key} is quantised as {type(stored).__name__} of {stored.dtype}, which ConceptLens can't "
             "read; load the model in float16, bfloat16 or float32."
         )
@@ -89,7 +89,7 @@ class PatchedLayers:
         key = self._keys[name]
         weight = effective_weight(key, self._patches[key])
         if weight.shape[-1] != self.context_width:
-            raise UserError(
+            raise UnreadableError(
                 f"The weight {key} reads {weight.shape[-1]} channels instead of {self.context_width}: it is packed "
                 "in a way that ConceptLens can't read; load the model in float16, bfloat16 or float32."
             )

@@ -7,11 +7,10 @@ from typing import Any, get_args
 
 import torch
 from comfy_api.v0_0_2 import io, ui
-from torch import Tensor
 
 from ...core.conceptor.bias import MEN, WOMEN, word_pair
 from ...core.conceptor.shares import Share, check_judge, shares_of_pictures
-from ...core.errors import UserError
+from ...core.errors import UnreadableError, UserError
 from ...core.model.studio import seeds_from
 from ...core.time_edit.context_edit import PromptEdit, edited_context, edited_pooled
 from ...core.time_edit.lora import lora_state_dict, save_lora
@@ -143,11 +142,19 @@ def _fitted_with(preserve: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _edited(
     model: Any, clip: Any, pairs: Sequence[EditPair], settings: Mapping[str, Any]
-) -> tuple[Any, dict[str, Tensor], str, PromptEdit]:
+) -> tuple[Any, Any, str, PromptEdit]:
     """The edited model, the edit as a LoRA, a report, and the edit itself."""
     denoiser = host.denoiser_of(model)
     encoder = host.prompt_encoder_of(clip, denoiser)
-    edited = edit_model(encoder, denoiser, pairs, progress=host.progress(), **settings)
+    try:
+        edited = edit_model(encoder, denoiser, pairs, progress=host.progress(), **settings)
+    except UnreadableError as error:
+        if denoiser.normed:
+            raise
+        # A prompt needs no weights. What does is blocked, which is told only where it is connected.
+        edited = edit_model(encoder, denoiser, pairs, progress=host.progress(), weights=False, **settings)
+        blocked = host.blocked(f"{error} Or connect the edit output to TIME Edit Conditioning, which needs no weights.")
+        return blocked, blocked, edited.report, edited.edit
     state = lora_state_dict(edited.factors, denoiser.family)
     return denoiser.patched(edited.factors), state, edited.report, edited.edit
 
