@@ -39,8 +39,8 @@ class DiffusersTextEncoder:
         return _encoded(self._pipe, prompts)[0].float().cpu()
 
     @property
-    def pooled(self) -> DiffusersPooledText:
-        return DiffusersPooledText(self._pipe)
+    def pooled(self) -> DiffusersPooledText | None:
+        return DiffusersPooledText(self._pipe) if isinstance(self._pipe, StableDiffusionXLPipeline) else None
 
     def vocabulary(self) -> list[str]:
         entries: dict[str, int] = self._pipe.tokenizer.get_vocab()
@@ -71,7 +71,7 @@ class DiffusersTextEncoder:
 class DiffusersPooledText:
     """The pooled text of SDXL as `core.model.protocols.PromptStates`."""
 
-    def __init__(self, pipe: Pipeline) -> None:
+    def __init__(self, pipe: StableDiffusionXLPipeline) -> None:
         self._pipe: Any = pipe
         self.width: int = self._pipe.text_encoder_2.config.projection_dim
 
@@ -129,7 +129,8 @@ class DiffusersPooledLayer:
 
     def __init__(self, pipe: Pipeline) -> None:
         self._unet = pipe.unet
-        self.context_width: int = pipe.unet.config.projection_class_embeddings_input_dim
+        encoder: Any = pipe
+        self.context_width: int = encoder.text_encoder_2.config.projection_dim
         self.dtype: torch.dtype = pipe.unet.dtype
 
     def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002  (one layer)

@@ -36,8 +36,8 @@ class PromptEncoder(PromptStates, Protocol):
     """What those layers of a model that take a prompt are given for it, by one encoder or several."""
 
     @property
-    def pooled(self) -> PromptStates:
-        """The pooled text, a state of one slot, of models that read one as well."""
+    def pooled(self) -> PromptStates | None:
+        """The pooled text, a state of one slot, where there is an encoder that gives one."""
         ...
 
     def sections(self, prompt: str) -> list[Section]:
@@ -125,7 +125,10 @@ class Denoiser(TextLayers, Protocol):
 
     @property
     def pooled(self) -> TextLayers | None:
-        """Those that take a pooled text, of a model that reads one as well; SDXL's take sizes behind it."""
+        """Those that take a pooled text, of a model that reads one as well.
+
+        SDXL's weights have channels for sizes behind those of the text, which `context_width` counts alone.
+        """
         ...
 
     @property

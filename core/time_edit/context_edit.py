@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from .. import storage
 from ..errors import UserError
@@ -84,13 +83,6 @@ class ContextEdit:
         kept = float(values[:rank].square().sum() / values.square().sum())
         basis = basis[:, :rank]
         return ContextEdit.from_factors(self.left @ basis, basis.T @ weighted, self.made_by), kept
-
-    def widened(self, width: int) -> ContextEdit:
-        """The edit for contexts of `width` channels, those behind its own left as they are."""
-        more = width - self.width
-        return ContextEdit(
-            pad(self.left, (0, 0, 0, more)), self.singular_values, pad(self.right, (0, more)), self.made_by
-        )
 
     def save(self, path: Path) -> None:
         """Writes the edit; UserError when that fails, and then an older file at `path` is unchanged."""

@@ -13,11 +13,11 @@ class TextEntry:
     """How a family takes a prompt in."""
 
     family: str
-    layer: str  # a pattern of the module paths of the linear layers that read a prompt's states
+    layer: str  # a pattern for the module paths of the linear layers that read a prompt's states
     norm: str | None = (
         None  # that of the RMSNorm in front of it, where the model has one: the layer reads normed states
     )
-    pooled: str | None = None  # that of the linear layer that reads the pooled text, where there is one
+    pooled: str | None = None  # one for the linear layer that reads the pooled text, where the model has it
     clip_first: bool = False  # whether CLIP's states stand before those of the other encoder
     adapted_by: str | None = None  # the encoder for whose tokens an adapter in the model makes states of another's
 
@@ -25,10 +25,10 @@ class TextEntry:
 CROSS_ATTENTION = r"blocks\.\d+\.cross_attn\.[kv]_proj"  # keys and values, as in a UNet
 # By the name of the host's class for the family's checkpoints.
 ENTRIES = {
-    "Flux": TextEntry("Flux.1", "txt_in", norm="txt_norm", pooled="vector_in.in_layer"),
+    "Flux": TextEntry("Flux.1", "txt_in", norm="txt_norm", pooled=r"vector_in\.in_layer"),
     "Flux2": TextEntry("Flux.2", "txt_in"),
     "Chroma": TextEntry("Chroma", "txt_in"),
-    "SD3": TextEntry("SD 3", "context_embedder", pooled="y_embedder.mlp.0", clip_first=True),
+    "SD3": TextEntry("SD 3", "context_embedder", pooled=r"y_embedder\.mlp\.0", clip_first=True),
     "AuraFlow": TextEntry("AuraFlow", "cond_seq_linear"),
     "PixArtAlpha": TextEntry("PixArt", "y_embedder.y_proj.fc1"),
     "Anima": TextEntry("Anima", CROSS_ATTENTION, adapted_by="t5xxl"),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .. import storage
 from ..errors import UserError
@@ -72,8 +73,12 @@ def balanced_factors(edit: ContextEdit, dtype: torch.dtype) -> LoraFactors:
 
 
 def lora_factors(balanced: LoraFactors, weight: Tensor) -> LoraFactors:
-    """The factors that turn `weight` (out, width) into weight (I + E), from those of E; `down` is the same tensor."""
-    return LoraFactors(weight @ balanced.up, balanced.down)
+    """The factors that turn `weight` (out, width) into weight (I + E), from those of E; `down` is the same tensor.
+
+    Channels of the weight behind E's own are read as before: `down` has zeros for them.
+    """
+    width, more = len(balanced.up), weight.shape[1] - len(balanced.up)
+    return LoraFactors(weight[:, :width] @ balanced.up, pad(balanced.down, (0, more)) if more else balanced.down)
 
 
 def sufficient_rank(singular_values: Tensor, dtype: torch.dtype) -> int:
@@ -121,7 +126,8 @@ def edit_denoiser(
         weight = denoiser.text_weight(name)
         if not torch.isfinite(weight).all():
             raise UserError(f"The model's weight {name} holds values that are not finite numbers; load an intact one.")
-        factors[name] = LoraFactors(_narrowed(lora_factors(balanced, weight).up, dtype, name), down)
+        up, own = lora_factors(LoraFactors(balanced.up, down), weight)
+        factors[name] = LoraFactors(_narrowed(up, dtype, name), own)
         progress(done, len(names))
     return factors
 
@@ -140,7 +146,8 @@ def lora_names(names: Iterable[str], family: str) -> dict[str, str]:
     if family != "SDXL":
         return {name: "lora_unet_" + name.replace(".", "_") for name in names}
     # An upward level has one layer more than a downward one.
-    layers = max(int(match[1]) for name in names if (match := re.match(r"up_blocks\.\d+\.attentions\.(\d+)", name)))
+    found = (re.match(r"up_blocks\.\d+\.attentions\.(\d+)", name) for name in names)
+    layers = max((int(match[1]) for match in found if match), default=0)
 
     def original(match: re.Match[str]) -> str:
         number = (layers + 1) * int(match[2]) + int(match[3])
@@ -163,16 +170,23 @@ def lora_state_dict(factors: Mapping[str, LoraFactors], family: str) -> dict[str
     state: dict[str, Tensor] = {}
     names = lora_names(factors, family) if factors else {}
     transformer = family not in FAMILY_METADATA
+    ranks = {name: _half_rank(down) for name, (_, down) in factors.items()}
     for name, (up, down) in factors.items():
-        rank = len(down)  # of factors in float16 what it can tell already
-        if down.dtype != torch.float16:
-            rank = sufficient_rank(down.double().square().sum(1), torch.float16)  # balanced: E's singular values
+        rank = ranks[name]
         # The columns and rows are sorted by singular value: the first ones are the best approximation of their rank.
-        state[f"{names[name]}{UP[transformer]}"] = _narrowed(up[:, :rank], torch.float16, name).contiguous()
-        state[f"{names[name]}{DOWN[transformer]}"] = _narrowed(down[:rank], torch.float16, name).clone()
+        more = max(ranks.values()) - rank if transformer else 0  # PEFT reads one rank for all: the rest are zeros
+        up, down = _narrowed(up[:, :rank], torch.float16, name), _narrowed(down[:rank], torch.float16, name)
+        state[f"{names[name]}{UP[transformer]}"] = pad(up, (0, more)).clone(memory_format=torch.contiguous_format)
+        state[f"{names[name]}{DOWN[transformer]}"] = pad(down, (0, 0, 0, more)).clone()
         if not transformer:
             state[f"{names[name]}.alpha"] = torch.tensor(float(rank))  # alpha / rank = 1: the factors as they are
     return state
+
+
+def _half_rank(down: Tensor) -> int:
+    """The rank of balanced factors that float16 can tell from a higher one: all of what is in float16 already."""
+    squares = down.double().square().sum(1)  # E's singular values
+    return len(down) if down.dtype == torch.float16 else sufficient_rank(squares, torch.float16)
 
 
 def save_lora(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:

@@ -162,7 +162,10 @@ def ordinary_covariance(encoder: PromptStates, cache: Path | None = None) -> Ten
         covariance *= HUNDRED / len(PROMPTS)
         if file:
             storage.keep(file, {"covariance": covariance}, {"kind": KIND, "version": VERSION, **made_of})
-    return torch.lerp(covariance, covariance.trace() / encoder.width * torch.eye(encoder.width).double(), SHRINKAGE)
+    mean = covariance.diagonal().mean()
+    covariance *= 1 - SHRINKAGE  # in place: wide encoders have gigabytes of it
+    covariance.diagonal().add_(SHRINKAGE * mean)
+    return covariance
 
 
 def _cached(file: Path | None, made_of: dict[str, object], width: int) -> Tensor | None:

@@ -73,7 +73,7 @@ class EditPair(NamedTuple):
 class Sight:
     """T (width, width), through which `time_edit` sees states: Sigma's units, and blind for what is preserved.
 
-    T = (I - Q Q^T) L^-1 with `root` L, I where it is None, and `basis` Q (width, n); T itself is never made.
+    T = (I - Q Q^T) L^-1 with `root` L, I where it is None, and `basis` Q (width, n).
     """
 
     root: Tensor | None
@@ -210,6 +210,8 @@ def fit_time_edit(
         _check_usable(encoder, prompt)
     prompts = list(dict.fromkeys([*sources, *destinations]))
     given = encoder.pooled if pooled else encoder
+    if given is None:
+        raise UserError("The text encoder gives no pooled text; turn edit_pooled off, or load CLIP beside it.")
     states = dict(zip(prompts, given.encode(prompts), strict=True))
     kept = triangular_factor(_preserved_states(given, preserve, progress), given.width)
     columns = torch.cat([states[source].double() for source in sources])
@@ -289,17 +291,15 @@ def edit_model(
     regularize: Regularize = "absolute",
     preserve_mode: PreserveMode = "weighted",
     edit_pooled: bool = False,
-    weights: bool = True,
     cache: Path | None = None,
     progress: Progress = unseen,
 ) -> ModelEdit:
     """Fits TIME's edit (`fit_time_edit`) and applies it to the weights of `denoiser` as they are now.
 
     `strength` scales the edit; `edit_keys`: of the projections to keys as well as of those to values; `edit_pooled`: of
-    the layer that reads a pooled text too, by an edit of its own, where the model has one. Without `weights` it is the
-    edit alone, which prompts take. `progress` counts preserved prompts, then projections. The model itself is not
-    touched. Raises UserError for a text encoder of another family, for a strength that is not finite, and as
-    `fit_time_edit` and `edit_denoiser` do.
+    the layer that reads a pooled text too, by an edit of its own, where model and encoder have one. `progress` counts
+    preserved prompts, then projections. The model itself is not touched. Raises UserError for a text encoder of another
+    family, for a strength that is not finite, and as `fit_time_edit` and `edit_denoiser` do.
     """
     check_match(encoder, denoiser)
     if not math.isfinite(strength):
@@ -311,20 +311,21 @@ def edit_model(
         strength
     )
     factors = {}
-    if edit.rank and weights:
+    if edit.rank:
         factors = edit_denoiser(
             edit, denoiser, keys=edit_keys, progress=lambda done, _: progress(prompts + done, prompts + layers)
         )
     pooled = None
-    if edit_pooled and denoiser.pooled is not None:
-        pooled = fit_time_edit(encoder, pairs, **settings, pooled=True).scaled(strength)
-        if pooled.rank and weights:
-            factors |= edit_denoiser(pooled.widened(denoiser.pooled.context_width), denoiser.pooled)
+    if edit_pooled and denoiser.pooled is not None and encoder.pooled is not None:
+        check_match(encoder.pooled, denoiser.pooled)
+        pooled = fit_time_edit(
+            encoder, pairs, **settings, pooled=True, progress=lambda *_: progress(prompts + layers, prompts + layers)
+        ).scaled(strength)
+        if pooled.rank:
+            factors |= edit_denoiser(pooled, denoiser.pooled)
     edit = replace(edit, made_by={**edit.made_by, "edit_keys": edit_keys, "normed": denoiser.normed})
     lines = [str(pair) for pair in pairs]
-    if not weights:
-        lines.append(f"The edit alone, at rank {edit.rank} of {edit.width}, for prompts")
-    elif factors:
+    if factors:
         lines += _told(edit, pooled, factors, denoiser, strength)
     else:
         lines.append("Nothing is changed: the strength is 0 or the destinations mean what the sources mean already")

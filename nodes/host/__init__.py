@@ -19,7 +19,7 @@ from .folders import (
     workflow_metadata,
 )
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
-from .live import LiveView, blocked, editor_rows, progress, routes
+from .live import LiveView, editor_rows, progress, routes
 from .model import HostDenoiser, HostDiffusion, family_of
 from .parts import check_noise, check_parts
 from .sampling import Sampling, drawn, samplers, schedulers
@@ -46,7 +46,6 @@ __all__ = [
     "LiveView",
     "Sampling",
     "asyrp_sampler",
-    "blocked",
     "cache_folder",
     "changed_at",
     "check_noise",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.utils
-from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import ExecutionContext, get_executing_context
 from torch import Tensor
 
@@ -24,11 +23,6 @@ def routes() -> Any:
 def progress() -> Progress:
     """The bar of the node that is being executed; it raises when the user has pressed Cancel."""
     return comfy.utils.ProgressBar(1).update_absolute
-
-
-def blocked(reason: str) -> ExecutionBlocker:
-    """An output that can't be made: nodes that use it stop with the reason, others go on."""
-    return ExecutionBlocker(reason)
 
 
 class LiveView:

@@ -38,6 +38,9 @@ FAMILIES: dict[type, Family] = {
 }
 
 
+SIZES = 6 * 256  # channels of SDXL's six sizes, behind its pooled text
+
+
 def effective_weight(key: str, patches: Any) -> Tensor:
     """The weight as the host would load it: the stored one, dequantised, with the patches made so far.
 
@@ -76,19 +79,21 @@ class PatchedLayers:
         keys: Mapping[str, str],
         context_width: int,
         pooled: PatchedLayers | None = None,
+        behind: int = 0,
     ) -> None:
+        """`behind`: channels of the weights behind those of the context."""
         self._model, self._keys = model, dict(keys)
-        self.family, self.context_width, self.pooled = family, context_width, pooled
+        self.family, self.context_width, self.pooled, self._behind = family, context_width, pooled, behind
         self._patches = model.get_key_patches("diffusion_model.")
         self.dtype: torch.dtype = model.model_dtype() or torch.float32
 
-    def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002  (only a UNet's attention has keys)
+    def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002  (for those that have any)
         return list(self._keys)
 
     def text_weight(self, name: str) -> Tensor:
         key = self._keys[name]
         weight = effective_weight(key, self._patches[key])
-        if weight.shape[-1] != self.context_width:
+        if weight.shape[-1] != self.context_width + self._behind:
             raise UnreadableError(
                 f"The weight {key} reads {weight.shape[-1]} channels instead of {self.context_width}: it is packed "
                 "in a way that ConceptLens can't read; load the model in float16, bfloat16 or float32."
@@ -129,7 +134,8 @@ class HostDenoiser(PatchedLayers):
         pooled = None
         if family == "SDXL":  # the first of two layers that read the pooled text with the sizes behind it
             name = {"add_embedding.linear_1": "diffusion_model.label_emb.0.0.weight"}
-            pooled = PatchedLayers(model, family, name, config.unet_config["adm_in_channels"])
+            text = config.unet_config["adm_in_channels"] - SIZES
+            pooled = PatchedLayers(model, family, name, text, behind=SIZES)
         super().__init__(model, family, keys, config.unet_config["context_dim"], pooled)
 
     def text_layers(self, keys: bool = True) -> list[str]:

@@ -87,8 +87,8 @@ class HostTextEncoder:
         return torch.cat(contexts)
 
     @property
-    def pooled(self) -> HostPooledText:
-        return HostPooledText(self._clip)
+    def pooled(self) -> HostPooledText | None:
+        return pooled_text_of(self._clip)
 
     def vocabulary(self) -> list[str]:
         return _entries(self._tokenizer)
@@ -179,16 +179,25 @@ class HostTextEncoder:
 class HostPooledText:
     """The pooled text that a CLIP gives as `core.model.protocols.PromptStates`."""
 
-    def __init__(self, clip: CLIP) -> None:
+    def __init__(self, clip: CLIP, width: int) -> None:
         self._clip = clip
-        (state,) = self.encode([""])
-        self.width: int = state.shape[-1]
+        self.width = width
 
     def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
         for prompt in prompts:
-            with torch.inference_mode():
-                _, pooled = self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_pooled=True)
-            yield pooled.float().cpu().clone()
+            yield _pooled(self._clip, prompt).float().cpu().clone()
+
+
+def pooled_text_of(clip: CLIP) -> HostPooledText | None:
+    """The pooled text of a CLIP, None of one that gives none: T5 alone."""
+    found = _pooled(clip, "")
+    return None if found is None else HostPooledText(clip, found.shape[-1])
+
+
+def _pooled(clip: CLIP, prompt: str) -> Any:
+    """The pooled text (1, width) of a prompt, if there is one."""
+    with torch.inference_mode():
+        return clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)[1]
 
 
 def plain_tokens(clip: CLIP, prompt: str) -> dict[str, list[int]]:

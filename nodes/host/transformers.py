@@ -19,7 +19,7 @@ from ...core.model.protocols import Denoiser, PromptEncoder, Section
 from ...core.model.text_tower import CONTEXT_LENGTH
 from ...core.time_edit.families import TextEntry, entry_of
 from .model import FAMILIES, HostDenoiser, PatchedLayers, effective_weight
-from .text import HostPooledText, HostTextEncoder, plain_tokens
+from .text import HostPooledText, HostTextEncoder, plain_tokens, pooled_text_of
 
 CLIPS = ("l", "g")  # the host's names of CLIP among a model's encoders
 
@@ -40,8 +40,8 @@ class HostTransformer(PatchedLayers):
             keys = {match[1]: match[0] for match in matches if match}
             if not keys:
                 raise UserError(
-                    f"The {family} model does not show its layer {pattern}, which takes the prompt; make the edit on a "
-                    "plain copy of the model, and use TIME Edit Conditioning on this one."
+                    f"The {family} model does not show the layer that takes the prompt; make the edit on a plain copy "
+                    "of the model, and use TIME Edit Conditioning on this one."
                 )
             return keys
 
@@ -50,12 +50,13 @@ class HostTransformer(PatchedLayers):
             return layer.in_features
 
         keys, pooled = named(self.entry.layer), None
-        if self.entry.pooled:
+        network = model.model.diffusion_model
+        # Some of Flux.1's kin have no place for a pooled text, and few fill that for a norm.
+        if self.entry.pooled and getattr(network, self.entry.pooled.split("\\")[0], None) is not None:
             pooled_keys = named(self.entry.pooled)
             pooled = PatchedLayers(model, family, pooled_keys, width_of(pooled_keys))
         super().__init__(model, family, keys, width_of(keys), pooled)
-        # Flux.1 has a place for a norm that few of its kin fill.
-        self._norm: Any = attrgetter(self.entry.norm)(model.model.diffusion_model) if self.entry.norm else None
+        self._norm: Any = attrgetter(self.entry.norm)(network) if self.entry.norm else None
         self.normed: bool = self._norm is not None or self.entry.adapted_by is not None
 
     def text_layers(self, keys: bool = True) -> list[str]:
@@ -101,8 +102,8 @@ class HostPromptEncoder:
         self._cut: int = max(0, len(whole) - rest)  # a template's beginning, which some leave out
 
     @property
-    def pooled(self) -> HostPooledText:
-        return HostPooledText(self._clip)
+    def pooled(self) -> HostPooledText | None:
+        return pooled_text_of(self._clip)
 
     def sections(self, prompt: str) -> list[Section]:
         tokens = plain_tokens(self._clip, prompt)
@@ -114,11 +115,13 @@ class HostPromptEncoder:
         return self._tokenizer("l" if self._clip_first else self._name).decode(list(tokens))
 
     def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
-        for prompt in prompts:
-            with torch.inference_mode():
-                given: Any = self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_dict=True)
-                states = self._transformer.read(given)
-            yield states.clone()
+        with torch.inference_mode():
+            # All of them first: an adapter is in the model, and one of the two may have to make room for the other.
+            given: list[Any] = [
+                self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_dict=True) for prompt in prompts
+            ]
+            states = [self._transformer.read(each) for each in given]
+        yield from (each.clone() for each in states)
 
     def _unpadded(self, name: str, tokens: list[int]) -> list[int]:
         """The tokens without the padding behind them; CLIP pads with its end token, which stays once."""

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
 
 from ...core.conceptor.bias import MEN, WOMEN, word_pair
 from ...core.conceptor.shares import Share, check_judge, shares_of_pictures
@@ -142,7 +143,7 @@ def _fitted_with(preserve: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _edited(
     model: Any, clip: Any, pairs: Sequence[EditPair], settings: Mapping[str, Any]
-) -> tuple[Any, Any, str, PromptEdit]:
+) -> tuple[Any, dict[str, Tensor], str, PromptEdit]:
     """The edited model, the edit as a LoRA, a report, and the edit itself."""
     denoiser = host.denoiser_of(model)
     encoder = host.prompt_encoder_of(clip, denoiser)
@@ -151,10 +152,9 @@ def _edited(
     except UnreadableError as error:
         if denoiser.normed:
             raise
-        # A prompt needs no weights. What does is blocked, which is told only where it is connected.
-        edited = edit_model(encoder, denoiser, pairs, progress=host.progress(), weights=False, **settings)
-        blocked = host.blocked(f"{error} Or connect the edit output to TIME Edit Conditioning, which needs no weights.")
-        return blocked, blocked, edited.report, edited.edit
+        raise UserError(
+            f"{str(error).removesuffix('.')}, or let TIME Edit Conditioning edit its prompts by the edit of such a one."
+        ) from error
     state = lora_state_dict(edited.factors, denoiser.family)
     return denoiser.patched(edited.factors), state, edited.report, edited.edit
 

@@ -72,8 +72,8 @@ class ToyPooledLayer:
     dtype = torch.float32
 
     def __init__(self, width: int) -> None:
-        self.context_width = width + 6
-        self.weight = random(40, self.context_width, seed=2).float()
+        self.context_width = width
+        self.weight = random(40, width + 6, seed=2).float()
 
     def text_layers(self, keys: bool = True) -> list[str]:  # noqa: ARG002
         return ["add_embedding.linear_1"]

@@ -191,6 +191,25 @@ def test_the_pooled_text_is_edited_by_a_map_of_its_own(family: str, parts: tuple
     assert torch.equal(drawn(model, positive), before)
 
 
+def test_no_pooled_text_is_no_hindrance(host_modules: None) -> None:  # noqa: ARG001
+    """Of an encoder without CLIP, and of a model of Flux.1's kin that has no place for it."""
+    from conceptlens.nodes.host import denoiser_of, prompt_encoder_of
+    from conceptlens.tests.host.transformers import tiny_transformer
+
+    with torch.inference_mode():
+        model, clip = tiny_transformer("Flux.1")
+        _, t5 = tiny_transformer("Chroma")
+    denoiser = denoiser_of(model)
+    edited = edit_model(prompt_encoder_of(t5, denoiser), denoiser, [ROSES], edit_pooled=True)
+    assert edited.edit.pooled is None
+    assert "pooled text, which is not edited" in edited.report
+    model.model.diffusion_model.vector_in = None
+    alone = denoiser_of(model)
+    assert alone.pooled is None
+    edited = edit_model(prompt_encoder_of(clip, alone), alone, [ROSES], edit_pooled=True)
+    assert set(edited.factors) == {"txt_in"}
+
+
 def test_streamed_weights_draw_the_edit(parts: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory is short the host applies an edit to each weight as it is used."""
     import comfy.model_management

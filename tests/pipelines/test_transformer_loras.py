@@ -49,11 +49,13 @@ def test_the_file_of_a_transformer_changes_the_same_layers_in_diffusers(family: 
     model: Any = getattr(diffusers, kind)(**sizes)
     weights = {name: model.get_submodule(name).weight.detach().clone() for name in layers.values()}
     factors = {
-        layer: LoraFactors(0.1 * torch.randn(len(weights[name]), 3), 0.1 * torch.randn(3, weights[name].shape[1]))
-        for layer, name in layers.items()
+        layer: LoraFactors(0.1 * torch.randn(len(weights[name]), rank), 0.1 * torch.randn(rank, weights[name].shape[1]))
+        for rank, (layer, name) in enumerate(layers.items(), start=2)
     }
     save_lora(tmp_path / "edit.safetensors", lora_state_dict(factors, family))
-    model.load_lora_adapter(load_file(tmp_path / "edit.safetensors"), prefix="transformer", adapter_name="edit")
+    file = load_file(tmp_path / "edit.safetensors")
+    assert len({len(tensor) for name, tensor in file.items() if ".lora_A." in name}) == 1
+    model.load_lora_adapter(file, prefix="transformer", adapter_name="edit")
     model.fuse_lora()
     for layer, name in layers.items():
         change = factors[layer].up @ factors[layer].down

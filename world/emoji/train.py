@@ -120,7 +120,8 @@ class EmojiWorkshop(Workshop):
         """The UNet that is there, trained on."""
         module = denoiser.build()
         module.load_state_dict(weights.load("unet", self.weights))
-        return self._denoiser("finetune", module, FINETUNE)
+        start = weights.checksums(self.weights)["unet.safetensors"]  # other weights are another run
+        return self._denoiser(f"finetune_{start[:8]}", module, FINETUNE)
 
     def _denoiser(self, run: str, module: UNet2DConditionModel, settings: Settings) -> UNet2DConditionModel:
         text_encoder: Any = encoders.load(self.weights).text_model
