@@ -14,6 +14,7 @@ from torch import Tensor, autocast
 from tqdm import tqdm
 from transformers import CLIPModel
 
+from ..pipelines.pictures import SCHEDULERS
 from ..world import weights
 from ..world.classifier import Classifier
 from ..world.emoji import encoders, language
@@ -28,7 +29,7 @@ from ..world.tokenizer import clip_tokenizer
 from ..world.training import computing_dtype
 from . import meters
 
-STEPS = 25
+STEPS = 12  # of DPM-Solver++, as explanations draw: half the time of 25 of DDIM
 AT_ONCE = 32  # pictures
 COMPILED = (8, AT_ONCE)  # rows of a batch
 
@@ -90,6 +91,7 @@ class Laboratory:
 
     def sample(self, prompts: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
         """Pictures of each prompt, one a seed: (seeds, 3, 128, 128) in -1..1."""
+        self.pipe.scheduler = SCHEDULERS["dpmpp_2m"].from_config(self.pipe.scheduler.config)
         work = [(prompt, seed) for prompt, seeds in prompts.items() for seed in seeds]
         made: dict[str, list[Tensor]] = {prompt: [] for prompt in prompts}
         for start in tqdm(range(0, len(work), AT_ONCE), desc="pictures", leave=False):
