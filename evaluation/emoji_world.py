@@ -1,8 +1,9 @@
 """`emoji-world`: what EmojiWorld draws, understands and confuses, against its ground truth.
 
 Fixed seeds, 8 pictures a prompt (more where shares are counted), 12 steps of DPM-Solver++. The UNet is compiled and
-multiplies in bfloat16 where that is faster, as in training. The better part of an hour on 2 CPU cores: parts that --json
-FILE holds already are taken from there as long as weights and guidance are the same; --only NAME measures one part anew.
+multiplies in bfloat16 where that is faster, as in training. The better part of an hour on 2 CPU cores: parts that
+--json FILE holds already are taken from there as long as weights and guidance are the same; --only NAME measures one
+part anew.
 """
 
 from __future__ import annotations
