@@ -197,7 +197,8 @@ def pooled_text_of(clip: CLIP) -> HostPooledText | None:
 def _pooled(clip: CLIP, prompt: str) -> Any:
     """The pooled text (1, width) of a prompt, if there is one."""
     with torch.inference_mode():
-        return clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)[1]
+        encoded: Any = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+    return encoded[1]
 
 
 def plain_tokens(clip: CLIP, prompt: str) -> dict[str, list[int]]:

@@ -323,7 +323,9 @@ def test_pooled_edit_is_the_formula_on_pooled_texts(regularize: Regularize, pres
     encoder, denoiser = ToyEncoder(64), ToyDenoiser(64, family="SDXL")
     edited = edit_model(encoder, denoiser, MANY, preserve=preserve, regularize=regularize, edit_pooled=True)
     sources, destinations = (
-        torch.cat(list(encoder.pooled.encode([text for pair in MANY for text in augment_prompt(pair[side])]))).double()
+        torch.cat(
+            list(encoder.pooled.encode([text for pair in MANY for text in augment_prompt(str(pair[side]))]))
+        ).double()
         for side in (0, 1)
     )
     kept = torch.cat(
@@ -466,6 +468,6 @@ def test_strength_and_rank_reach_the_factors() -> None:
     own = edit_model(encoder, denoiser, [ROSES._replace(strength=0.4)])
     assert own.report.count("strength") == 1  # the pair's own, and not a 1 beside it
     states, _ = book_columns(encoder, [ROSES], [])
-    moved = [float((edit(states) - states).square().sum()) for edit in (few.edit, whole.edit.context)]
+    moved = [float((edit(states) - states).square().sum()) for edit in (few.edit.context, whole.edit.context)]
     assert few.edit.context.made_by["energy_kept"] == pytest.approx(moved[0] / moved[1])
     assert few.edit.context.made_by["energy_kept"] < 1.0

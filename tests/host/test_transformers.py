@@ -166,6 +166,7 @@ def test_the_pooled_text_is_edited_by_a_map_of_its_own(family: str, parts: tuple
         assert denoiser.pooled is None
         return
     assert denoiser.pooled is not None
+    assert encoder.pooled is not None
     layer = model.get_model_object(f"diffusion_model.{POOLED[family]}")
     positive = encoded(clip, ROSES.source)
     with read_by(layer) as seen:

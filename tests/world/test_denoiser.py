@@ -40,7 +40,7 @@ def test_the_target_is_the_mean_of_what_noise_hides(truth: Truth) -> None:
     pools = {key(c): 0.1 * torch.randn(n, 4, 16, 16, generator=generator) for n, c in enumerate(captions, start=1)}
     lessons = Lessons(truth, pools, cast("Any", None), cast("Any", None))
     own = torch.stack([pools[key(caption)][0] for caption in captions])
-    timesteps = torch.tensor([HIDING, 700, 950])[: len(captions)]
+    timesteps: Any = torch.tensor([HIDING, 700, 950])[: len(captions)]
     noisy = NOISE.add_noise(own, torch.randn(own.shape, generator=generator), timesteps)
     found = lessons.wanted(captions, own, noisy, timesteps)
 
