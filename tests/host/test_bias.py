@@ -173,7 +173,7 @@ def test_unusable_questions_are_one_sentence(server: HostServer, changes: dict[s
 def edit_graph(**changes: Any) -> Graph:
     """Mechanics, nearly all men in EmojiWorld, edited towards women."""
     whole = {"model": ["world", 0], "clip": ["world", 1], "vae": ["world", 2], "clip_vision": ["world", 3]}
-    settings = {"regularization": 30.0, "edit_keys": True, "augment": True, "strength": 1.0, "preserve": "", "rank": 0}
+    settings = {"regularization": 3.0, "edit_keys": True, "augment": True, "strength": 1.0, "preserve": "", "rank": 0}
     pictures = {"num_images": 8, "image_size": 128, "sampling_steps": 6, "cfg": 2.5, "seed": 1}
     groups = {"group_a": "male", "group_b": "female", "target": 0.5}
     inputs = {"edits": "a photo of a mechanic => a photo of a female mechanic", **settings, **pictures, **groups}
