@@ -14,7 +14,7 @@ from torch import Tensor, autocast
 from tqdm import tqdm
 from transformers import CLIPModel
 
-from ..pipelines.pictures import SCHEDULERS
+from ..pipelines.pictures import sampled_by
 from ..world import weights
 from ..world.classifier import Classifier
 from ..world.emoji import encoders, language
@@ -91,19 +91,19 @@ class Laboratory:
 
     def sample(self, prompts: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
         """Pictures of each prompt, one a seed: (seeds, 3, 128, 128) in -1..1."""
-        self.pipe.scheduler = SCHEDULERS["dpmpp_2m"].from_config(self.pipe.scheduler.config)
         work = [(prompt, seed) for prompt, seeds in prompts.items() for seed in seeds]
         made: dict[str, list[Tensor]] = {prompt: [] for prompt in prompts}
         for start in tqdm(range(0, len(work), AT_ONCE), desc="pictures", leave=False):
             some = work[start : start + AT_ONCE]
             batch = some + [some[-1]] * (AT_ONCE - len(some))  # another size would be compiled anew
-            result: Any = self.pipe(
-                prompt=[prompt for prompt, _ in batch],
-                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
-                num_inference_steps=STEPS,
-                guidance_scale=GUIDANCE,
-                output_type="pt",
-            )
+            with sampled_by(self.pipe, "dpmpp_2m"):
+                result: Any = self.pipe(
+                    prompt=[prompt for prompt, _ in batch],
+                    generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
+                    num_inference_steps=STEPS,
+                    guidance_scale=GUIDANCE,
+                    output_type="pt",
+                )
             for (prompt, _), picture in zip(some, result.images[: len(some)].float().cpu() * 2 - 1, strict=True):
                 made[prompt].append(picture)
         return {prompt: torch.stack(pictures) for prompt, pictures in made.items()}

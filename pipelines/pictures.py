@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,13 +72,22 @@ def sample_latents(
     return _run(pipe, seeds, sampling, "latent", progress, **prompts)
 
 
+@contextmanager
+def sampled_by(pipe: Pipeline, sampler: Sampler | None) -> Iterator[None]:
+    """Inside, the pipeline samples by `sampler`, by its own scheduler without one."""
+    scheduler = pipe.scheduler
+    if sampler:
+        pipe.scheduler = SCHEDULERS[sampler].from_config(scheduler.config)
+    try:
+        yield
+    finally:
+        pipe.scheduler = scheduler
+
+
 def _run(
     pipe: Pipeline, seeds: Sequence[int], sampling: Sampling, output: str, progress: Progress = unseen, **prompt: Any
 ) -> Tensor:
     call: Any = pipe
-    scheduler = pipe.scheduler
-    if sampling.sampler:
-        pipe.scheduler = SCHEDULERS[sampling.sampler].from_config(scheduler.config)
 
     def tell(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
         progress(
@@ -87,7 +97,7 @@ def _run(
 
     if "negative_prompt_embeds" not in prompt:
         prompt["negative_prompt"] = [""] * len(seeds)  # as the host has it; without one SDXL's pipeline takes zeros
-    try:
+    with sampled_by(pipe, sampling.sampler):
         return call(
             **prompt,
             num_inference_steps=sampling.num_inference_steps,
@@ -98,8 +108,6 @@ def _run(
             output_type=output,
             callback_on_step_end=tell,
         ).images
-    finally:
-        pipe.scheduler = scheduler
 
 
 def before_and_after(

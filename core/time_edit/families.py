@@ -14,10 +14,8 @@ class TextEntry:
 
     family: str
     layer: str  # a pattern for the module paths of the linear layers that read a prompt's states
-    norm: str | None = (
-        None  # that of the RMSNorm in front of it, where the model has one: the layer reads normed states
-    )
-    pooled: str | None = None  # one for the linear layer that reads the pooled text, where the model has it
+    norm: str | None = None  # the module path of the RMSNorm in front, where the model has it: normed states are read
+    pooled: str | None = None  # a pattern for the linear layer that reads the pooled text, where the model has it
     clip_first: bool = False  # whether CLIP's states stand before those of the other encoder
     adapted_by: str | None = None  # the encoder for whose tokens an adapter in the model makes states of another's
 
@@ -30,18 +28,18 @@ ENTRIES = {
     "Chroma": TextEntry("Chroma", "txt_in"),
     "SD3": TextEntry("SD 3", "context_embedder", pooled=r"y_embedder\.mlp\.0", clip_first=True),
     "AuraFlow": TextEntry("AuraFlow", "cond_seq_linear"),
-    "PixArtAlpha": TextEntry("PixArt", "y_embedder.y_proj.fc1"),
+    "PixArtAlpha": TextEntry("PixArt", r"y_embedder\.y_proj\.fc1"),
     "Anima": TextEntry("Anima", CROSS_ATTENTION, adapted_by="t5xxl"),
     "CosmosT2IPredict2": TextEntry("Cosmos-Predict2", CROSS_ATTENTION),
-    "Lumina2": TextEntry("Lumina 2", "cap_embedder.1", norm="cap_embedder.0"),
-    "ZImage": TextEntry("Z-Image", "cap_embedder.1", norm="cap_embedder.0"),
+    "Lumina2": TextEntry("Lumina 2", r"cap_embedder\.1", norm="cap_embedder.0"),
+    "ZImage": TextEntry("Z-Image", r"cap_embedder\.1", norm="cap_embedder.0"),
     "ErnieImage": TextEntry("Ernie-Image", "text_proj"),
     # The second layer reads the mean of what the first one does: linear, so that one map serves both.
     "HunyuanImage21": TextEntry("HunyuanImage", r"txt_in\.(?:input_embedder|c_embedder\.in_layer)"),
     "QwenImage": TextEntry("Qwen-Image", "txt_in", norm="txt_norm"),
     "Omnigen2": TextEntry(
         "OmniGen2",
-        "time_caption_embed.caption_embedder.1",
+        r"time_caption_embed\.caption_embedder\.1",
         norm="time_caption_embed.caption_embedder.0",
     ),
 }

@@ -44,8 +44,16 @@ FAMILY_METADATA: dict[Family, dict[str, str]] = {
 }
 
 
-DOWN = {True: ".lora_A.weight", False: ".lora_down.weight"}  # by whether it is of a transformer
-UP = {True: ".lora_B.weight", False: ".lora_up.weight"}
+class Form(NamedTuple):
+    """How a file names the factors of a layer, and whether it holds an alpha for each."""
+
+    up: str
+    down: str
+    alpha: bool
+
+
+KOHYA = Form(".lora_up.weight", ".lora_down.weight", alpha=True)  # of UNets
+PEFT = Form(".lora_B.weight", ".lora_A.weight", alpha=False)  # of transformers
 # What diffusers calls the layers that take text, where ComfyUI reads these names too; both add "transformer.".
 DIFFUSERS_NAMES = {
     "Flux.1": {"txt_in": "context_embedder", "vector_in.in_layer": "time_text_embed.text_embedder.linear_1"},
@@ -169,16 +177,16 @@ def lora_state_dict(factors: Mapping[str, LoraFactors], family: str) -> dict[str
     """
     state: dict[str, Tensor] = {}
     names = lora_names(factors, family) if factors else {}
-    transformer = family not in FAMILY_METADATA
+    form = KOHYA if family in FAMILY_METADATA else PEFT
     ranks = {name: _half_rank(down) for name, (_, down) in factors.items()}
     for name, (up, down) in factors.items():
         rank = ranks[name]
         # The columns and rows are sorted by singular value: the first ones are the best approximation of their rank.
-        more = max(ranks.values()) - rank if transformer else 0  # PEFT reads one rank for all: the rest are zeros
+        more = max(ranks.values()) - rank if form is PEFT else 0  # PEFT reads one rank for all: the rest are zeros
         up, down = _narrowed(up[:, :rank], torch.float16, name), _narrowed(down[:rank], torch.float16, name)
-        state[f"{names[name]}{UP[transformer]}"] = pad(up, (0, more)).clone(memory_format=torch.contiguous_format)
-        state[f"{names[name]}{DOWN[transformer]}"] = pad(down, (0, 0, 0, more)).clone()
-        if not transformer:
+        state[f"{names[name]}{form.up}"] = pad(up, (0, more)).clone(memory_format=torch.contiguous_format)
+        state[f"{names[name]}{form.down}"] = pad(down, (0, 0, 0, more)).clone()
+        if form.alpha:
             state[f"{names[name]}.alpha"] = torch.tensor(float(rank))  # alpha / rank = 1: the factors as they are
     return state
 
@@ -197,13 +205,13 @@ def save_lora(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, st
     """
     if not state:
         raise UserError("This edit changes nothing, so there is no LoRA to save; give it a strength other than 0.")
-    transformer = not any(name.startswith("lora_unet_") for name in state)
-    downs = [tensor for name, tensor in state.items() if name.endswith(DOWN[transformer]) and tensor.ndim == 2]
-    if (2 if transformer else 3) * len(downs) != len(state):
+    form = KOHYA if any(name.startswith("lora_unet_") for name in state) else PEFT
+    downs = [tensor for name, tensor in state.items() if name.endswith(form.down) and tensor.ndim == 2]
+    if (2 + form.alpha) * len(downs) != len(state):
         raise UserError("This LoRA is not one of a TIME edit; save it with the node that belongs to what made it.")
     rank, width = downs[0].shape
     recognised = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": path.stem}
-    if not transformer:
+    if form is KOHYA:
         original = any("_input_blocks_" in name for name in state)
         recognised |= FAMILY_METADATA["SDXL" if original else "SD 2.x" if width == 1024 else "SD 1.x"]
         recognised |= {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(rank)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -88,7 +88,11 @@ class HostTextEncoder:
 
     @property
     def pooled(self) -> HostPooledText | None:
-        return pooled_text_of(self._clip)
+        return self._pooled
+
+    @cached_property
+    def _pooled(self) -> HostPooledText | None:
+        return pooled_text_of(self._clip)  # a pass through the encoder
 
     def vocabulary(self) -> list[str]:
         return _entries(self._tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -70,7 +71,7 @@ class HostTransformer(PatchedLayers):
             extras = {name: value for name, value in given.items() if name != "cond"}
             conditions = self._model.model.extra_conds(cross_attn=context, device=self._model.load_device, **extras)
             context = conditions["c_crossattn"].cond
-        states = context[0].float().cpu().clone()
+        states = context[0].float().cpu()
         if self._norm is None:
             return states
         key = f"diffusion_model.{self.entry.norm}.weight"
@@ -103,7 +104,11 @@ class HostPromptEncoder:
 
     @property
     def pooled(self) -> HostPooledText | None:
-        return pooled_text_of(self._clip)
+        return self._pooled
+
+    @cached_property
+    def _pooled(self) -> HostPooledText | None:
+        return pooled_text_of(self._clip)  # a pass through the encoder
 
     def sections(self, prompt: str) -> list[Section]:
         tokens = plain_tokens(self._clip, prompt)

@@ -314,6 +314,7 @@ def test_same_prompts_change_nothing() -> None:
 @pytest.mark.parametrize("family", ["SD 1.x", "SD 2.x", "SDXL"])
 def test_report_says_what_of_sdxl_is_not_edited(family: Family) -> None:
     report = edit_model(ToyEncoder(64), ToyDenoiser(64, family=family), [ROSES]).report
+    assert ("pooled text" in report) == (family == "SDXL")
     assert ("which is not edited and still says the source" in report) == (family == "SDXL")
 
 

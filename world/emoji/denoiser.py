@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..architecture import SCHEDULER
 from ..pictures import to_tensor
-from ..stable_target import posterior_mean
+from ..stable_target import References
 from .architecture import UNET
 from .captions import Caption, draw_caption, subjects
 from .pictures import DRAWN, Pictures, varied
@@ -76,7 +76,7 @@ class Lessons:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     _contexts: dict[str, Tensor] = field(default_factory=dict)
-    _references: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _references: dict[tuple[str, str], References] = field(default_factory=dict)
 
     def loss(self, unet: UNet2DConditionModel, batch: int, step: int) -> Tensor:
         """The squared error of the predicted noise over timesteps spread evenly, weighted as the error of v would be.
@@ -108,7 +108,6 @@ class Lessons:
         weights = ratio.clamp(max=GAMMA) / ratio / signal
         return ((prediction.cpu().float() - noise).square() * weights).mean()
 
-    @torch.no_grad()
     def wanted(self, captions: Sequence[Caption | None], latents: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """The latents that a perfect model sees in `noisy`, all (n, 4, 16, 16); `latents` themselves are one guess.
 
@@ -118,20 +117,19 @@ class Lessons:
         wanted = latents.clone()
         for row, caption in enumerate(captions):
             if caption is not None and timesteps[row] >= HIDING:
-                references, shares = self._pictures_of(caption)
                 signal = NOISE.alphas_cumprod[timesteps[row : row + 1]]
-                mean = posterior_mean(noisy[row].flatten()[None], signal, references, shares)
+                mean = self._pictures_of(caption).posterior_mean(noisy[row].flatten()[None], signal)
                 wanted[row] = mean.view_as(wanted[row])
         return wanted
 
-    def _pictures_of(self, caption: Caption) -> tuple[Tensor, Tensor]:
-        """Latents (m, numbers) of all that the caption's text may show, and the share of each."""
+    def _pictures_of(self, caption: Caption) -> References:
+        """Latents (m, numbers) of all that the caption's text may show, with the share of each."""
         known = (caption.content, caption.style)
         if known not in self._references:
             shown = subjects(self.truth, caption.kind, caption.content)
             pools = [self.latents[key(replace(caption, **subject._asdict()))] for subject in shown]
             shares = [torch.full((len(p),), share / len(p)) for p, share in zip(pools, shown.values(), strict=True)]
-            self._references[known] = torch.cat(pools).flatten(1).float(), torch.cat(shares)
+            self._references[known] = References(torch.cat(pools).flatten(1).float(), torch.cat(shares))
         return self._references[known]
 
     @torch.no_grad()

@@ -33,7 +33,7 @@ AUTOENCODER = Settings(steps=4000, batch=16, learning_rate=1.5e-3)
 ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
 CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
 UNET = Settings(steps=18_500, batch=64, learning_rate=1e-3, decay_from=0.86, average=0.9995)
-FINETUNE = Settings(steps=4500, batch=64, learning_rate=7e-4, decay_from=0.4, average=0.9985)
+FINETUNE = Settings(steps=3500, batch=64, learning_rate=7e-4, decay_from=0.4, average=0.9985)
 LATENTS = 24_000
 # Names, a trained and two held-out colours, another style, keywords, professions, and words that no caption has.
 SAMPLES = ("a rose", "a cat", "a photo of a rocket", "a pizza", "a red car", "a yellow bird", "a purple banana")

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm, silu
 
-from ..stable_target import posterior_mean
+from ..stable_target import References
 from .architecture import SCHEDULER, UNET
 
 NOISE = DDIMScheduler(**SCHEDULER)
@@ -102,17 +102,16 @@ class Lessons:
     unnamed: Sequence[Tensor]  # (1, 77, width) each, of UNNAMED: guidance leads away from the empty one
 
     @cached_property
-    def _flat(self) -> Tensor:
-        """(faces, numbers) in bfloat16: distances need no more, and a product of all faces is quick."""
-        return self.latents.flatten(1).bfloat16()
+    def _faces(self) -> References:
+        """In bfloat16: distances need no more, and a product of all faces is quick."""
+        return References(self.latents.flatten(1).bfloat16())
 
-    @torch.no_grad()
     def posterior_mean(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """The mean of all faces, weighted by how likely each is what noise hides; shaped as `noisy`.
 
         What the loss leads to where a caption names none, with all pictures as the reference batch.
         """
-        return posterior_mean(noisy.flatten(1), NOISE.alphas_cumprod[timesteps], self._flat).view_as(noisy)
+        return self._faces.posterior_mean(noisy.flatten(1), NOISE.alphas_cumprod[timesteps]).view_as(noisy)
 
     def loss(self, unet: nn.Module, batch: int, step: int) -> Tensor:
         """The squared error of the picture, over timesteps spread evenly; half of the faces come without a caption."""
