@@ -18,6 +18,7 @@ class TextEntry:
     pooled: str | None = None  # a pattern for the linear layer that reads the pooled text, where the model has it
     clip_first: bool = False  # whether CLIP's states stand before those of the other encoder
     adapted_by: str | None = None  # the encoder for whose tokens an adapter in the model makes states of another's
+    fused_by: str | None = None  # the module path of a transformer for prompts alone, in front of the norm
 
 
 CROSS_ATTENTION = r"blocks\.\d+\.cross_attn\.[kv]_proj"  # keys and values, as in a UNet
@@ -36,6 +37,7 @@ ENTRIES = {
     "ErnieImage": TextEntry("Ernie-Image", "text_proj"),
     # The second layer reads the mean of what the first one does: linear, so that one map serves both.
     "HunyuanImage21": TextEntry("HunyuanImage", r"txt_in\.(?:input_embedder|c_embedder\.in_layer)"),
+    "Krea2": TextEntry("Krea 2", r"txtmlp\.1", norm="txtmlp.0", fused_by="txtfusion"),
     "QwenImage": TextEntry("Qwen-Image", "txt_in", norm="txt_norm"),
     "Omnigen2": TextEntry(
         "OmniGen2",
@@ -47,7 +49,6 @@ ENTRIES = {
 REFUSED = {
     "HiDreamO1": "its prompts enter as tokens inside of the transformer, so that no layer takes their states",
     "HiDream": "each of its blocks takes states of its own, for which an edit each would be needed",
-    "Krea2": "its prompts pass a transformer of their own before the layer that takes them",
 }
 
 

@@ -71,11 +71,26 @@ class HostTransformer(PatchedLayers):
             extras = {name: value for name, value in given.items() if name != "cond"}
             conditions = self._model.model.extra_conds(cross_attn=context, device=self._model.load_device, **extras)
             context = conditions["c_crossattn"].cond
+        if self.entry.fused_by:
+            return self._fused(context)
         states = context[0].float().cpu()
         if self._norm is None:
             return states
         key = f"diffusion_model.{self.entry.norm}.weight"
         return rms_norm(states, states.shape[-1:], effective_weight(key, self._patches[key]), self._norm.eps)
+
+    def _fused(self, context: Tensor) -> Tensor:
+        """What Krea 2 makes of the states (1, slots, layers x width) of several of an encoder's layers."""
+        network: Any = self._model.model.diffusion_model
+        if context.shape[-1] != network.txtlayers * network.txtdim:
+            raise UserError(
+                f"The model ({self.family}) reads text contexts of width {network.txtlayers * network.txtdim}, the "
+                f"text encoder makes {context.shape[-1]}; connect the one that the model was made for."
+            )
+        comfy.model_management.load_models_gpu([self._model])
+        context = context.to(self._model.load_device, self._model.model.get_dtype_inference())
+        fusion: Any = attrgetter(self.entry.fused_by)(network)
+        return self._norm(fusion(context.unflatten(-1, (network.txtlayers, -1)))[0].float()).cpu()
 
 
 class HostPromptEncoder:

@@ -30,7 +30,7 @@ from ..inputs import checked, filename_input, group_inputs, picture_inputs
 CATEGORY = "ConceptLens/Model editing"
 MODEL = (
     "The model to edit (SD 1.x, SD 2.x, SDXL, Flux.1, Flux.2, Chroma, SD 3, AuraFlow, PixArt, Z-Image, Lumina 2, "
-    "Ernie-Image, HunyuanImage, Qwen-Image, OmniGen2, Anima, Cosmos-Predict2), with its LoRAs and edits so far."
+    "Krea 2, Ernie-Image, HunyuanImage, Qwen-Image, OmniGen2, Anima, Cosmos-Predict2), with its LoRAs and edits so far."
 )
 LoraModel = io.Custom("LORA_MODEL")
 ContextEditType = io.Custom("CONTEXT_EDIT")

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("host_modules")
 
 ROSES = EditPair("a pack of roses", "a pack of blue roses")
 FAMILIES = ("Flux.1", "Chroma", "SD 3", "AuraFlow", "PixArt", "Z-Image", "Qwen-Image", "OmniGen2")
-FAMILIES += ("Anima", "Cosmos-Predict2", "Flux.2", "HunyuanImage")
+FAMILIES += ("Anima", "Cosmos-Predict2", "Flux.2", "HunyuanImage", "Krea 2")
 POOLED = {"Flux.1": "vector_in.in_layer", "SD 3": "y_embedder.mlp.0"}  # the layer that reads a pooled text
-NORMED = {"Z-Image", "Qwen-Image", "OmniGen2", "Anima"}  # or adapted
+NORMED = {"Z-Image", "Qwen-Image", "OmniGen2", "Krea 2", "Anima"}  # or adapted
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -305,7 +305,7 @@ def test_families_without_an_entry_say_why() -> None:
 
     for kind, says in (
         ("HiDreamO1", "as tokens inside of the transformer"),
-        ("Krea2", "pass a transformer of their own"),
+        ("HiDream", "each of its blocks takes states of its own"),
         ("HunyuanDiT", "TIME edits SD 1.x, SD 2.x, SDXL, Flux.1, Flux.2, Chroma, .* its text entry"),
     ):
         config = object.__new__(getattr(comfy.supported_models, kind))

@@ -61,6 +61,15 @@ def hunyuan_target(_: Any) -> Any:
     return comfy.supported_models_base.ClipTarget(HunyuanImageTokenizer, te(byt5=False))
 
 
+def krea_target(config: Any) -> Any:
+    """Without an eye of its size, which no prompt without pictures passes."""
+    import comfy.text_encoders.qwen3vl
+
+    eye = {"hidden_size": 32, "intermediate_size": 32, "depth": 1, "deepstack_visual_indexes": [0]}
+    comfy.text_encoders.qwen3vl.QWEN3VL_VISION["qwen3vl_4b"].update(eye)
+    return config.clip_target()
+
+
 def klein_target(_: Any) -> Any:
     import comfy.supported_models_base
     from comfy.text_encoders.flux import KleinTokenizer, klein_te
@@ -127,6 +136,13 @@ TINY = {
     ),
     "Z-Image": Tiny(
         "ZImage", {**NEXT, "z_image_modulation": True, "pad_tokens_multiple": 32}, {"qwen3_4b_model_config": LANGUAGE}
+    ),
+    "Krea 2": Tiny(  # the states of twelve layers, of which a transformer in the model makes those of one
+        "Krea2",
+        {"image_model": "krea2", "features": 128, "tdim": 32, "txtdim": WIDTH, "heads": 2, "kvheads": 1}
+        | {"multiplier": 2, "layers": 1, "txtheads": 2, "txtkvheads": 2},
+        {"qwen3vl_4b_model_config": {**LANGUAGE, "num_hidden_layers": 36}},
+        krea_target,
     ),
     "Qwen-Image": Tiny(
         "QwenImage",
