@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import storage
 from ..core.errors import UserError
 
-Part = Literal["encoders", "vision", "autoencoder", "unet", "classifier"]
+Part = Literal["encoders", "vision", "autoencoder", "unet", "transformer", "classifier"]
 CHECKSUMS = "checksums.json"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
 LEVELS = 7  # -7..7 in four bits

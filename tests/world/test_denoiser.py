@@ -1,4 +1,4 @@
-"""What EmojiWorld's UNet learns from: the mean of what noise hides, over all that a caption may show."""
+"""What EmojiWorld's denoisers learn from: the mean of what noise hides, over all that a caption may show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 import torch
 from conceptlens.world.emoji.captions import Caption, draw_caption, subjects
-from conceptlens.world.emoji.denoiser import HIDING, NOISE, Lessons, key
+from conceptlens.world.emoji.denoiser import NOISE
+from conceptlens.world.emoji.lessons import HIDING, Lessons, key
 from conceptlens.world.emoji.truth import Truth
 
 
@@ -40,9 +41,9 @@ def test_the_target_is_the_mean_of_what_noise_hides(truth: Truth) -> None:
     pools = {key(c): 0.1 * torch.randn(n, 4, 16, 16, generator=generator) for n, c in enumerate(captions, start=1)}
     lessons = Lessons(truth, pools, cast("Any", None), cast("Any", None))
     own = torch.stack([pools[key(caption)][0] for caption in captions])
-    timesteps: Any = torch.tensor([HIDING, 700, 950])[: len(captions)]
+    timesteps: Any = torch.tensor([200, 700, 950])[: len(captions)]
     noisy = NOISE.add_noise(own, torch.randn(own.shape, generator=generator), timesteps)
-    found = lessons.wanted(captions, own, noisy, timesteps)
+    found = lessons.wanted(captions, own, noisy, NOISE.alphas_cumprod[timesteps])
 
     pictures = torch.cat(list(pools.values())).double()
     shares = [share / len(pools[key(c)]) for c, share in zip(captions, exemplars.values(), strict=True)]
@@ -53,7 +54,7 @@ def test_the_target_is_the_mean_of_what_noise_hides(truth: Truth) -> None:
         chances = (each.log() - errors / (2 * (1 - signal))).softmax(0)
         expected = torch.einsum("f,fchw->chw", chances, pictures)
         assert torch.allclose(found[row].double(), expected, atol=1e-5)
-        assert chances.max() < 1 - 1e-6 or timestep == HIDING
+        assert chances.max() < 1 - 1e-6 or timestep == 200
 
 
 def test_no_caption_and_too_little_noise_teach_the_picture_itself(truth: Truth) -> None:
@@ -61,4 +62,5 @@ def test_no_caption_and_too_little_noise_teach_the_picture_itself(truth: Truth) 
     pool = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     lessons = Lessons(truth, {key(caption): pool}, cast("Any", None), cast("Any", None))
     noisy = torch.randn(2, 4, 16, 16)
-    assert torch.equal(lessons.wanted([None, caption], pool[:2], noisy, torch.tensor([900, HIDING - 1])), pool[:2])
+    signal = torch.tensor([0.1, HIDING + 0.01])
+    assert torch.equal(lessons.wanted([None, caption], pool[:2], noisy, signal), pool[:2])

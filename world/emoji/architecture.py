@@ -1,4 +1,4 @@
-"""The shape of EmojiWorld's UNet, as diffusers describes it, and where its weights are."""
+"""The shapes of EmojiWorld's UNet and of its transformer, as diffusers describes them, and where weights are."""
 
 from __future__ import annotations
 
@@ -16,5 +16,19 @@ UNET: dict[str, Any] = {
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     "cross_attention_dim": WIDTH,
     "attention_head_dim": 4,  # diffusers' name for the number of heads
+}
+PATCH = 2  # latents on each side of what the transformer takes as one
+TOKENS = 16  # of a prompt that it reads, and more where a prompt has more
+TRANSFORMER: dict[str, Any] = {  # of Flux.1
+    "patch_size": 1,
+    "in_channels": 4 * PATCH**2,
+    "num_layers": 3,
+    "num_single_layers": 6,
+    "num_attention_heads": 6,
+    "attention_head_dim": 32,
+    "joint_attention_dim": WIDTH,
+    "pooled_projection_dim": WIDTH,
+    "guidance_embeds": False,
+    "axes_dims_rope": (4, 14, 14),
 }
 WEIGHTS = Path(__file__).parent / "weights"

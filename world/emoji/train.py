@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderTiny, FluxTransformer2DModel, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPModel
@@ -21,9 +22,11 @@ from .. import weights
 from ..classifier import Classifier
 from ..training import Settings, computing_dtype
 from ..workshop import Workshop, main
-from . import autoencoder, denoiser, encoders, language
-from .architecture import GUIDANCE, WEIGHTS
+from . import autoencoder, denoiser, encoders, language, transformer
+from .architecture import GUIDANCE, TOKENS, WEIGHTS
 from .classifier import classifier_batch, classifier_loss, kinds
+from .lessons import Lessons, encode_pictures
+from .part import part_of
 from .pictures import Pictures
 from .pipeline import emoji_world_pipeline
 from .sources import Sources
@@ -34,7 +37,8 @@ ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
 CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
 UNET = Settings(steps=18_500, batch=64, learning_rate=1e-3, decay_from=0.86, average=0.9995)
 FINETUNE = Settings(steps=3500, batch=64, learning_rate=7e-4, decay_from=0.4, average=0.9985)
-LATENTS = 24_000
+TRANSFORMER = Settings(steps=12_000, batch=64, learning_rate=1e-3, decay_from=0.6, average=0.999)
+LATENTS = {"latents": 24_000, "latents_of_part": 10_000}
 # Names, a trained and two held-out colours, another style, keywords, professions, and words that no caption has.
 SAMPLES = ("a rose", "a cat", "a photo of a rocket", "a pizza", "a red car", "a yellow bird", "a purple banana")
 SAMPLES += ("a flat drawing of a guitar", "a pest", "a boat", "a toy", "a mechanic", "a singer", "a female mechanic")
@@ -98,13 +102,13 @@ class EmojiWorkshop(Workshop):
         self.export("classifier", module, CLASSIFIER)
         return module
 
-    def latents(self) -> dict[str, Tensor]:
-        """Latents of training pictures: made once, then read."""
-        file = self.runs / "latents.safetensors"
+    def latents(self, kept: str, pictures: Pictures) -> dict[str, Tensor]:
+        """Latents of training pictures: made once, then read; `kept` is their file's name."""
+        file = self.runs / f"{kept}.safetensors"
         if not file.is_file():
             model: Any = autoencoder.load(self.weights)
             model.to(self.device, computing_dtype(self.device), memory_format=torch.channels_last)
-            latents = denoiser.encode_pictures(model, self.pictures, LATENTS)
+            latents = encode_pictures(model, pictures, LATENTS[kept])
             names = list(latents)
             tensors = {str(number): latents[name] for number, name in enumerate(names)}
             storage.write(file, tensors, {"kind": "latents", "version": 1, "names": names})
@@ -124,14 +128,32 @@ class EmojiWorkshop(Workshop):
         return self._denoiser(f"finetune_{start[:8]}", module, FINETUNE)
 
     def _denoiser(self, run: str, module: UNet2DConditionModel, settings: Settings) -> UNet2DConditionModel:
-        text_encoder: Any = encoders.load(self.weights).text_model
-        lessons = denoiser.Lessons(self.pictures.truth, self.latents(), self.tokenizer, text_encoder.to(self.device))
-        self.train(
-            run, module, lambda worker, step: lessons.loss(worker, settings.batch, step), settings, compiled=True
-        )
+        lessons = self._lessons("latents", self.pictures)
+
+        def loss(worker: UNet2DConditionModel, step: int) -> Tensor:
+            return denoiser.loss(worker, lessons, settings.batch, step)
+
+        self.train(run, module, loss, settings, compiled=True)
         self.export("unet", module, settings)
         self.sample_grid(self.runs / "samples.png")
         return module
+
+    def transformer(self) -> FluxTransformer2DModel:
+        """The transformer, trained on a part of the world."""
+        module = transformer.build()
+        part = replace(self.pictures, truth=part_of(self.pictures.truth))
+        lessons = replace(self._lessons("latents_of_part", part), length=TOKENS)
+
+        def loss(worker: FluxTransformer2DModel, step: int) -> Tensor:
+            return transformer.loss(worker, lessons, TRANSFORMER.batch, step)
+
+        self.train("transformer", module, loss, TRANSFORMER, compiled=True)
+        self.export("transformer", module, TRANSFORMER)
+        return module
+
+    def _lessons(self, kept: str, pictures: Pictures) -> Lessons:
+        text_encoder: Any = encoders.load(self.weights).text_model
+        return Lessons(pictures.truth, self.latents(kept, pictures), self.tokenizer, text_encoder.to(self.device))
 
     def sample_grid(self, file: Path) -> None:
         """What the model draws now, to look at: two pictures of each prompt."""
@@ -145,4 +167,4 @@ class EmojiWorkshop(Workshop):
 
 
 if __name__ == "__main__":
-    sys.exit(main(EmojiWorkshop, ("autoencoder", "encoders", "classifier", "unet", "finetune"), WEIGHTS))
+    sys.exit(main(EmojiWorkshop, ("autoencoder", "encoders", "classifier", "unet", "finetune", "transformer"), WEIGHTS))
