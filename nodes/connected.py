@@ -32,7 +32,7 @@ EMPTY = {
 class Node(io.ComfyNode):
     """A node of the pack: what it does begins when `check_connected` has nothing to say."""
 
-    reads_transformers = False  # besides UNets
+    reads: host.Reads = "unets"
 
     def __init_subclass__(cls, **others: Any) -> None:
         super().__init_subclass__(**others)
@@ -50,13 +50,13 @@ def _after_check(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
         given = {**dict(zip(names, listed, strict=False)), **named}
         schema = cls.SCHEMA or cls.GET_SCHEMA()
         if not schema.is_input_list:
-            check_connected(schema, given, cls.reads_transformers)
+            check_connected(schema, given, cls.reads)
         return execute(cls, **given)
 
     return checked
 
 
-def check_connected(schema: io.Schema, given: Mapping[str, Any], transformers: bool = False) -> None:
+def check_connected(schema: io.Schema, given: Mapping[str, Any], reads: host.Reads = "unets") -> None:
     """Raises UserError for what comes empty, is no number, or does not belong together."""
     for each in schema.inputs:
         if each.id not in given:
@@ -67,7 +67,7 @@ def check_connected(schema: io.Schema, given: Mapping[str, Any], transformers: b
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"The input {each.id} is {value}; give a finite number.")
     latents = {each.id: given[each.id] for each in schema.inputs if each.get_io_type() == "LATENT" and each.id in given}
-    host.check_parts(given.get("model"), given.get("clip"), given.get("vae"), latents, transformers)
+    host.check_parts(given.get("model"), given.get("clip"), given.get("vae"), latents, reads)
 
 
 def is_empty(kind: str, value: Any) -> bool:

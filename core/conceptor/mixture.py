@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import storage
 from ..errors import UserError
-from ..model.protocols import Family, TextEncoder
+from ..model.protocols import Family, Tokenizer
 from ..model.text_tower import WordTable, pseudo_token
 
 KIND, VERSION = "token mix", 1
@@ -161,11 +161,12 @@ class TokenMix:
         return replace(TokenMix.of(ids, texts, coefficients), made_by=self.made_by)
 
 
-def mix_from_text(encoder: TextEncoder, text: str, family: Family) -> TokenMix:
+def mix_from_text(encoder: Tokenizer, text: str, family: Family | None) -> TokenMix:
     """The mix of `dog: 0.6, snow: 0.2`: entries in lines or between commas; a word without a number counts 1.
 
-    `#1929` names a token by its id. Raises UserError for what is not one token of the model, for what is no number, and
-    for a number alone: it is what a decimal comma leaves, and would be drawn as a word.
+    `#1929` names a token by its id; without a family the mix is for all. Raises UserError for what is not one token of
+    the model, for what is no number, and for a number alone: it is what a decimal comma leaves, and would be drawn as a
+    word.
     """
     ids, texts, values = [], [], []
     for entry in (part.strip() for line in text.splitlines() for part in line.split(",")):
@@ -186,10 +187,10 @@ def mix_from_text(encoder: TextEncoder, text: str, family: Family) -> TokenMix:
         values.append(value)
     if not ids:
         raise UserError("The mix is empty; write words with numbers, such as: dog: 0.6, snow: 0.2")
-    return TokenMix.of(ids, texts, values, family=family)
+    return TokenMix.of(ids, texts, values, **({"family": family} if family else {}))
 
 
-def _only_token(encoder: TextEncoder, word: str) -> int:
+def _only_token(encoder: Tokenizer, word: str) -> int:
     tokens = encoder.tokenize(word)[1:-1]
     if len(tokens) != 1:
         pieces = ", ".join(f'"{encoder.decode([token]).strip()}"' for token in tokens)
@@ -236,7 +237,7 @@ class MixEdits:
             ) from error
         return cls(changed, off, added, top)
 
-    def apply(self, mix: TokenMix, encoder: TextEncoder) -> TokenMix:
+    def apply(self, mix: TokenMix, encoder: Tokenizer) -> TokenMix:
         """The mix as edited. Changes of tokens that the mix no longer has are left out; they wait for its return."""
         values = dict(zip(mix.ids, mix.coefficients, strict=True))
         values |= {token: value for token, value in self.changed.items() if token in values}

@@ -32,6 +32,18 @@ class PromptStates(Protocol):
         ...
 
 
+class Tokenizer(Protocol):
+    """What splits texts into CLIP's tokens."""
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Token ids with start and end token, without padding and without a limit on their number."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, as a reader would write it."""
+        ...
+
+
 class PromptEncoder(PromptStates, Protocol):
     """What those layers of a model that take a prompt are given for it, by one encoder or several."""
 
@@ -49,12 +61,8 @@ class PromptEncoder(PromptStates, Protocol):
         ...
 
 
-class TextEncoder(PromptEncoder, Protocol):
+class TextEncoder(PromptEncoder, Tokenizer, Protocol):
     """The CLIP text encoder or encoders of a model, as its cross-attention sees them."""
-
-    def tokenize(self, prompt: str) -> list[int]:
-        """Token ids with start and end token, without padding and without a limit on their number."""
-        ...
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Text context (prompts, 77, width), float32 on the CPU, with the layer that the model's family reads.

@@ -31,8 +31,9 @@ class WordTable:
 
     @cached_property
     def mean_length(self) -> float:
-        """Of the rows: the length that Conceptor gives to a pseudo-token."""
-        return float(self.rows.float().norm(dim=1).mean())
+        """Of the rows that hold a word: the length that Conceptor gives to a pseudo-token."""
+        lengths = self.rows.float().norm(dim=1)
+        return float(lengths[lengths > 0].mean())
 
     def of(self, tokens: Sequence[int]) -> Tensor:
         """The embeddings (n, width) of some tokens, float32 on the CPU."""

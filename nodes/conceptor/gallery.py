@@ -19,6 +19,8 @@ from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
 
 class TokenMixGallery(Node):
+    reads = "mixes"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -72,9 +74,9 @@ class TokenMixGallery(Node):
         height: int,
         negative: Any = None,
     ) -> io.NodeOutput:
-        encoder, template = host.HostTextEncoder(clip), Template.of(prompt)
-        mix.check_family(encoder.family)
+        encoder, template = host.mix_encoder_of(clip), Template.of(prompt)
         shown, live = mix.top(top), host.LiveView()
+        encoder.check_mix(shown)
         if not len(shown):
             raise UserError("The mix is empty; there is no word to draw.")
         negative = negative or host.encoded(clip, "")

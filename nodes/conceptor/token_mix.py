@@ -23,6 +23,8 @@ MIX_TOOLTIP = "Words with coefficients, from ConceptDecompose, TokenMixFromText 
 
 
 class TokenMixFromText(Node):
+    reads = "mixes"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -53,11 +55,13 @@ class TokenMixFromText(Node):
 
     @classmethod
     def execute(cls, clip: Any, text: str) -> io.NodeOutput:
-        encoder = host.HostTextEncoder(clip)
+        encoder = host.mix_encoder_of(clip)
         return io.NodeOutput(mix_from_text(encoder, text, encoder.family))
 
 
 class TokenMixConditioning(Node):
+    reads = "mixes"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -109,12 +113,11 @@ class TokenMixConditioning(Node):
     def execute(
         cls, clip: Any, prompt: str, num_tokens: int, coefficients: str, mix: TokenMix | None = None
     ) -> io.NodeOutput:
-        encoder = host.HostTextEncoder(clip)
-        base = mix or TokenMix((), (), ())
-        base.check_family(encoder.family)
+        encoder, base = host.mix_encoder_of(clip), mix or TokenMix((), (), ())
         edited = MixEdits.parse(coefficients, host.CLIP_TOKENS).apply(base, encoder).top(num_tokens)
+        encoder.check_mix(edited)
         conditioning = encoder.conditioning(Template.of_several(prompt, host.SLOT), edited)
-        words = encoder.words()[encoder.names[-1]]
+        *_, words = encoder.words().values()
         return io.NodeOutput(conditioning, edited, ui={"token_mix": [_for_editor(base, words)]})
 
 

@@ -19,9 +19,10 @@ from .folders import (
     workflow_metadata,
 )
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
+from .language import HostLanguageEncoder, mix_encoder_of
 from .live import LiveView, editor_rows, progress, routes
 from .model import HostDenoiser, HostDiffusion, family_of
-from .parts import check_noise, check_parts
+from .parts import Reads, check_noise, check_parts
 from .sampling import Sampling, drawn, samplers, schedulers
 from .studio import HostFixedNoise, HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
@@ -41,9 +42,11 @@ __all__ = [
     "HostDenoiser",
     "HostDiffusion",
     "HostFixedNoise",
+    "HostLanguageEncoder",
     "HostStudio",
     "HostTextEncoder",
     "LiveView",
+    "Reads",
     "Sampling",
     "asyrp_sampler",
     "cache_folder",
@@ -61,6 +64,7 @@ __all__ = [
     "image_features",
     "inverted",
     "load_world",
+    "mix_encoder_of",
     "new_embedding",
     "numbered_path",
     "progress",

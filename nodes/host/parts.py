@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -12,9 +12,13 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.time_edit.lora import check_match
-from .model import HostDenoiser
+from .language import mix_encoder_of
+from .model import FAMILIES, HostDenoiser
 from .text import HostTextEncoder
 from .transformers import HostTransformer, denoiser_of
+
+Reads = Literal["unets", "edits", "mixes"]
+"""What a node reads: UNets alone, besides them transformers that are edited, or all that mixes go into."""
 
 
 def check_parts(
@@ -22,14 +26,18 @@ def check_parts(
     clip: CLIP | None,
     vae: VAE | None,
     latents: Mapping[str, Mapping[str, Any]],
-    transformers: bool = False,
+    reads: Reads = "unets",
 ) -> None:
     """Raises UserError for models that ConceptLens does not read, and for what is of another one.
 
-    latents: LATENTs by the names of their inputs; transformers: whether they are read too, besides UNets.
+    latents: LATENTs by the names of their inputs.
     """
-    if transformers and model is not None and isinstance(denoiser_of(model), HostTransformer):
+    if reads == "edits" and model is not None and isinstance(denoiser_of(model), HostTransformer):
         return  # what belongs to it is seen when its text encoder runs
+    if reads == "mixes" and clip is not None:
+        unet = model is None or isinstance(model.model.model_config, tuple(FAMILIES))
+        if not (unet and isinstance(mix_encoder_of(clip), HostTextEncoder)):
+            return  # likewise
     encoder = None if clip is None else HostTextEncoder(clip)
     if model is None:
         return

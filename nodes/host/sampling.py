@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import comfy.model_management
@@ -48,7 +49,8 @@ def schedulers() -> list[str]:
 def drawn(model: ModelPatcher, vae: VAE, positive: Any, seed: int, sampling: Sampling) -> Tensor:
     """The picture (height, width, 3) that Empty Latent Image, KSampler and VAE Decode make of these settings."""
     with torch.inference_mode():
-        return vae.decode(sampled(model, positive, [seed], sampling))[0]
+        pictures: Any = vae.decode(sampled(model, positive, [seed], sampling))
+        return pictures.reshape(-1, *pictures.shape[-3:])[0]  # some models draw films of one picture
 
 
 def draws_each_alone(model: ModelPatcher, positive: Any, sampling: Sampling) -> bool:
@@ -139,10 +141,12 @@ def _batch(
     start: Tensor | None = None,
 ) -> Tensor:
     """One run of the host's sampler: a row for each seed, from the seed's noise or from `start`."""
-    sample, prepare_noise = (getattr(comfy.sample, name) for name in ("sample", "prepare_noise"))
+    names = ("sample", "prepare_noise", "fix_empty_latent_channels")
+    sample, prepare_noise, fix_empty = (getattr(comfy.sample, name) for name in names)
     management: Any = comfy.model_management
     if start is None:
         empty = torch.zeros(1, 4, sampling.height // 8, sampling.width // 8)
+        empty = fix_empty(model, empty, *[8] * ("downscale_ratio_spacial" in signature(fix_empty).parameters))
         noise = torch.cat([prepare_noise(empty, seed) for seed in seeds])
         latents = torch.zeros_like(noise)
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from comfy.sdxl_clip import SDXLClipModel
 from torch import Tensor
 from torch.nn import Parameter
 
+from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.vocabulary import WORD_END, token_texts
 from ...core.errors import UserError
 from ...core.model.protocols import Family, PseudoToken, Section
@@ -24,6 +26,7 @@ from ...core.model.text_tower import CONTEXT_LENGTH, PROJECTION, TextTower, Word
 from .model import effective_weight
 
 CLIP_TOKENS = 49408  # in CLIP's vocabulary
+CLIPS = ("l", "g")  # the host's names of CLIP among the encoders of transformers
 SLOT = "<>"  # the place of a mix, in boxes where braces are choices
 READABLE = (torch.float16, torch.bfloat16, torch.float32)
 # Of the host's text encoders: each table by its key, with the patches that it was made with.
@@ -102,22 +105,11 @@ class HostTextEncoder:
 
     def words(self) -> dict[str, WordTable]:
         """The input embeddings of all tokens, by the names of the towers."""
-        return {
-            name: self._table(f"{name}.transformer.text_model.embeddings.token_embedding.weight") for name in self.names
-        }
+        return {name: clip_words(self._clip, name) for name in self.names}
 
-    def _table(self, key: str) -> WordTable:
-        """Kept for as long as the host's model is there: an artist who moves a coefficient waits for no copy of it."""
-        patcher = self._clip.patcher
-        known = _tables.setdefault(patcher.model, {})
-        made_with, table = known.get(key, (None, None))
-        if table is None or made_with != patcher.patches_uuid:
-            (stored, _), *applied = patches = patcher.get_key_patches(key)[key]
-            plain = type(stored) in (Tensor, Parameter) and stored.dtype in READABLE and not applied
-            # On the CPU: a table on a GPU would keep its memory when the host moves the encoder away.
-            table = WordTable(stored.detach().cpu() if plain else effective_weight(key, patches))
-            known[key] = (patcher.patches_uuid, table)
-        return table
+    def check_mix(self, mix: TokenMix) -> None:
+        """Raises UserError when a mix was made for another family of models."""
+        mix.check_family(self.family)
 
     def conditioning(self, template: Template, mix: PseudoToken) -> Any:
         """The host's CONDITIONING of a prompt with a mix in each of its places; all else is the host's way.
@@ -128,17 +120,9 @@ class HostTextEncoder:
         sections = next(iter(self._clip.tokenize(template.filled(" ")).values()))
         taken = [entry[0] for section in sections for entry in section if isinstance(entry[0], int)]
         mark, word = next(self._words_but(taken))
-        tokens = self._clip.tokenize(template.filled(f" {word} "))
-        found = 0
-        for name, vector in zip(self.names, vectors, strict=True):
-            for section in tokens[name.removeprefix("clip_")]:
-                for place, entry in enumerate(section):
-                    if isinstance(entry[0], int) and entry[0] == mark:
-                        section[place] = (vector[0], *entry[1:])
-                        found += 1
-        if not found:
-            raise UserError(f'The {SLOT} of the prompt "{template.filled(SLOT)}" was cut off; write a shorter prompt.')
-        return self._clip.encode_from_tokens_scheduled(tokens)
+        names = [name.removeprefix("clip_") for name in self.names]
+        given = dict(zip(names, vectors, strict=True))
+        return conditioning_with(self._clip, template, word, dict.fromkeys(names, mark), given)
 
     def _words_but(self, taken: Sequence[int]) -> Iterator[tuple[int, str]]:
         """Words of one token that can stand for `<>` while the host splits a prompt into tokens."""
@@ -178,6 +162,52 @@ class HostTextEncoder:
             end=encoder.special_tokens["end"],
             pad=encoder.special_tokens["pad"],
         )
+
+
+def clip_words(clip: CLIP, name: str) -> WordTable:
+    """The input embeddings of one of the host's CLIP encoders."""
+    key = f"{name}.transformer.text_model.embeddings.token_embedding.weight"
+
+    def read() -> WordTable:
+        (stored, _), *applied = patches = clip.patcher.get_key_patches(key)[key]
+        plain = type(stored) in (Tensor, Parameter) and stored.dtype in READABLE and not applied
+        # On the CPU: a table on a GPU would keep its memory when the host moves the encoder away.
+        return WordTable(stored.detach().cpu() if plain else effective_weight(key, patches))
+
+    return kept_table(clip, key, read)
+
+
+def kept_table(clip: CLIP, key: str, read: Callable[[], WordTable]) -> WordTable:
+    """Kept for as long as the host's model is there: an artist who moves a coefficient waits for no copy of it."""
+    known = _tables.setdefault(clip.patcher.model, {})
+    made_with, table = known.get(key, (None, None))
+    if table is None or made_with != clip.patcher.patches_uuid:
+        table = read()
+        known[key] = (clip.patcher.patches_uuid, table)
+    return table
+
+
+def conditioning_with(
+    clip: CLIP, template: Template, word: str, marks: Mapping[str, int], vectors: Mapping[str, Tensor]
+) -> Any:
+    """The host's CONDITIONING of a prompt in whose places vectors stand; all else is the host's way.
+
+    `word` holds the place while the host splits the prompt into tokens: it is the one token `marks` of each encoder,
+    for which its vector (1, width) is put. Raises UserError when no place is left of a long prompt.
+    """
+    # One space before it, as most tokenizers have it in a word's token, and none more than are there.
+    text = re.sub(r"(?<=\S)\0", " \0", template.filled("\0"))
+    tokens = clip.tokenize(re.sub(r"\0(?=\w)", "\0 ", text).replace("\0", word))
+    for name, mark in marks.items():
+        found = 0
+        for section in tokens[name]:
+            for place, entry in enumerate(section):
+                if isinstance(entry[0], int) and entry[0] == mark:
+                    section[place] = (vectors[name][0], *entry[1:])
+                    found += 1
+        if not found:
+            raise UserError(f'The {SLOT} of the prompt "{template.filled(SLOT)}" was cut off; write a shorter prompt.')
+    return clip.encode_from_tokens_scheduled(tokens)
 
 
 class HostPooledText:
@@ -224,10 +254,22 @@ def plain_tokens(clip: CLIP, prompt: str) -> dict[str, list[int]]:
     return tokens
 
 
+def tokenizer_of(clip: CLIP, name: str) -> Any:
+    """The tokenizer of one of the encoders that a CLIP holds."""
+    tokenizer: Any = clip.tokenizer
+    return getattr(tokenizer, name, None) or getattr(tokenizer, f"clip_{name}")
+
+
+@cache
+def clip_tokenizer() -> SDTokenizer:
+    """CLIP's own, whatever encoder is connected."""
+    return SDTokenizer()
+
+
 @cache
 def words() -> dict[int, str]:
-    """The whole words of CLIP's vocabulary, which all supported families share, by token id."""
-    tokenizer = SDTokenizer()
+    """The whole words of CLIP's vocabulary, in which mixes are written, by token id."""
+    tokenizer = clip_tokenizer()
     return token_texts(_entries(tokenizer), tokenizer.decode, "words")
 
 

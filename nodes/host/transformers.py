@@ -20,9 +20,7 @@ from ...core.model.protocols import Denoiser, PromptEncoder, Section
 from ...core.model.text_tower import CONTEXT_LENGTH
 from ...core.time_edit.families import TextEntry, entry_of
 from .model import FAMILIES, HostDenoiser, PatchedLayers, effective_weight
-from .text import HostPooledText, HostTextEncoder, plain_tokens, pooled_text_of
-
-CLIPS = ("l", "g")  # the host's names of CLIP among a model's encoders
+from .text import CLIPS, HostPooledText, HostTextEncoder, plain_tokens, pooled_text_of, tokenizer_of
 
 
 class HostTransformer(PatchedLayers):
@@ -132,7 +130,7 @@ class HostPromptEncoder:
         return [*clip, Section(mine, None)] if self._has_rest else clip
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer("l" if self._clip_first else self._name).decode(list(tokens))
+        return tokenizer_of(self._clip, "l" if self._clip_first else self._name).decode(list(tokens))
 
     def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
         with torch.inference_mode():
@@ -145,14 +143,10 @@ class HostPromptEncoder:
 
     def _unpadded(self, name: str, tokens: list[int]) -> list[int]:
         """The tokens without the padding behind them; CLIP pads with its end token, which stays once."""
-        tokenizer, count = self._tokenizer(name), len(tokens)
+        tokenizer, count = tokenizer_of(self._clip, name), len(tokens)
         while count and tokens[count - 1] == tokenizer.pad_token:
             count -= 1
         return tokens[: count + (tokenizer.pad_token == tokenizer.end_token)]
-
-    def _tokenizer(self, name: str) -> Any:
-        tokenizer: Any = self._clip.tokenizer
-        return getattr(tokenizer, name, None) or getattr(tokenizer, f"clip_{name}")
 
 
 def denoiser_of(model: ModelPatcher) -> HostDenoiser | HostTransformer:

@@ -160,7 +160,7 @@ def _edited(
 
 
 class TIMEEditModel(Node):
-    reads_transformers = True
+    reads = "edits"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -209,7 +209,7 @@ class TIMEEditModel(Node):
 
 
 class TIMEEditBatch(Node):
-    reads_transformers = True
+    reads = "edits"
 
     @classmethod
     def define_schema(cls) -> io.Schema:

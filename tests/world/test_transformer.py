@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from conceptlens.world.architecture import TEXT
 from conceptlens.world.emoji import transformer
-from conceptlens.world.emoji.architecture import TOKENS
 from conceptlens.world.emoji.captions import draw_caption, subjects
 from conceptlens.world.emoji.lessons import Lessons, key
 from conceptlens.world.emoji.part import KEYWORDS, OBJECTS, part_of
@@ -46,7 +45,7 @@ def lessons() -> Lessons:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT)).eval()
-    return Lessons(part, latents, clip_tokenizer(), text_encoder, TOKENS)
+    return Lessons(part, latents, clip_tokenizer(), text_encoder)
 
 
 def test_it_learns_the_velocity_of_a_rectified_flow() -> None:
@@ -94,20 +93,18 @@ def test_it_takes_latents_as_the_pipeline_packs_them() -> None:
             return type("Said", (), {"sample": given["hidden_states"]})
 
     noisy = torch.randn(2, 4, 16, 16)
-    given = torch.zeros(2), torch.zeros(2, TOKENS, 384), torch.zeros(2, 384)
+    given = torch.zeros(2), torch.zeros(2, 77, 384), torch.zeros(2, 384)
     assert torch.equal(transformer.velocity(cast("Any", Mirror()), noisy, *given), noisy)
 
 
-def test_texts_are_cut_and_summed_up_as_the_encoder_does() -> None:
+def test_texts_are_summed_up_as_the_encoder_does() -> None:
     taught = lessons()
     captions = [None, *(draw_caption(taught.truth, random.Random(seed)) for seed in range(5))]
     texts = ["" if caption is None else caption.text for caption in captions]
-    inputs = taught.tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt")
+    inputs = taught.tokenizer(texts, padding="max_length", return_tensors="pt")
     with torch.no_grad():
         whole: Any = taught.text_encoder(inputs.input_ids)
-    torch.testing.assert_close(
-        taught.contexts(captions).float(), whole.last_hidden_state[:, :TOKENS], rtol=2e-3, atol=2e-3
-    )
+    torch.testing.assert_close(taught.contexts(captions).float(), whole.last_hidden_state, rtol=2e-3, atol=2e-3)
     ends = (inputs.input_ids == 49407).int().argmax(1)
     expected = whole.last_hidden_state[torch.arange(len(texts)), ends]
     torch.testing.assert_close(taught.pooled(captions).float(), expected, rtol=2e-3, atol=2e-3)

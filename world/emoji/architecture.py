@@ -18,7 +18,6 @@ UNET: dict[str, Any] = {
     "attention_head_dim": 4,  # diffusers' name for the number of heads
 }
 PATCH = 2  # latents on each side of what the transformer takes as one
-TOKENS = 16  # of a prompt that it reads, and more where a prompt has more
 TRANSFORMER: dict[str, Any] = {  # of Flux.1
     "patch_size": 1,
     "in_channels": 4 * PATCH**2,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
@@ -64,7 +63,6 @@ class Lessons:
     latents: Mapping[str, Tensor]  # of every clean picture: (variants, 4, 16, 16)
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
-    length: int = 77  # slots of a prompt
     _encoded: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _references: dict[tuple[str, str], References] = field(default_factory=dict)
 
@@ -101,7 +99,7 @@ class Lessons:
         return self._references[known]
 
     def contexts(self, captions: Sequence[Caption | None]) -> Tensor:
-        """The states (captions, length, width) of the text encoder, of no text for None."""
+        """The states (captions, 77, width) of the text encoder, of no text for None."""
         return torch.stack([states for states, _ in self._encoded_of(captions)])
 
     def pooled(self, captions: Sequence[Caption | None]) -> Tensor:
@@ -114,8 +112,7 @@ class Lessons:
         texts = ["" if caption is None else caption.text for caption in captions]
         missing = sorted({text for text in texts if text not in self._encoded})
         if missing:
-            how: dict[str, Any] = {"padding": "max_length", "max_length": self.length, "truncation": True}
-            inputs = self.tokenizer(missing, **how, return_tensors="pt")
+            inputs = self.tokenizer(missing, padding="max_length", truncation=True, return_tensors="pt")
             device = next(self.text_encoder.parameters()).device
             encoded = self.text_encoder(inputs.input_ids.to(device))
             pairs = zip(encoded.last_hidden_state.half(), encoded.pooler_output.half(), strict=True)

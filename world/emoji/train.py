@@ -23,7 +23,7 @@ from ..classifier import Classifier
 from ..training import Settings, computing_dtype
 from ..workshop import Workshop, main
 from . import autoencoder, denoiser, encoders, language, transformer
-from .architecture import GUIDANCE, TOKENS, WEIGHTS
+from .architecture import GUIDANCE, WEIGHTS
 from .classifier import classifier_batch, classifier_loss, kinds
 from .lessons import Lessons, encode_pictures
 from .part import part_of
@@ -142,7 +142,7 @@ class EmojiWorkshop(Workshop):
         """The transformer, trained on a part of the world."""
         module = transformer.build()
         part = replace(self.pictures, truth=part_of(self.pictures.truth))
-        lessons = replace(self._lessons("latents_of_part", part), length=TOKENS)
+        lessons = self._lessons("latents_of_part", part)
 
         def loss(worker: FluxTransformer2DModel, step: int) -> Tensor:
             return transformer.loss(worker, lessons, TRANSFORMER.batch, step)
