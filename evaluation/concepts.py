@@ -37,7 +37,7 @@ from ..pipelines.studio import DiffusersStudio
 from ..world.emoji.architecture import GUIDANCE
 from ..world.emoji.captions import Caption
 from ..world.emoji.pictures import DRAWN, varied
-from .laboratory import Laboratory
+from .laboratory import STEPS, Laboratory
 from .measures import Measure, report
 
 PROMPT = Template.of("a photo of a {}")
@@ -51,7 +51,6 @@ PUBLISHED = Preset(
     sampling_steps=25,
     sampler="ddim",
 )
-STEPS = 25  # of the pictures that are judged
 SECOND = 1000  # the other seed; the pictures of the first are those of 0 and some after it
 TOP = 10  # tokens of a mix that are looked at
 JUDGED = 32  # pictures in which a share is counted
@@ -104,7 +103,7 @@ class Bench:
     @cached_property
     def studio(self) -> DiffusersStudio:
         """For the pictures that are judged, and those of the published fit."""
-        return DiffusersStudio(self.lab.pipe, Sampling(STEPS, GUIDANCE), self.cache)
+        return DiffusersStudio(self.lab.pipe, Sampling(STEPS, GUIDANCE, sampler="dpmpp_2m"), self.cache)
 
     def studio_of(self, preset: Preset) -> DiffusersStudio:
         """For explanations."""

@@ -29,6 +29,7 @@ from .vocabulary import Vocabulary
 GRADIENT_DRAWS = 4, 64  # for each picture, and at most
 # Of validation: one that has the model's own word as its target says more than one of noise.
 DRAWS_PER_PICTURE = {"shares": 1, "conceptor": 2}
+WORTH_DRAWS = 40  # of all pictures, on which the words of a mixture are taken out one by one
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
 ENOUGH = 1.28  # times the loss of the concept's own word: what those may leave unexplained
 LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention
@@ -209,7 +210,10 @@ def decompose(
         if settings.method == "shares" and not raced:  # what was published keeps all words
             chosen, values, removal = helpful(diffusion, slot, chosen, values, judged_by)
         else:
-            removal = removal_costs(diffusion, slot, chosen, values, judged_by)
+            worth = judged_by
+            if raced:  # each word draws other pictures: all of them count
+                worth = draw(torch.cat([latents, held_out]), WORTH_DRAWS, decisive(diffusion), generator)
+            removal = removal_costs(diffusion, slot, chosen, values, worth)
         if settings.method == "conceptor":
             known["alone"] = chosen.by_token(token_losses(diffusion, slot, chosen.singles(), drawn).mean(1))
     known |= {"removal": chosen.by_token(removal), "validation": judge(chosen, values)}
@@ -278,7 +282,8 @@ def phases(
     tokens, draws = min(settings.num_tokens, words), DRAWS_PER_PICTURE[settings.method] * held_out
     judging = draws if judging is None else judging
     validations = 1 + math.ceil(settings.steps / settings.validate_every)
-    race = sum((size + 1) * count for size, count in rounds(words, settings.racers, settings.draws))
+    raced = rounds(words, settings.racers, settings.draws)
+    race, (finalists, _) = sum((size + 1) * count for size, count in raced), raced[-1]
     taught, published = (draws, 0) if settings.method == "shares" else (0, tokens * draws)
     return {
         "the model's own word": taught,
@@ -286,7 +291,9 @@ def phases(
         "comparing words": taught and race,
         "fitting coefficients": settings.steps * settings.batch_size * (1 + BACKWARD + (taught > 0))
         + validations * (judging + shown),
-        "judging each word": published + (tokens + 1) * draws + judging,
+        "judging each word": max((tokens + 1) * draws, (min(tokens, finalists) + 1) * WORTH_DRAWS)
+        + published
+        + judging,
     }
 
 

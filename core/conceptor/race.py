@@ -11,8 +11,8 @@ from torch import Tensor
 from ..model.diffusion import Diffusion, Draws, draw
 from .dictionary import LIKENESS, Dictionary, Slot, token_losses
 
-# The share of the timesteps between which a text decides what is seen: before, its colours are; after, its grain.
-DECISIVE = (0.25, 0.7)
+# Noise over signal, between which a text decides what is seen: with more its colours are, with less its grain.
+DECISIVE = (0.695, 3.33)
 FACTOR, MORE = 4, 2  # by which the second round of a race has fewer words, and more draws come
 FINALISTS = 16  # words of a race that never leave it: a vocabulary of two words is asked how pictures divide
 ITERATIONS = 200  # of expectation maximisation, after which shares hardly move
@@ -103,8 +103,10 @@ def _shares(chances: Tensor, weights: Tensor) -> Tensor:
 
 def decisive(diffusion: Diffusion) -> tuple[int, int]:
     """The timesteps at which a text decides what is seen: the first, and the one after the last."""
-    count = len(diffusion.alphas_cumprod)
-    return int(DECISIVE[0] * count), int(DECISIVE[1] * count)
+    sigmas = (1 / diffusion.alphas_cumprod - 1).sqrt()
+    first, last = (int((sigmas < sigma).sum()) for sigma in DECISIVE)
+    first = min(first, len(sigmas) - 1)
+    return first, max(first + 1, last)
 
 
 def of_each_picture(losses: Tensor, pictures: Tensor) -> Tensor:

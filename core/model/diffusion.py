@@ -12,17 +12,22 @@ from torch import Tensor
 from ..errors import UserError
 from .text_tower import Encoded
 
-Prediction = Literal["epsilon", "v", "sample"]  # a UNet says the noise, v, or the latents without noise
+# A model says the noise, v, the latents without noise, or the velocity of a rectified flow.
+Prediction = Literal["epsilon", "v", "sample", "flow"]
 
 
 class Diffusion(Protocol):
-    """A UNet that can be differentiated with respect to its text."""
+    """A UNet, or a transformer, that can be differentiated with respect to its text.
+
+    A rectified flow's latents (1 - sigma) x_0 + sigma eps are sqrt((1 - sigma)^2 + sigma^2) times those of
+    a_t = (1 - sigma)^2 / ((1 - sigma)^2 + sigma^2), which is how they are given here (`flow_alphas_cumprod`).
+    """
 
     prediction: Prediction
     alphas_cumprod: Tensor  # (timesteps,): the share of the signal's variance that each training timestep leaves
 
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
-        """The UNet's output, float32, for noisy latents (n, 4, h, w) at timesteps (n,) with n encoded prompts."""
+        """The model's output, float32, for noisy latents (n, 4, h, w) at timesteps (n,) with n encoded prompts."""
         ...
 
     def make_room(self) -> bool:
@@ -41,6 +46,11 @@ def check_channels(channels: int) -> None:
             f"The UNet reads {channels} channels, as for inpainting; concepts are explained with one that reads "
             "4: load the plain checkpoint."
         )
+
+
+def flow_alphas_cumprod(sigmas: Tensor) -> Tensor:
+    """The signal's share (timesteps,) of the variance of a rectified flow's latents at noise levels (timesteps,)."""
+    return (1 - sigmas) ** 2 / ((1 - sigmas) ** 2 + sigmas**2)
 
 
 def add_noise(alphas_cumprod: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -103,15 +113,17 @@ def draw(latents: Tensor, count: int, timesteps: tuple[int, int], generator: tor
 
 
 def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tensor:
-    """The mean squared error (n,) of each prediction: of eps, x_0, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0.
+    """The mean squared error (n,) of each prediction: of eps, x_0, v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, or eps - x_0.
 
     Of the draws' own target where they have one. Of eps it is DDPM's simplified loss (arXiv 2006.11239, equation 14); v
-    is that of Progressive Distillation (arXiv 2202.00512, section 4). `encoded` has n prompts, one for each of the n
-    draws.
+    is that of Progressive Distillation (arXiv 2202.00512, section 4), eps - x_0 the velocity of a rectified flow (arXiv
+    2209.03003, equation 1). `encoded` has n prompts, one for each of the n draws.
     """
     target = drawn.target
     if target is None and diffusion.prediction == "v":
         target = add_noise(diffusion.alphas_cumprod, drawn.noise, -drawn.latents, drawn.timesteps)
+    elif target is None and diffusion.prediction == "flow":
+        target = drawn.noise - drawn.latents
     elif target is None:
         target = drawn.latents if diffusion.prediction == "sample" else drawn.noise
     noisy = add_noise(diffusion.alphas_cumprod, drawn.latents, drawn.noise, drawn.timesteps)
