@@ -32,6 +32,7 @@ from .hspace.directions import (
 from .hspace.jacobian import HSpaceJacobian
 from .hspace.process import HSpaceInvert, SamplerAsyrp
 from .time_edit.edit import SaveTIMEEdit, TIMEEditBatch, TIMEEditConditioning, TIMEEditModel
+from .time_edit.mix import SaveTokenMixEdit
 from .worlds import EmojiWorldLoader, FaceWorldLoader
 
 
@@ -44,7 +45,7 @@ class ConceptLensExtension(ComfyExtension):
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
             *(ImageDecompose, ConceptBias, TokenMixBalance, ConceptCard),
-            *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding),
+            *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding, SaveTokenMixEdit),
             *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceDisentangle, HSpaceDirection),
             *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),
             *(SaveHSpaceDirections, LoadHSpaceDirections),

@@ -3,7 +3,7 @@
 
 import { app } from "../../scripts/app.js";
 
-const SAVING = ["SaveTIMEEdit", "SaveTokenMix", "SaveHSpaceDirections"];
+const SAVING = ["SaveTIMEEdit", "SaveTokenMix", "SaveTokenMixEdit", "SaveHSpaceDirections"];
 
 app.registerExtension({
   name: "conceptlens.FilenamePrefix",

@@ -26,7 +26,7 @@ from .parts import Reads, check_noise, check_parts
 from .sampling import Sampling, drawn, samplers, schedulers
 from .studio import HostFixedNoise, HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
-from .transformers import denoiser_of, prompt_encoder_of
+from .transformers import denoiser_of, prompt_encoder_of, read_by
 from .world import EMOJI_WORLD, FACE_WORLD, load_world
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "numbered_path",
     "progress",
     "prompt_encoder_of",
+    "read_by",
     "routes",
     "sample_bottleneck",
     "samplers",

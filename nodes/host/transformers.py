@@ -19,6 +19,7 @@ from ...core.errors import UserError
 from ...core.model.protocols import Denoiser, PromptEncoder, Section
 from ...core.model.text_tower import CONTEXT_LENGTH
 from ...core.time_edit.families import TextEntry, entry_of
+from ...core.time_edit.mix_edit import MixedPrompt
 from .model import FAMILIES, HostDenoiser, PatchedLayers, effective_weight
 from .text import CLIPS, HostPooledText, HostTextEncoder, plain_tokens, pooled_text_of, tokenizer_of
 
@@ -153,6 +154,15 @@ def denoiser_of(model: ModelPatcher) -> HostDenoiser | HostTransformer:
     """A UNet's or a transformer's layers that take text. Raises UserError for a family that is not known."""
     unet = isinstance(model.model.model_config, tuple(FAMILIES))
     return HostDenoiser(model) if unet else HostTransformer(model)
+
+
+def read_by(denoiser: HostDenoiser | HostTransformer, conditioning: Any) -> MixedPrompt:
+    """What the layers of a model that take text read of a CONDITIONING of one prompt."""
+    ((context, others),) = conditioning
+    given = {**others, "cond": context}
+    states = denoiser.read(given) if isinstance(denoiser, HostTransformer) else context[0].float().cpu()
+    pooled = others.get("pooled_output")
+    return MixedPrompt(states.clone(), None if pooled is None else pooled.float().cpu().clone())
 
 
 def prompt_encoder_of(clip: CLIP, denoiser: Denoiser) -> PromptEncoder:

@@ -111,6 +111,10 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "SaveTokenMix": ({"mix": None, "filename_prefix": "token_mix"}, []),
     "LoadTokenMix": ({"file": None}, ["mix"]),
+    "SaveTokenMixEdit": (
+        {"mix": None, "clip": None, "model": None, "word": "", "filename_prefix": "token_mix_edit"},
+        ["path", "lora"],
+    ),
     "SaveTokenMixEmbedding": ({"mix": None, "clip": None, "name": "my_concept"}, ["name"]),
     "HSpaceSample": (
         {
