@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FluxPipeline
 from torch import Tensor
 
 from ..core.conceptor.quality import Sampler
 from ..core.errors import UserError
 from ..core.model.protocols import Progress, unseen
+from ..core.model.text_tower import CONTEXT_LENGTH
 from ..core.pictures.grid import labelled_grid
-from .adapter import DiffusersDenoiser, Pipeline
+from .adapter import DiffusersDenoiser, Pipeline, denoiser_module, unpacked
 
 SCHEDULERS: dict[Sampler, Any] = {"ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
 MOST_STEPS = 1000  # as many timesteps as Stable Diffusion was trained with
@@ -74,9 +75,9 @@ def sample_latents(
 
 @contextmanager
 def sampled_by(pipe: Pipeline, sampler: Sampler | None) -> Iterator[None]:
-    """Inside, the pipeline samples by `sampler`, by its own scheduler without one."""
+    """Inside, the pipeline samples by `sampler`, by its own scheduler without one; a rectified flow always does."""
     scheduler = pipe.scheduler
-    if sampler:
+    if sampler and not isinstance(pipe, FluxPipeline):
         pipe.scheduler = SCHEDULERS[sampler].from_config(scheduler.config)
     try:
         yield
@@ -97,17 +98,34 @@ def _run(
 
     if "negative_prompt_embeds" not in prompt:
         prompt["negative_prompt"] = [""] * len(seeds)  # as the host has it; without one SDXL's pipeline takes zeros
+    flux, size = isinstance(pipe, FluxPipeline), sampling.size
+    if flux:
+        size = size or 8 * latent_size(pipe)
+        prompt |= {"true_cfg_scale": sampling.guidance_scale, "max_sequence_length": CONTEXT_LENGTH}
+    else:
+        prompt["guidance_scale"] = sampling.guidance_scale
     with sampled_by(pipe, sampling.sampler):
-        return call(
+        made = call(
             **prompt,
             num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-            height=sampling.size,
-            width=sampling.size,
+            height=size,
+            width=size,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type=output,
             callback_on_step_end=tell,
         ).images
+    return unpacked(made, size // 8, size // 8) if flux and size and output == "latent" else made
+
+
+def latent_size(pipe: Pipeline) -> int:
+    """A side of the latents that a model draws by itself."""
+    return pipe.default_sample_size if isinstance(pipe, FluxPipeline) else pipe.unet.config.sample_size
+
+
+def latent_channels(pipe: Pipeline) -> int:
+    """Of the latents that a model reads."""
+    channels = denoiser_module(pipe).config.in_channels
+    return channels // 4 if isinstance(pipe, FluxPipeline) else channels
 
 
 def before_and_after(

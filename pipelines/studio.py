@@ -23,8 +23,8 @@ from ..core.model.diffusion import check_channels
 from ..core.model.protocols import Family, Progress, PseudoToken, unseen
 from ..core.model.template import Template
 from ..core.model.text_tower import TextTower
-from .adapter import DiffusersDenoiser, DiffusersDiffusion, DiffusersTextEncoder, Pipeline
-from .pictures import PICTURES_AT_ONCE, Sampling, decoded, sample_latents
+from .adapter import DiffusersDiffusion, DiffusersTextEncoder, Pipeline, denoiser_module, reads_pooled
+from .pictures import PICTURES_AT_ONCE, Sampling, decoded, latent_channels, latent_size, sample_latents
 
 # Of the pictures that CLIP was trained on, unless an encoder's configuration names its own.
 CLIP_COLOURS = (("mean", (0.48145466, 0.4578275, 0.40821073)), ("std", (0.26862954, 0.26130258, 0.27577711)))
@@ -39,7 +39,7 @@ class DiffusersStudio:
     def __init__(self, pipe: Pipeline, sampling: Sampling, cache: Path | None = None) -> None:
         self._pipe, self._sampling, self._cache = pipe, sampling, cache
         self.encoder: DiffusersTextEncoder = DiffusersTextEncoder(pipe)
-        self.family: Family = DiffusersDenoiser(pipe).family
+        self.family: Family = self.encoder.family
 
     @property
     def towers(self) -> list[TextTower]:
@@ -62,7 +62,7 @@ class DiffusersStudio:
 
     def check_diffusion(self) -> None:
         self.diffusion()  # refuses other predictions
-        check_channels(self._pipe.unet.config.in_channels)
+        check_channels(latent_channels(self._pipe))
 
     def evaluations(self, pictures: int) -> int:
         return pictures * self._sampling.num_inference_steps * (2 if self._sampling.guidance_scale > 1 else 1)
@@ -90,7 +90,7 @@ class DiffusersStudio:
         prompts = {
             name: part.to(self._pipe.device, self._pipe.dtype).expand(len(seeds), *part.shape[1:])
             for name, part in named
-            if name == "prompt_embeds" or self.family == "SDXL"
+            if name == "prompt_embeds" or reads_pooled(self._pipe)
         }
         drawn = []
         for some in portions(range(len(seeds))):
@@ -101,7 +101,7 @@ class DiffusersStudio:
     @torch.no_grad()
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
         vae: Any = self._pipe.vae
-        size = self._sampling.size or self._pipe.unet.config.sample_size * 8
+        size = self._sampling.size or latent_size(self._pipe) * 8
         square = _cut_to_square(pictures.permute(0, 3, 1, 2), size)
         encoded = vae.encode((2 * square - 1).to(vae.device, vae.dtype))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
@@ -136,7 +136,7 @@ class DiffusersStudio:
         """A hash of all that a picture depends on before the VAE."""
         read = [(tower.layer, tower.normed) for tower in self.towers]
         settings = json.dumps([read, dict(self._pipe.scheduler.config)], default=str, sort_keys=True)
-        return _digest(fingerprint(self.towers) + settings, self._pipe.unet)
+        return _digest(fingerprint(self.towers) + settings, denoiser_module(self._pipe))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -36,24 +36,12 @@ def world_pipeline(
     Its image encoder is there too, and the text encoder carries the projection into the space that they share.
     """
     with no_init_weights():  # drawing numbers that the files replace takes a third of the time
-        text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT))
-        text_encoder.text_projection = Linear(WIDTH, WIDTH, bias=False)
-        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
         denoiser = UNet2DConditionModel(**unet)
-        autoencoder = AutoencoderTiny(scaling_factor=1.0)
-    text_encoder.load_state_dict(
-        {k.removeprefix("text_model."): v for k, v in encoders.items() if k.startswith("text_")}
-    )
-    image_encoder.load_state_dict({k: v for k, v in encoders.items() if k.startswith("vis")})
     denoiser.load_state_dict(weights.load("unet", folder))
-    autoencoder.load_state_dict(weights.load("autoencoder", folder))
     parts: dict[str, Any] = {
-        "vae": autoencoder,
-        "text_encoder": text_encoder,
-        "tokenizer": clip_tokenizer(),
+        **world_parts(encoders, folder),
         "unet": denoiser,
         "scheduler": DDIMScheduler(**scheduler),
-        "image_encoder": image_encoder,
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
@@ -61,3 +49,23 @@ def world_pipeline(
     pipe = StableDiffusionPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def world_parts(encoders: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
+    """What is beside the denoiser, by the names that pipelines have for it."""
+    with no_init_weights():
+        text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT))
+        text_encoder.text_projection = Linear(WIDTH, WIDTH, bias=False)
+        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
+        autoencoder = AutoencoderTiny(scaling_factor=1.0)
+    text_encoder.load_state_dict(
+        {k.removeprefix("text_model."): v for k, v in encoders.items() if k.startswith("text_")}
+    )
+    image_encoder.load_state_dict({k: v for k, v in encoders.items() if k.startswith("vis")})
+    autoencoder.load_state_dict(weights.load("autoencoder", folder))
+    return {
+        "vae": autoencoder,
+        "text_encoder": text_encoder,
+        "tokenizer": clip_tokenizer(),
+        "image_encoder": image_encoder,
+    }

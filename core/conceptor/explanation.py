@@ -106,8 +106,11 @@ def check_name(encoder: OpenTextEncoder, name: str, template: Template, others: 
         check_fits(encoder, whole, encoder.tokenize(whole))
 
 
-def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, template: Template, validation: Validation) -> None:
-    """Raises UserError for what would fail when all pictures are made: words, prompts and models that do not fit."""
+def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, template: Template, validation: Validation) -> bool:
+    """Whether there is an image encoder.
+
+    Raises UserError for what would fail when all pictures are made: words, prompts and models that do not fit.
+    """
     vocabulary.check_encoder(studio.towers)
     Slot.of(studio.encoder, studio.towers, template)
     check_name(studio.encoder, name, template, vocabulary.made_by.get("templates", ()))
@@ -116,6 +119,7 @@ def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, template: Te
     if features is not None:
         vocabulary.check_space(features)
     studio.check_diffusion()
+    return features is not None
 
 
 class NotDrawnError(UserError):
@@ -173,14 +177,13 @@ def explain(
     UserError for what can't be explained so.
     """
     check_concept(name, given is not None)
-    check_studio(studio, vocabulary, name, template, validation)
+    sees = check_studio(studio, vocabulary, name, template, validation)
     earlier, later = seeds_of(settings, num_images, validation_images)
     count = num_images + validation_images if given is None else len(given)
     kept = num_images if given is None else count - min(validation_images, count // HELD_OUT)
     made = given is None
     again = studio.evaluations(len(later))
     judging = again if validation == "pictures" else None
-    sees = studio.features(PROBE) is not None
     work = Evaluations(
         {
             MAKING: studio.evaluations(count) if made else 0,

@@ -31,6 +31,8 @@ UNCONNECTED = object()  # the host leaves such inputs out; connected ones are No
 
 
 class ConceptDecompose(Node):
+    reads = "mixes"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from weakref import WeakMethod
@@ -18,13 +19,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from ...core.errors import UnreadableError, UserError
 from ...core.hspace.directions import Position
 from ...core.hspace.jacobian import Decoder
-from ...core.model.diffusion import Prediction
+from ...core.model.diffusion import Prediction, flow_alphas_cumprod
 from ...core.model.protocols import Family
 from ...core.model.text_tower import Encoded
 from ...core.time_edit.lora import LoraFactors
@@ -38,6 +40,7 @@ FAMILIES: dict[type, Family] = {
 }
 
 
+FLOW_TIMESTEPS = 1000
 SIZES = 6 * 256  # channels of SDXL's six sizes, behind its pooled text
 
 
@@ -143,23 +146,43 @@ class HostDenoiser(PatchedLayers):
 
 
 def plain_attention(
-    _: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **__: Any
+    _: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    skip_reshape: bool = False,
+    **__: Any,
 ) -> Tensor:
     """Attention (n, tokens, width) in place of the host's, whose kernels may have no derivatives.
 
-    Keys and values come in as many parts as queries, as the host has them: a patch that cuts queries counts on it.
+    Keys and values come in as many parts as queries, as the host has them: a patch that cuts queries counts on it. With
+    `skip_reshape` they come as (n, heads, tokens, channels) already.
     """
-    q, k, v = (part.reshape(len(q), -1, heads, part.shape[-1] // heads).transpose(1, 2) for part in (q, k, v))
+    if not skip_reshape:
+        q, k, v = (part.reshape(len(q), -1, heads, part.shape[-1] // heads).transpose(1, 2) for part in (q, k, v))
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 DIFFERENTIABLE = {"optimized_attention_override": plain_attention}  # as transformer options
 
 
+def is_flow(model: ModelPatcher) -> bool:
+    """Whether the model is a transformer of Flux.1's class, which draws by a rectified flow."""
+    return isinstance(model.model.model_config, comfy.supported_models.Flux)
+
+
 def prediction_of(model: ModelPatcher) -> Prediction:
-    """What the model's UNet predicts. Raises UserError for other samplings than training's."""
+    """What the model's UNet or transformer predicts.
+
+    Raises UserError for other models than UNets and Flux.1, and for other samplings than training's.
+    """
     sampling: Any = model.get_model_object("model_sampling")
     parts = comfy.model_sampling
+    if is_flow(model) and parts.CONST in type(sampling).__bases__:
+        return "flow"
+    family_of(model)  # refuses other models
     kinds: dict[type, Prediction] = {parts.EPS: "epsilon", parts.V_PREDICTION: "v", parts.X0: "sample"}
     # Not by isinstance: EDM and LCM are subclasses, and count their timesteps or their target in other ways.
     kind: Prediction | None = next((name for cls, name in kinds.items() if cls in type(sampling).__bases__), None)
@@ -173,7 +196,7 @@ def prediction_of(model: ModelPatcher) -> Prediction:
 
 
 class HostDiffusion:
-    """A MODEL as `core.model.diffusion.Diffusion`: a private copy of its UNet, LoRAs, edits and patches applied.
+    """A MODEL as `core.model.diffusion.Diffusion`: a private copy of its UNet or transformer, all patches applied.
 
     Raises UserError for what a MODEL may carry that such a copy can't have. The host's own UNet is made of inference
     tensors, which stop a backward pass, and may be streamed or evicted at any time. Make and use it inside of
@@ -181,7 +204,7 @@ class HostDiffusion:
     """
 
     def __init__(self, model: ModelPatcher, exact: bool = False) -> None:
-        family_of(model)  # refuses other models
+        self.prediction: Prediction = prediction_of(model)
         check_prediction(model)
         config = model.model.model_config
         sampling: Any = model.get_model_object("model_sampling")
@@ -190,8 +213,11 @@ class HostDiffusion:
         half = not exact and management.should_use_bf16(device)
         self._dtype = torch.bfloat16 if half else torch.float32
         self._model: Any = model.model
-        self.prediction: Prediction = prediction_of(model)
-        self.alphas_cumprod: Tensor = 1 / (1 + sampling.sigmas.float().cpu() ** 2)
+        # A flow's noise levels are spread evenly in training, however they are shifted when it draws.
+        self._sigmas = torch.arange(1, FLOW_TIMESTEPS + 1) / FLOW_TIMESTEPS
+        self.alphas_cumprod: Tensor = flow_alphas_cumprod(self._sigmas)
+        if self.prediction != "flow":
+            self.alphas_cumprod = 1 / (1 + sampling.sigmas.float().cpu() ** 2)
         settings = {**config.unet_config, "dtype": self._dtype}
         unet: Any = type(self._model.diffusion_model)(  # without memory: each weight comes in its place once, below
             **settings, device=torch.device("meta"), operations=comfy.ops.disable_weight_init
@@ -213,6 +239,8 @@ class HostDiffusion:
         self._copies: dict[int, Any] = {}  # of the patches
 
     def predict(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        if self.prediction == "flow":
+            return self._velocity(noisy, timesteps, encoded)
         if not self._patched:
             return self._predict(noisy, timesteps, encoded)
         # Patches are told one noise level for all rows, as samplers have it.
@@ -243,6 +271,17 @@ class HostDiffusion:
         output = self._unet(noisy.to(device, self._dtype), timesteps.float().to(device), **how)
         return output.float().to(noisy.device)  # the text encoder, and with it the loss, may be elsewhere
 
+    def _velocity(self, noisy: Tensor, timesteps: Tensor, encoded: Encoded) -> Tensor:
+        """What a transformer says of latents that are scaled as those of a UNet."""
+        device = next(self._unet.parameters()).device
+        sigmas = self._sigmas[timesteps.cpu()]
+        x = noisy * ((1 - sigmas) ** 2 + sigmas**2).sqrt().view(-1, 1, 1, 1).to(noisy)
+        context, pooled = (part.to(device, self._dtype) for part in encoded)
+        given = {"context": context, "y": pooled, "transformer_options": self._given(self._options)}
+        with differentiable():
+            output = self._unet(x.to(device, self._dtype), self._sampling.timestep(sigmas).to(device), **given)
+        return output.float().to(noisy.device)
+
     def halves(self, given: Evaluation, position: Position) -> tuple[Tensor, Decoder]:
         """The bottleneck (channels, height, width) of one evaluation, and the UNet from there on."""
         device = next(self._unet.parameters()).device
@@ -256,13 +295,28 @@ class HostDiffusion:
         return bool(comfy.model_management.free_memory(1e30, next(self._unet.parameters()).device))
 
     def save_memory(self) -> bool:
-        if self._checkpointed:
+        if self._checkpointed or self.prediction == "flow":
             return False
         for block in (*self._unet.input_blocks, self._unet.middle_block, *self._unet.output_blocks):
             for layer in block:
                 layer.forward = checkpointed(layer)
         self._checkpointed = True
         return True
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Inside, the host's transformers can be differentiated, as when it trains LoRAs of them.
+
+    Their blocks write into what a backward pass needs: it gets copies, but of weights.
+    """
+    management: Any = comfy.model_management
+    before, management.in_training = management.in_training, torch.is_grad_enabled()
+    try:
+        with saved_tensors_hooks(lambda kept: kept if kept.is_leaf else kept.clone(), lambda kept: kept):
+            yield
+    finally:
+        management.in_training = before
 
 
 def checkpointed(layer: torch.nn.Module) -> Callable[..., Any]:

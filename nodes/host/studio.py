@@ -24,7 +24,7 @@ from ...core.model.protocols import Family, Progress, PseudoToken, unseen
 from ...core.model.template import Template
 from ...core.model.text_tower import TextTower
 from .evaluations import check_alone
-from .model import HostDiffusion, family_of, prediction_of
+from .model import HostDiffusion, prediction_of
 from .patches import check_prediction
 from .sampling import Sampling, sampled, sampled_together
 from .text import HostTextEncoder, encoded
@@ -54,7 +54,7 @@ class HostStudio:
         sampling: Sampling,
     ) -> None:
         self.encoder: HostTextEncoder = HostTextEncoder(clip)
-        self.family: Family = family_of(model)
+        self.family: Family = self.encoder.family
         self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
         self._sampling = sampling
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import comfy.latent_formats
+import comfy.model_detection
 import comfy.model_management
 import comfy.model_sampling
 import comfy.supported_models
@@ -82,10 +85,35 @@ class FaceWorld(EmojiWorld):
         return model
 
 
-# So that Load Checkpoint reads what Save Checkpoint makes of the worlds, a trained or merged one among them.
-for kind in (EmojiWorld, FaceWorld):
+class EmojiWorldTransformer(comfy.supported_models.FluxSchnell):
+    """How the host knows EmojiWorld's transformer: Flux.1's, of this size, on EmojiWorld's latents."""
+
+    unet_config: ClassVar = comfy.supported_models.FluxSchnell.unet_config | {"context_in_dim": architecture.WIDTH}
+    unet_extra_config: ClassVar = {
+        "num_heads": emoji.TRANSFORMER["num_attention_heads"],
+        "axes_dim": list(emoji.TRANSFORMER["axes_dims_rope"]),
+        "out_channels": emoji.TRANSFORMER["in_channels"] // emoji.PATCH**2,
+    }
+    latent_format = comfy.latent_formats.SD15
+
+    def clip_target(self, state_dict: Any = {}) -> ClipTarget:
+        return EmojiWorld({}).clip_target(state_dict)
+
+    def process_clip_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return EmojiWorld({}).process_clip_state_dict(state_dict)
+
+    def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return EmojiWorld({}).process_clip_state_dict_for_saving(state_dict)
+
+    def process_vae_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return EmojiWorld({}).process_vae_state_dict_for_saving(state_dict)
+
+
+# So that Load Checkpoint reads what Save Checkpoint makes of the worlds, a trained or merged one among them; the first
+# that matches is taken.
+for kind in (EmojiWorld, FaceWorld, EmojiWorldTransformer):
     if kind not in comfy.supported_models.models:
-        comfy.supported_models.models.append(kind)
+        comfy.supported_models.models.insert(0, kind)
 
 
 @dataclass(frozen=True)
@@ -93,14 +121,10 @@ class World:
     """One of the worlds that come with this pack; the text encoder is shared."""
 
     loader: str  # the node
-    kind: type[EmojiWorld]
-    unet: Mapping[str, Any]  # as diffusers describes it
+    model: Callable[..., ModelPatcher]  # of the weights of the `denoiser`
+    denoiser: weights.Part
     vision: weights.Part  # with its image encoder
     folder: Path  # of its weights
-
-
-EMOJI_WORLD = World("EmojiWorldLoader", EmojiWorld, emoji.UNET, "encoders", emoji.WEIGHTS)
-FACE_WORLD = World("FaceWorldLoader", FaceWorld, faces.UNET, "vision", faces.WEIGHTS)
 
 
 def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
@@ -109,11 +133,15 @@ def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
     Raises UserError when weights are missing or damaged, and when the host's classes are not those that it knows.
     """
     texts = weights.load("encoders", emoji.WEIGHTS)
-    autoencoder, unet, vision = (weights.load(part, world.folder) for part in ("autoencoder", "unet", world.vision))
+    parts: tuple[weights.Part, ...] = ("autoencoder", world.denoiser, world.vision)
+    autoencoder, denoiser, vision = (weights.load(part, world.folder) for part in parts)
     try:
-        model, clip, vae = _sd1_model(world, unet), _sd1_clip(texts), _tiny_vae(autoencoder)
+        model, clip, vae = world.model(denoiser), _sd1_clip(texts), _tiny_vae(autoencoder)
         # How the host makes them anew where it needs a copy of its own: in training, on a second GPU.
-        model.cached_patcher_init = (lambda **how: _sd1_model(world, weights.load("unet", world.folder), **how), ())
+        model.cached_patcher_init = (
+            lambda **how: world.model(weights.load(world.denoiser, world.folder), **how),
+            (),
+        )
         clip.patcher.cached_patcher_init = (
             lambda **how: _sd1_clip(weights.load("encoders", emoji.WEIGHTS), **how).patcher,
             (),
@@ -132,11 +160,12 @@ def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
         ) from error
 
 
-def _sd1_model(world: World, state: dict[str, Tensor], disable_dynamic: bool = False) -> ModelPatcher:
-    """As the host makes it of a checkpoint; its weights are never streamed with `disable_dynamic`."""
-    management: Any = comfy.model_management
-    channels, blocks = world.unet["block_out_channels"], world.unet["layers_per_block"]
-    down, up = _depths(world.unet["down_block_types"]), _depths(reversed(world.unet["up_block_types"]))
+def _sd1_model(
+    kind: type[EmojiWorld], unet: Mapping[str, Any], state: dict[str, Tensor], disable_dynamic: bool = False
+) -> ModelPatcher:
+    """A UNet as diffusers describes it, of weights by diffusers' names."""
+    channels, blocks = unet["block_out_channels"], unet["layers_per_block"]
+    down, up = _depths(unet["down_block_types"]), _depths(reversed(unet["up_block_types"]))
     unet_config = {
         "image_size": 32,
         "in_channels": 4,
@@ -154,18 +183,30 @@ def _sd1_model(world: World, state: dict[str, Tensor], disable_dynamic: bool = F
         "legacy": False,
         "adm_in_channels": None,
     }
-    config = world.kind(unet_config)
+    names = comfy.utils.unet_to_diffusers(unet_config)
+    return _model(kind(unet_config), {names[name]: tensor for name, tensor in state.items()}, disable_dynamic)
+
+
+def _flux_model(state: dict[str, Tensor], disable_dynamic: bool = False) -> ModelPatcher:
+    """A transformer of weights by diffusers' names."""
+    found: Any = comfy.model_detection.convert_diffusers_mmdit(state)
+    config: Any = comfy.model_detection.model_config_from_unet(found, "")
+    return _model(config, found, disable_dynamic)
+
+
+def _model(config: Any, state: dict[str, Tensor], disable_dynamic: bool) -> ModelPatcher:
+    """As the host makes it of a checkpoint; its weights are never streamed with `disable_dynamic`."""
+    management: Any = comfy.model_management
     device = management.get_torch_device()
     parameters = sum(tensor.numel() for tensor in state.values())
     dtype = management.unet_dtype(model_params=parameters, supported_dtypes=config.supported_inference_dtypes)
     cast = management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, cast)
-    names = comfy.utils.unet_to_diffusers(config.unet_config)
     model = config.get_model({}, "")
     kind = ModelPatcher if disable_dynamic else CoreModelPatcher
     patcher = kind(model, load_device=device, offload_device=management.unet_offload_device())
     model.diffusion_model.load_state_dict(
-        {names[name]: tensor.to(dtype) for name, tensor in state.items()}, assign=patcher.is_dynamic()
+        {name: tensor.to(dtype) for name, tensor in state.items()}, assign=patcher.is_dynamic()
     )
     return patcher
 
@@ -197,3 +238,8 @@ def _clip_vision(state: dict[str, Tensor]) -> ClipVisionModel:
     if missing:
         raise KeyError(f"no weights for {missing[0]}")
     return vision
+
+
+EMOJI_WORLD = World("EmojiWorldLoader", partial(_sd1_model, EmojiWorld, emoji.UNET), "unet", "encoders", emoji.WEIGHTS)
+EMOJI_WORLD_TRANSFORMER = World("EmojiWorldLoader", _flux_model, "transformer", "encoders", emoji.WEIGHTS)
+FACE_WORLD = World("FaceWorldLoader", partial(_sd1_model, FaceWorld, faces.UNET), "unet", "vision", faces.WEIGHTS)
