@@ -56,6 +56,8 @@ TOP = 10  # tokens of a mix that are looked at
 JUDGED = 32  # pictures in which a share is counted
 GIVEN = 12  # pictures without a word
 FACTORS = (0.0, 0.5, 1.0, 2.0, 4.0)  # of one coefficient
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of one object in a mix of two
+PAIRS = 5  # of objects
 MOVED = 5  # concepts whose coefficients are changed
 
 
@@ -72,14 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folders(parser)
     add("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
     add("--quality", choices=list(QUALITIES), default="quick", help="of the explanations (default quick)")
+    add("--transformer", action="store_true", help="of the transformer's concepts, by it")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     folders = (arguments.out, arguments.cache, arguments.packages)
-    bench = Bench(*folders, console, arguments.quality)
+    bench = Bench(*folders, console, arguments.quality, arguments.transformer)
     measures = [measure for part in arguments.only or PARTS for measure in PARTS[part](bench)]
     settings = {**asdict(bench.preset), "quality": bench.quality, "guidance scale": GUIDANCE}
-    report("python -m conceptlens.evaluation concepts", settings, measures, arguments.json)
+    command = "python -m conceptlens.evaluation concepts"
+    if bench.transformer:
+        command += " --transformer"
+        measures = [replace(measure, name=f"transformer, {measure.name}") for measure in measures]
+    report(command, settings, measures, arguments.json)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +98,7 @@ class Bench:
     packages: Path
     console: Console
     quality: Quality = "quick"
+    transformer: bool = False
 
     @property
     def preset(self) -> Preset:
@@ -98,7 +106,7 @@ class Bench:
 
     @cached_property
     def lab(self) -> Laboratory:
-        return Laboratory(self.packages)
+        return Laboratory(self.packages, self.transformer)
 
     @cached_property
     def studio(self) -> DiffusersStudio:
@@ -313,6 +321,21 @@ def manipulation(bench: Bench) -> Iterator[Measure]:
     yield Measure.mean("manipulation: share of an exemplar whose coefficient is 0", removed)
 
 
+def pairs(bench: Bench) -> Iterator[Measure]:
+    """Whether a mix of two objects shows one of them the more, the more of the mix it is."""
+    rising = []
+    objects = random.Random("pairs").sample(bench.singles, 2 * PAIRS)
+    for one, other in zip(objects[::2], objects[1::2], strict=True):
+        ids = [bench.lab.truth.tokens[name][0] for name in (one, other)]
+        shares = []
+        for share in SHARES:
+            seen = bench.shown(TokenMix.of(ids, [one, other], [share, 1 - share]))
+            shares.append(100 * statistics.mean(kind == one for kind in seen))
+        bench.console.line(f"{one} in mixes with {other}, shares of {SHARES}: {shares} %")
+        rising.append(all(a <= b for a, b in pairwise(shares)) and shares[0] < shares[-1])
+    yield Measure.share("mixes of two objects: pairs in which the share rises", rising)
+
+
 def given_pictures(bench: Bench) -> Iterator[Measure]:
     """Whether pictures without a word are named."""
     hits = []
@@ -354,6 +377,7 @@ PARTS = {
         reconstruction,
         faithfulness,
         manipulation,
+        pairs,
         stability,
         published,
     )

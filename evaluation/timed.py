@@ -63,6 +63,7 @@ SETTINGS = (
     "preserve_others",
     "regularize",
     "preserve_mode",
+    "no_pooled",
 )
 SAMPLING = ("clip", "num_seeds", "steps", "guidance_scale", "size")
 
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=float, default=1.0, metavar="S", help="of the edits of pairs (default 1)")
     add("--values-only", action="store_true", help="edit values only, not keys")
     add("--no-augment", action="store_true", help='do not fit the prompts after "A photo of" and its kin')
+    add("--no-pooled", action="store_true", help="leave alone the layer that reads a pooled text, where there is one")
     add("--preserve-others", action="store_true", help="the prompts of the other edits keep their meaning")
     add("--preserve-mode", choices=get_args(PreserveMode), default="weighted", help="how (default weighted)")
     add("--num-seeds", type=int, default=24, metavar="N", help="pictures of each prompt (default 24)")
@@ -164,6 +166,7 @@ class Workshop:
             preserve=preserve,
             regularize=given.regularize,
             preserve_mode=given.preserve_mode,
+            edit_pooled=not given.no_pooled,
             cache=given.out,
         )
         if not made.factors:  # a strength of 0

@@ -52,9 +52,13 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise UserError(f"The seed {strange[0]} is not between 0 and 2^63; give another one.")
 
 
-def sample(pipe: Pipeline, prompt: str, seeds: Sequence[int], sampling: Sampling) -> Tensor:
-    """One picture for each seed, (seeds, height, width, 3) in 0..1; a seed gives the same start noise everywhere."""
-    pictures = _run(pipe, seeds, sampling, "pt", prompt=[prompt] * len(seeds))
+def sample(pipe: Pipeline, prompt: str | Sequence[str], seeds: Sequence[int], sampling: Sampling) -> Tensor:
+    """One picture for each seed, (seeds, height, width, 3) in 0..1; a seed gives the same start noise everywhere.
+
+    prompt: one for all, or one for each seed.
+    """
+    prompts = [prompt] * len(seeds) if isinstance(prompt, str) else list(prompt)
+    pictures = _run(pipe, seeds, sampling, "pt", prompt=prompts)
     return pictures.permute(0, 2, 3, 1).float().cpu()
 
 
