@@ -74,19 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folders(parser)
     add("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
     add("--quality", choices=list(QUALITIES), default="quick", help="of the explanations (default quick)")
-    add("--transformer", action="store_true", help="of the transformer's concepts, by it")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     folders = (arguments.out, arguments.cache, arguments.packages)
-    bench = Bench(*folders, console, arguments.quality, arguments.transformer)
+    bench = Bench(*folders, console, arguments.quality)
     measures = [measure for part in arguments.only or PARTS for measure in PARTS[part](bench)]
     settings = {**asdict(bench.preset), "quality": bench.quality, "guidance scale": GUIDANCE}
-    command = "python -m conceptlens.evaluation concepts"
-    if bench.transformer:
-        command += " --transformer"
-        measures = [replace(measure, name=f"transformer, {measure.name}") for measure in measures]
-    report(command, settings, measures, arguments.json)
+    report("python -m conceptlens.evaluation concepts", settings, measures, arguments.json)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +93,6 @@ class Bench:
     packages: Path
     console: Console
     quality: Quality = "quick"
-    transformer: bool = False
 
     @property
     def preset(self) -> Preset:
@@ -106,7 +100,7 @@ class Bench:
 
     @cached_property
     def lab(self) -> Laboratory:
-        return Laboratory(self.packages, self.transformer)
+        return Laboratory(self.packages)
 
     @cached_property
     def studio(self) -> DiffusersStudio:

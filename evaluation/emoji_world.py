@@ -14,7 +14,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -158,8 +157,6 @@ def keywords(lab: Laboratory) -> Part:
     truth = lab.truth
     trained = [keyword for keyword in truth.keywords if keyword not in truth.held_out_keywords]
     for label, these in (("keywords", trained), ("keywords held out", list(truth.held_out_keywords))):
-        if not these:  # the transformer was taught all of its part
-            continue
         made = lab.sample({_photo(keyword): KEYWORD_SEEDS for keyword in these})
         hits, complete, found = [], [], {}
         for keyword in these:
@@ -360,34 +357,11 @@ CONDITIONS = {
 EVALUATION = Evaluation("python -m conceptlens.evaluation emoji-world", PARTS, CONDITIONS)
 
 
-def of_transformer(part: Callable[[Laboratory], Part]) -> Callable[[Laboratory], Part]:
-    """The part of a command, with measures that say so."""
-
-    def measured(lab: Laboratory) -> Part:
-        for measure, details in part(lab):
-            yield replace(measure, name=f"transformer, {measure.name}"), details
-
-    return measured
-
-
-OF_TRANSFORMER = Evaluation(
-    f"{EVALUATION.command} --transformer",
-    {part.__name__: of_transformer(part) for part in (names, colours, keywords, people)},
-    CONDITIONS,
-)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     add("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
-    add("--transformer", action="store_true", help="of the transformer, which was taught a part: names to people alone")
 
 
 def run(arguments: argparse.Namespace, _: Console) -> None:
-    evaluation = OF_TRANSFORMER if arguments.transformer else EVALUATION
-    evaluation.run(
-        lambda: Laboratory(arguments.packages, arguments.transformer),
-        [part for part in arguments.only or () if part in evaluation.parts] or None,
-        arguments.json,
-    )
+    EVALUATION.run(lambda: Laboratory(arguments.packages), arguments.only, arguments.json)

@@ -27,14 +27,13 @@ from .sampling import Sampling, drawn, samplers, schedulers
 from .studio import HostFixedNoise, HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
 from .transformers import denoiser_of, prompt_encoder_of, read_by
-from .world import EMOJI_WORLD, EMOJI_WORLD_TRANSFORMER, FACE_WORLD, load_world
+from .world import EMOJI_WORLD, FACE_WORLD, load_world
 
 __all__ = [
     "CLIP_TOKENS",
     "DIRECTIONS",
     "EMBEDDINGS",
     "EMOJI_WORLD",
-    "EMOJI_WORLD_TRANSFORMER",
     "FACE_WORLD",
     "FOLDERS",
     "MIXES",

@@ -241,5 +241,4 @@ def _clip_vision(state: dict[str, Tensor]) -> ClipVisionModel:
 
 
 EMOJI_WORLD = World("EmojiWorldLoader", partial(_sd1_model, EmojiWorld, emoji.UNET), "unet", "encoders", emoji.WEIGHTS)
-EMOJI_WORLD_TRANSFORMER = World("EmojiWorldLoader", _flux_model, "transformer", "encoders", emoji.WEIGHTS)
 FACE_WORLD = World("FaceWorldLoader", partial(_sd1_model, FaceWorld, faces.UNET), "unet", "vision", faces.WEIGHTS)
