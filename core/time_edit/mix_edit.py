@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,52 +23,40 @@ class MixedPrompt(NamedTuple):
     pooled: Tensor | None  # (1, width)
 
 
-@dataclass(frozen=True)
 class MixedStates:
     """`PromptStates` that know MIX: `of_mix` gives (slots, width) of a prompt that has it."""
 
-    plain: PromptStates
-    of_mix: Callable[[Template], Tensor]
-
-    @property
-    def width(self) -> int:
-        return self.plain.width
+    def __init__(self, plain: PromptStates, of_mix: Callable[[Template], Tensor]) -> None:
+        self.width: int = plain.width
+        self._plain, self._of_mix = plain, of_mix
 
     def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
-        plain = iter(self.plain.encode([prompt for prompt in prompts if MIX not in prompt]))
+        plain = iter(self._plain.encode([prompt for prompt in prompts if MIX not in prompt]))
         for prompt in prompts:
-            yield self.of_mix(Template.of_several(prompt, MIX)) if MIX in prompt else next(plain)
+            yield self._of_mix(Template.of_several(prompt, MIX)) if MIX in prompt else next(plain)
 
 
-@dataclass(frozen=True)
-class MixEncoder:
+class MixEncoder(MixedStates):
     """A `PromptEncoder` to which MIX is a word of one token, in the place of `word`."""
 
-    encoder: PromptEncoder
-    word: str
-    mixed: Callable[[Template], MixedPrompt]
+    def __init__(self, encoder: PromptEncoder, word: str, mixed: Callable[[Template], MixedPrompt]) -> None:
+        super().__init__(encoder, lambda template: mixed(template).states)
+        self._encoder, self._word, self._mixed = encoder, word, mixed
 
     @property
-    def width(self) -> int:
-        return self.encoder.width
-
-    @property
-    def pooled(self) -> MixedStates | None:
+    def pooled(self) -> PromptStates | None:
         def of_mix(template: Template) -> Tensor:
-            pooled = self.mixed(template).pooled
+            pooled = self._mixed(template).pooled
             assert pooled is not None  # as of every prompt of this encoder
             return pooled
 
-        return MixedStates(self.encoder.pooled, of_mix) if self.encoder.pooled is not None else None
+        return MixedStates(self._encoder.pooled, of_mix) if self._encoder.pooled is not None else None
 
     def sections(self, prompt: str) -> list[Section]:
-        return self.encoder.sections(prompt.replace(MIX, self.word))
+        return self._encoder.sections(prompt.replace(MIX, self._word))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return self.encoder.decode(tokens)
-
-    def encode(self, prompts: Sequence[str]) -> Iterator[Tensor]:
-        return MixedStates(self.encoder, lambda template: self.mixed(template).states).encode(prompts)
+        return self._encoder.decode(tokens)
 
 
 def edit_to_mix(

@@ -57,6 +57,7 @@ class HostTransformer(PatchedLayers):
             pooled = PatchedLayers(model, family, pooled_keys, width_of(pooled_keys))
         super().__init__(model, family, keys, width_of(keys), pooled)
         self._norm: Any = attrgetter(self.entry.norm)(network) if self.entry.norm else None
+        self._fusion: Any = attrgetter(self.entry.fused_by)(network) if self.entry.fused_by else None
         self.normed: bool = self._norm is not None or self.entry.adapted_by is not None
 
     def text_layers(self, keys: bool = True) -> list[str]:
@@ -70,15 +71,15 @@ class HostTransformer(PatchedLayers):
             extras = {name: value for name, value in given.items() if name != "cond"}
             conditions = self._model.model.extra_conds(cross_attn=context, device=self._model.load_device, **extras)
             context = conditions["c_crossattn"].cond
-        if self.entry.fused_by:
-            return self._fused(context)
+        if self._fusion is not None:
+            return self._fused(context, self._fusion)
         states = context[0].float().cpu()
         if self._norm is None:
             return states
         key = f"diffusion_model.{self.entry.norm}.weight"
         return rms_norm(states, states.shape[-1:], effective_weight(key, self._patches[key]), self._norm.eps)
 
-    def _fused(self, context: Tensor) -> Tensor:
+    def _fused(self, context: Tensor, fusion: Any) -> Tensor:
         """What Krea 2 makes of the states (1, slots, layers x width) of several of an encoder's layers."""
         network: Any = self._model.model.diffusion_model
         if context.shape[-1] != network.txtlayers * network.txtdim:
@@ -88,7 +89,6 @@ class HostTransformer(PatchedLayers):
             )
         comfy.model_management.load_models_gpu([self._model])
         context = context.to(self._model.load_device, self._model.model.get_dtype_inference())
-        fusion: Any = attrgetter(self.entry.fused_by)(network)
         return self._norm(fusion(context.unflatten(-1, (network.txtlayers, -1)))[0].float()).cpu()
 
 

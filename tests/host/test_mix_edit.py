@@ -113,7 +113,7 @@ def test_the_node_writes_the_file_and_gives_the_lora(host_modules: None, tmp_pat
     with torch.inference_mode():
         model, clip = tiny_transformer("Z-Image")
     given: dict[str, Any] = {"mix": mix_from_text(mix_encoder_of(clip), "heart, tree", None), "model": model}
-    node: Any = SaveTokenMixEdit.PREPARE_CLASS_CLONE({})
+    node: Any = SaveTokenMixEdit.PREPARE_CLASS_CLONE(None)
     path, lora = node.execute(**given, clip=clip, word="rose", filename_prefix="mixes/rose").args
     kept = load_file(path)
     assert kept.keys() == lora.keys()
