@@ -45,6 +45,8 @@ FIGURES = {
     },
     ("README.md", "concepts"): {
         "20 such concepts it finds # % of": "keywords: frequent exemplars among the top 10",
+    },
+    ("README.md", "concepts_published"): {
         "the published fit # %": "keywords: frequent exemplars among the top 10, published fit",
     },
     ("README.md", "pictures"): {
@@ -56,14 +58,21 @@ FIGURES = {
         "among the ten largest words | * | # % |": (
             "keywords: frequent exemplars among the top 10 (settings reported on)"
         ),
-        "among the ten largest words | * | * | # % |": "keywords: frequent exemplars among the top 10, published fit",
         "nothing to do with the concept | # |": "keywords: unrelated words among the top 10",
         "nothing to do with the concept | * | # |": "keywords: unrelated words among the top 10 (settings reported on)",
-        "nothing to do with the concept | * | * | # |": "keywords: unrelated words among the top 10, published fit",
         "what removal costs | # |": "faithfulness: rank correlation of coefficient and removal cost",
         "ten largest words of two seeds in common | # %": "stability: top 10 of two seeds in common",
+        "what the word's own show | # %": "reconstruction: top 50, of what the word's own pictures reach",
+        "of its ten largest words | # %": "reconstruction: top 10, of what the word's own pictures reach",
+        "rises with its coefficient | # %": "manipulation: concepts in which a share rises with its coefficient",
+        "where its coefficient is 0 | # %": "manipulation: share of an exemplar whose coefficient is 0",
+        "name among the five largest words | # %": "pictures of an emoji: its name among the top 5",
         "evaluations of the UNet: mean; most | #;": "cost: evaluations of the UNet",
         "that it says so of, of 8 | # %": "keywords never trained: no explanation",
+    },
+    ("docs/methods.md", "concepts_published"): {
+        "among the ten largest words | * | * | # % |": "keywords: frequent exemplars among the top 10, published fit",
+        "nothing to do with the concept | * | * | # |": "keywords: unrelated words among the top 10, published fit",
     },
     ("docs/methods.md", "bias"): {
         "they were planted: rank correlation **#** (wanted": "mix of both words: rank correlation with planted shares",
