@@ -70,6 +70,11 @@ FIGURES = {
         "evaluations of the UNet: mean; most | #;": "cost: evaluations of the UNet",
         "that it says so of, of 8 | # %": "keywords never trained: no explanation",
     },
+    ("docs/methods.md", "concepts_thorough"): {
+        "exemplars are found in # %": "keywords: frequent exemplars among the top 10",
+        "in 88 % (# % of the other half)": "keywords: frequent exemplars among the top 10 (settings reported on)",
+        "beside # unrelated words": "keywords: unrelated words among the top 10",
+    },
     ("docs/methods.md", "concepts_published"): {
         "among the ten largest words | * | * | # % |": "keywords: frequent exemplars among the top 10, published fit",
         "nothing to do with the concept | * | * | # |": "keywords: unrelated words among the top 10, published fit",
