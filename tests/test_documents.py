@@ -19,6 +19,8 @@ FIGURES = {
         "from 4 of them) | # x |": "TIME edit, SDXL: published / ours, time",
         "from 4 of them) | * | # s |": "TIME edit, SDXL: ours, from text states to factors",
         "from 4 of them) | * | * | # MB more": "TIME edit, SDXL: peak extra memory",
+        "the text entry of Flux.1; of Z-Image | # x;": "TIME edit, Flux.1's text entry: published / ours, time",
+        "that words name, EmojiWorld; one that is fitted | # x;": "explanation of carnival: published / ours, time",
         "features of the vocabulary, EmojiWorld | # x |": "vocabulary, EmojiWorld: published / ours, time",
         "Conceptor's fit, EmojiWorld | # x |": "fit step, EmojiWorld: published / ours, time",
         "Conceptor's fit, EmojiWorld | * | # s |": "fit step, EmojiWorld: ours",
@@ -99,6 +101,8 @@ FIGURES = {
     },
     ("docs/compatibility.md", "robustness"): {"200 right graphs | # % ran": "robustness: right graphs that ran"},
     ("docs/scale.md", "bench"): {
+        "`quick` is # times as fast": "explanation of carnival: published / ours, time",
+        "and # times for": "explanation of penguin: published / ours, time",
         ": # times faster; kept on disk": "vocabulary, EmojiWorld: published / ours, time",
         "not once a draw: # times faster": "fit step, EmojiWorld: published / ours, time",
         "32 products, # s on two cores": "TIME edit, SD 1.5: ours, from text states to factors",
