@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from diffusers import FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from ..core.errors import UserError
 from ..core.model.diffusion import Prediction, flow_alphas_cumprod
@@ -41,7 +40,7 @@ class DiffusersTextEncoder:
         flux = isinstance(pipe, FluxPipeline)  # whose second encoder gives the context, and the first the pooled text
         self._suffixes = ("", "_2") if two else ("_2",) if flux else ("",)
         encoders: list[Any] = [getattr(pipe, f"text_encoder{suffix}") for suffix in self._suffixes]
-        if flux and not isinstance(encoders[0], CLIPTextModel):
+        if flux and encoders[0].config.model_type != "clip_text_model":
             raise UserError(
                 f"The prompts of this Flux.1 are read by a {type(encoders[0]).__name__}; here ConceptLens reads those "
                 "of CLIP: use the model in ComfyUI."
