@@ -54,9 +54,12 @@ class HostStudio:
         sampling: Sampling,
     ) -> None:
         self.encoder: HostTextEncoder = HostTextEncoder(clip)
-        self.family: Family = self.encoder.family
         self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
         self._sampling = sampling
+
+    @property
+    def family(self) -> Family:
+        return self.encoder.family
 
     @property
     def towers(self) -> list[TextTower]:

@@ -101,7 +101,7 @@ class HostPromptEncoder:
         names = list(clip.tokenize(""))
         adapted_by = transformer.entry.adapted_by
         others = [name for name in names if name == adapted_by or not (adapted_by or name in CLIPS)]
-        others = others or names[:1]  # a transformer that CLIP alone reads for
+        others = others or names[: not adapted_by]  # a transformer whose prompts CLIP reads
         has_clip = any(getattr(model, f"clip_{name}", None) is not None for name in CLIPS)
         self._clip_first: bool = transformer.entry.clip_first and has_clip and "l" in names
         if len(others) != 1:
