@@ -13,6 +13,8 @@ from conceptlens.core.model.template import Template
 from conceptlens.core.time_edit.lora import lora_state_dict, save_lora
 from conceptlens.core.time_edit.mix_edit import MixedPrompt, edit_to_mix
 from conceptlens.core.time_edit.time_edit import PREFIXES
+from conceptlens.hosting.server import Graph, GraphError, HostServer
+from conceptlens.tests.host.graphs import node, run_to_latent, sampling_graph
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -123,3 +125,39 @@ def test_the_node_writes_the_file_and_gives_the_lora(host_modules: None, tmp_pat
         node.validate_inputs(word=" ", filename_prefix="x")
         == "The word is empty; write the one that shall mean the mix."
     )
+
+
+def test_a_graph_makes_the_file_and_draws_with_it(server: HostServer) -> None:
+    """From a mix to a picture through the stock loaders, by the node's output and by its file."""
+
+    def graph(load: Graph, model: list[Any]) -> Graph:
+        drawn = sampling_graph({**mixed_graph, **load}, model)
+        drawn["loader"] = node("EmojiWorldLoader")
+        drawn["positive"]["inputs"]["text"] = "a photo of a bell"
+        return drawn
+
+    mixed_graph: Graph = {
+        "mix": node("TokenMixFromText", clip=["loader", 1], text="heart"),
+        "edit": node(
+            "SaveTokenMixEdit",
+            mix=["mix", 0],
+            clip=["loader", 1],
+            model=["loader", 0],
+            word="bell",
+            filename_prefix="mixes/bell",
+        ),
+    }
+    socket = node("LoraModelLoader", model=["loader", 0], lora=["edit", 1], strength_model=1.0, bypass=False)
+    from_socket = run_to_latent(server, graph({"load": socket}, ["load", 0]))
+    name = "mixes/bell_00001_.safetensors"
+    assert (server.base / "models/loras" / name).is_file()
+    server.get("/object_info/LoraLoaderModelOnly")  # the list of files anew
+    file = node("LoraLoaderModelOnly", model=["loader", 0], lora_name=name, strength_model=1.0)
+    from_file = run_to_latent(server, graph({"load": file}, ["load", 0]))
+    plain = run_to_latent(server, graph({}, ["loader", 0]))
+    assert torch.equal(from_socket, from_file)
+    assert (from_file - plain).norm() > 0.1 * plain.norm()
+    several = graph({}, ["loader", 0])
+    several["edit"]["inputs"]["word"] = "blue bell"
+    with pytest.raises(GraphError, match="2 tokens of this text encoder"):
+        server.run(several)
