@@ -40,11 +40,11 @@ class Diffusion(Protocol):
 
 
 def check_channels(channels: int) -> None:
-    """Raises UserError for a UNet that reads more than noisy latents: whose input channels are not 4."""
+    """Raises UserError for a model that reads more than noisy latents of Stable Diffusion's 4 channels."""
     if channels != 4:
         raise UserError(
-            f"The UNet reads {channels} channels, as for inpainting; concepts are explained with one that reads "
-            "4: load the plain checkpoint."
+            f"The model reads {channels} channels; concepts are explained with one that reads 4, so neither for "
+            "inpainting nor with larger latents: load a plain checkpoint of SD 1.x, SD 2.x or SDXL."
         )
 
 
