@@ -11,7 +11,7 @@ from diffusers import FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPi
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.model.diffusion import Prediction, flow_alphas_cumprod
+from ..core.model.diffusion import Prediction, flow_alphas_cumprod, flow_scale
 from ..core.model.protocols import Family, Section
 from ..core.model.text_tower import CONTEXT_LENGTH, Encoded, TextTower
 from ..core.time_edit.lora import DIFFUSERS_NAMES
@@ -149,8 +149,7 @@ class DiffusersDenoiser:
         return [name for name, _ in denoiser_module(self._pipe).named_modules() if wanted.search(name)]
 
     def text_weight(self, name: str) -> Tensor:
-        path = DIFFUSERS_NAMES.get(self.family, {}).get(name, name)
-        return _effective_weight(denoiser_module(self._pipe).get_submodule(path)).cpu()
+        return _text_weight(denoiser_module(self._pipe), self.family, name)
 
     def apply(self, lora: Mapping[str, Tensor], adapter: str = "time_edit") -> None:
         """Adds a LoRA beside those that are active, from the tensors of its file; `remove` takes it out again."""
@@ -176,8 +175,13 @@ class DiffusersPooledLayer:
         return ["vector_in.in_layer" if self.family == "Flux.1" else "add_embedding.linear_1"]
 
     def text_weight(self, name: str) -> Tensor:
-        path = DIFFUSERS_NAMES.get(self.family, {}).get(name, name)
-        return _effective_weight(self._module.get_submodule(path)).cpu()
+        return _text_weight(self._module, self.family, name)
+
+
+def _text_weight(module: Any, family: str, name: str) -> Tensor:
+    """The weight of a layer of `text_layers`, in a UNet or a transformer; float32 on the CPU."""
+    path = DIFFUSERS_NAMES.get(family, {}).get(name, name)
+    return _effective_weight(module.get_submodule(path)).cpu()
 
 
 def _effective_weight(module: Any) -> Tensor:
@@ -242,7 +246,7 @@ class DiffusersDiffusion:
         """What a transformer says of latents that are scaled as those of a UNet, at noise levels (n,)."""
         transformer, pipe = self._pipe.transformer, self._pipe
         n, channels, height, width = noisy.shape
-        x = noisy * ((1 - sigmas) ** 2 + sigmas**2).sqrt().view(-1, 1, 1, 1)
+        x = noisy * flow_scale(sigmas).view(-1, 1, 1, 1)
         places = pipe._prepare_latent_image_ids(n, height // 2, width // 2, noisy.device, noisy.dtype)
         said = transformer(
             hidden_states=pipe._pack_latents(x.to(transformer.dtype), n, channels, height, width),
@@ -252,7 +256,8 @@ class DiffusersDiffusion:
             img_ids=places,
             txt_ids=torch.zeros(encoded.context.shape[1], 3, device=noisy.device),
         ).sample
-        return unpacked(said, height, width).float()
+        pixels = pipe.vae_scale_factor
+        return pipe._unpack_latents(said, height * pixels, width * pixels, pixels).float()
 
     def make_room(self) -> bool:
         return False  # the other parts of a pipeline are small beside what a UNet's gradients need
@@ -264,9 +269,3 @@ class DiffusersDiffusion:
         unet.enable_gradient_checkpointing()
         unet.train()  # diffusers checkpoints in training only; these UNets have no dropout
         return True
-
-
-def unpacked(packed: Tensor, height: int, width: int) -> Tensor:
-    """Flux.1's latents (n, 4, height, width) of its patches of 2 x 2 (n, patches, channels)."""
-    patches = packed.view(len(packed), height // 2, width // 2, -1, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).reshape(len(packed), -1, height, width)

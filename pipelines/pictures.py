@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.model.protocols import Progress, unseen
 from ..core.model.text_tower import CONTEXT_LENGTH
 from ..core.pictures.grid import labelled_grid
-from .adapter import DiffusersDenoiser, Pipeline, denoiser_module, unpacked
+from .adapter import DiffusersDenoiser, Pipeline, denoiser_module
 
 SCHEDULERS: dict[Sampler, Any] = {"ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
 MOST_STEPS = 1000  # as many timesteps as Stable Diffusion was trained with
@@ -118,7 +118,7 @@ def _run(
             output_type=output,
             callback_on_step_end=tell,
         ).images
-    return unpacked(made, size // 8, size // 8) if flux and size and output == "latent" else made
+    return call._unpack_latents(made, size, size, call.vae_scale_factor) if flux and output == "latent" else made
 
 
 def latent_size(pipe: Pipeline) -> int:

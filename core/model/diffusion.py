@@ -50,7 +50,12 @@ def check_channels(channels: int) -> None:
 
 def flow_alphas_cumprod(sigmas: Tensor) -> Tensor:
     """The signal's share (timesteps,) of the variance of a rectified flow's latents at noise levels (timesteps,)."""
-    return (1 - sigmas) ** 2 / ((1 - sigmas) ** 2 + sigmas**2)
+    return ((1 - sigmas) / flow_scale(sigmas)) ** 2
+
+
+def flow_scale(sigmas: Tensor) -> Tensor:
+    """How many times the latents of a variance-preserving process those of a rectified flow are, (timesteps,)."""
+    return ((1 - sigmas) ** 2 + sigmas**2).sqrt()
 
 
 def add_noise(alphas_cumprod: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

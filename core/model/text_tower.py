@@ -32,7 +32,7 @@ class WordTable:
     @cached_property
     def mean_length(self) -> float:
         """Of the rows that hold a word: the length that Conceptor gives to a pseudo-token."""
-        lengths = self.rows.float().norm(dim=1)
+        lengths = torch.linalg.vector_norm(self.rows, dim=1, dtype=torch.float32)
         return float(lengths[lengths > 0].mean())
 
     def of(self, tokens: Sequence[int]) -> Tensor:

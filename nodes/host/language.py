@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -87,7 +87,7 @@ class HostLanguageEncoder:
                 "plain words."
             )
         vectors = dict(zip(self._encoders, mix.pseudo_token(list(self.words().values())), strict=True))
-        word, marks = next(self._holders(self._clip.tokenize(template.filled(" "))))
+        word, marks = self._holder(self._clip.tokenize(template.filled(" ")))
         return conditioning_with(self._clip, template, word, marks, vectors)
 
     @cached_property
@@ -95,8 +95,11 @@ class HostLanguageEncoder:
         tokens = self._clip.tokenize("(cat:1.5)")
         return any(entry[1] == 1.5 for sections in tokens.values() for section in sections for entry in section)
 
-    def _holders(self, tokens: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
-        """Words that are one token of each encoder and not among `tokens`, with these."""
+    def _holder(self, tokens: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+        """A word that is one token of each encoder and not among `tokens`, with these.
+
+        Raises UserError where there is none.
+        """
         taken = {
             name: {entry[0] for section in tokens[name] for entry in section if isinstance(entry[0], int)}
             for name in self._encoders
@@ -104,15 +107,20 @@ class HostLanguageEncoder:
         for word in HOLDERS:
             pieces = {name: self._pieces(name, word) for name in self._encoders}
             if all(len(found) == 1 and found[0] not in taken[name] for name, found in pieces.items()):
-                yield word, {name: found[0] for name, found in pieces.items()}
+                return word, {name: found[0] for name, found in pieces.items()}
         raise UserError("The prompt has all the words that could hold the mix's place; write a shorter prompt.")
 
     def _pieces(self, name: str, word: str) -> list[int]:
         """A word's tokens behind another word."""
         tokenizer = tokenizer_of(self._clip, name)
-        before, both = (list(tokenizer.tokenizer(text)["input_ids"]) for text in ("a", f"a {word}"))
+        both = list(tokenizer.tokenizer(f"a {word}")["input_ids"])
         ends = tokenizer.end_token is not None and both[-1] == tokenizer.end_token
-        return both[len(before) - ends : len(both) - ends]
+        return both[self._before[name] - ends : len(both) - ends]
+
+    @cached_property
+    def _before(self) -> dict[str, int]:
+        """How many tokens of each encoder "a" is, with its marks."""
+        return {name: len(tokenizer_of(self._clip, name).tokenizer("a")["input_ids"]) for name in self._encoders}
 
     def _table(self, name: str) -> WordTable:
         if name in CLIPS:

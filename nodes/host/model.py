@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from ...core.errors import UnreadableError, UserError
 from ...core.hspace.directions import Position
 from ...core.hspace.jacobian import Decoder
-from ...core.model.diffusion import Prediction, flow_alphas_cumprod
+from ...core.model.diffusion import Prediction, flow_alphas_cumprod, flow_scale
 from ...core.model.protocols import Family
 from ...core.model.text_tower import Encoded
 from ...core.time_edit.lora import LoraFactors
@@ -213,10 +213,11 @@ class HostDiffusion:
         half = not exact and management.should_use_bf16(device)
         self._dtype = torch.bfloat16 if half else torch.float32
         self._model: Any = model.model
-        # A flow's noise levels are spread evenly in training, however they are shifted when it draws.
-        self._sigmas = torch.arange(1, FLOW_TIMESTEPS + 1) / FLOW_TIMESTEPS
-        self.alphas_cumprod: Tensor = flow_alphas_cumprod(self._sigmas)
-        if self.prediction != "flow":
+        if self.prediction == "flow":
+            # Noise levels are spread evenly in training, however they are shifted when the model draws.
+            self._sigmas = torch.arange(1, FLOW_TIMESTEPS + 1) / FLOW_TIMESTEPS
+            self.alphas_cumprod: Tensor = flow_alphas_cumprod(self._sigmas)
+        else:
             self.alphas_cumprod = 1 / (1 + sampling.sigmas.float().cpu() ** 2)
         settings = {**config.unet_config, "dtype": self._dtype}
         unet: Any = type(self._model.diffusion_model)(  # without memory: each weight comes in its place once, below
@@ -275,7 +276,7 @@ class HostDiffusion:
         """What a transformer says of latents that are scaled as those of a UNet."""
         device = next(self._unet.parameters()).device
         sigmas = self._sigmas[timesteps.cpu()]
-        x = noisy * ((1 - sigmas) ** 2 + sigmas**2).sqrt().view(-1, 1, 1, 1).to(noisy)
+        x = noisy * flow_scale(sigmas).view(-1, 1, 1, 1).to(noisy)
         context, pooled = (part.to(device, self._dtype) for part in encoded)
         given = {"context": context, "y": pooled, "transformer_options": self._given(self._options)}
         with differentiable():

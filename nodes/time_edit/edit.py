@@ -363,6 +363,13 @@ class TIMEEditConditioning(Node):
         return io.NodeOutput(edited)
 
 
+def saved_lora(hidden: Any, lora: Mapping[str, Tensor], filename_prefix: str, folder: str) -> str:
+    """Writes a LoRA with the graph that made it; the path of its file."""
+    path = host.numbered_path(filename_prefix, folder)
+    save_lora(path, lora, host.workflow_metadata(hidden.prompt, hidden.extra_pnginfo))
+    return str(path)
+
+
 class SaveTIMEEdit(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -393,6 +400,5 @@ class SaveTIMEEdit(Node):
 
     @classmethod
     def execute(cls, lora: Any, filename_prefix: str, folder: str) -> io.NodeOutput:
-        path = host.numbered_path(filename_prefix, folder)
-        save_lora(path, lora, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
-        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+        path = saved_lora(cls.hidden, lora, filename_prefix, folder)
+        return io.NodeOutput(path, ui=ui.PreviewText(path))

@@ -7,13 +7,13 @@ from typing import Any
 from comfy_api.v0_0_2 import io, ui
 
 from ...core.conceptor.mixture import TokenMix
-from ...core.time_edit.lora import lora_state_dict, save_lora
+from ...core.time_edit.lora import lora_state_dict
 from ...core.time_edit.mix_edit import edit_to_mix
 from .. import host
 from ..conceptor.token_mix import MIX_TOOLTIP, TokenMixType
 from ..connected import Node
 from ..inputs import filename_input
-from .edit import CATEGORY, MODEL, LoraModel
+from .edit import CATEGORY, MODEL, LoraModel, saved_lora
 
 FOLDER = "loras"
 
@@ -67,6 +67,5 @@ class SaveTokenMixEdit(Node):
             host.progress(),
         )
         lora = lora_state_dict(edited.factors, denoiser.family)
-        path = host.numbered_path(filename_prefix, FOLDER)
-        save_lora(path, lora, host.workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo))
-        return io.NodeOutput(str(path), lora, ui=ui.PreviewText(f"{path}\n{edited.report}"))
+        path = saved_lora(cls.hidden, lora, filename_prefix, FOLDER)
+        return io.NodeOutput(path, lora, ui=ui.PreviewText(f"{path}\n{edited.report}"))

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from .architecture import PATCH, TRANSFORMER
@@ -50,19 +50,14 @@ def velocity(
     transformer: FluxTransformer2DModel, noisy: Tensor, sigmas: Tensor, contexts: Tensor, pooled: Tensor
 ) -> Tensor:
     """What the transformer says of latents (n, 4, h, w), in their shape; sigmas (n,), pooled (n, width)."""
+    flux: Any = FluxPipeline  # whose packing of latents into patches needs no pipeline
     n, channels, height, width = noisy.shape
-    rows, columns = height // PATCH, width // PATCH
-    patches = noisy.view(n, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)
-    places = torch.zeros(rows, columns, 3, device=noisy.device)
-    places[..., 1] = torch.arange(rows, device=noisy.device)[:, None]
-    places[..., 2] = torch.arange(columns, device=noisy.device)
-    given: dict[str, Any] = {
-        "hidden_states": patches.reshape(n, rows * columns, -1),
-        "encoder_hidden_states": contexts,
-        "pooled_projections": pooled,
-        "timestep": sigmas,
-        "img_ids": places.view(-1, 3),
-        "txt_ids": torch.zeros(contexts.shape[1], 3, device=noisy.device),
-    }
-    said = transformer(**given).sample.view(n, rows, columns, channels, PATCH, PATCH)
-    return said.permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+    said = transformer(
+        hidden_states=flux._pack_latents(noisy, n, channels, height, width),
+        encoder_hidden_states=contexts,
+        pooled_projections=pooled,
+        timestep=sigmas,
+        img_ids=flux._prepare_latent_image_ids(n, height // PATCH, width // PATCH, noisy.device, torch.float32),
+        txt_ids=torch.zeros(contexts.shape[1], 3, device=noisy.device),
+    ).sample
+    return flux._unpack_latents(said, height, width, 1)
