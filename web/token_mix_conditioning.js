@@ -4,11 +4,13 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { mountEditor } from "./token_mix/editor.js";
+import { textsIn } from "./token_mix/texts.js";
 
 const NODE = "TokenMixConditioning";
 const KEPT = "conceptlens"; // the node's property with what the editor shows and the node does not need
 const LEAST = [420, 560];
-let count = 0; // of editors: after an undo Nodes 2.0 shows the new node's widget only if its name is new
+const WIDGET = "token_mix_editor_";
+let loads = 0; // of graphs: after an undo Nodes 2.0 shows the new node's widget only if its name is new
 const learned = new WeakMap(); // workflow -> place of a node -> what its last run found: an undone graph does not know it
 const editors = new Map(); // node -> its editor, and the last pictures made with it by each node that shows some
 const prompts = new WeakMap(); // workflow, or what an editor shows -> ids of the runs that were queued while it was there
@@ -42,8 +44,9 @@ function mount(node) {
   const href = new URL("./token_mix/style.css", import.meta.url).href;
   container.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href })); // not into the page, which is everybody's
   const shown = { pictures: new Map() };
+  const language = app.extensionManager?.setting?.get("Comfy.Locale");
   const editor = mountEditor(container, {
-    language: app.extensionManager?.setting?.get("Comfy.Locale"),
+    language,
     find,
     pictures: () => [...shown.pictures.values()].findLast((made) => made.length === 2) ?? [],
     changed(changes, aside) {
@@ -54,12 +57,13 @@ function mount(node) {
       app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
     },
   });
-  const widget = node.addDOMWidget(`token_mix_editor_${(count += 1)}`, "CONCEPTLENS_TOKEN_MIX", container, {
+  const widget = node.addDOMWidget(`${WIDGET}${loads}`, "CONCEPTLENS_TOKEN_MIX", container, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => 300,
   });
   widget.serialize = false;
+  widget.label = textsIn(language).title; // in app mode
   const read = () => {
     editor.load(text.value ?? "", node.properties[KEPT]);
     editor.setLimit(limit.value);
@@ -154,8 +158,17 @@ function recall() {
   }
 }
 
+/** App mode names the editors of a graph that is about to be loaded by their present names. */
+function rename(graph) {
+  loads += 1;
+  const named = (text) => String(text).replace(new RegExp(`${WIDGET}\\d+$`), `${WIDGET}${loads}`);
+  const data = graph.extra?.linearData;
+  if (data?.inputs) data.inputs = data.inputs.map(([widget, name, ...more]) => [named(widget), named(name), ...more]);
+}
+
 app.registerExtension({
   name: "conceptlens.TokenMixEditor",
+  beforeConfigureGraph: rename,
   setup() {
     watchQueue();
     watchWords();

@@ -11,6 +11,21 @@ from conceptlens.hosting.server import HostServer
 from playwright.sync_api import Browser, Page
 
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Locale": "en"}
+# Of an example graph, so that it takes little time.
+FEW: dict[str, int | str] = {
+    "steps": 2,
+    "sampling_steps": 2,
+    "validate_every": 1,
+    "validation_images": 2,
+    "num_images": 4,
+    "samples": 32,  # so many that both groups of a balance have some at either end
+    "count": 4,
+    "iterations": 2,
+    "dictionary_size": 32,
+    "width": 64,
+    "height": 64,
+    "method": "conceptor",  # the other one compares words for a minute
+}
 OPEN = """async ([name, values]) => {
   await app.loadGraphData(await (await fetch(`/api/workflow_templates/conceptlens/${name}.json`)).json());
   for (const node of app.graph.nodes.filter((node) => node.type !== "SolidMask")) {  // a part of a mask is small

@@ -6,25 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from conceptlens.hosting.server import HostServer
-from conceptlens.tests.browser.host_page import host_page, open_example, queue
+from conceptlens.tests.browser.host_page import FEW, host_page, open_example, queue
 from conceptlens.tests.conftest import ROOT
 from playwright.sync_api import Browser, Page
-
-FEW: dict[str, int | str] = {
-    "steps": 2,
-    "sampling_steps": 2,
-    "validate_every": 1,
-    "validation_images": 2,
-    "num_images": 4,
-    "samples": 32,  # so many that both groups of a balance have some at either end
-    "count": 4,
-    "iterations": 2,
-    "dictionary_size": 32,
-    "width": 64,
-    "height": 64,
-    "method": "conceptor",  # the other one compares words for a minute
-}
-
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, host: HostServer) -> Iterator[Page]:
