@@ -94,3 +94,14 @@ def test_no_module_and_no_room_imports_itself_by_way_of_others() -> None:
 def test_every_file_has_a_room() -> None:
     """None lies beside the rooms of the table, and no room of the table is empty."""
     assert {room_of(module) for module in MODULES} == set(TABLE)
+
+
+def test_what_the_registrys_archive_leaves_out_is_not_needed() -> None:
+    """`.comfyignore` names folders and files; nothing that stays imports them."""
+    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    ignored = [line.rstrip("/") for line in lines if not line.startswith("#")]
+    assert all((ROOT / name).exists() for name in ignored)
+    assert {"tests", "evaluation"} <= set(ignored)
+    kept = [file for file in [Path("__init__.py"), *FILES] if file.parts[0] not in ignored]
+    needed = {(str(file), module) for file in kept for module in imports(file)}
+    assert not [(file, module) for file, module in needed if module.split(".")[0] in ignored]

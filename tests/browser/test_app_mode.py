@@ -51,7 +51,9 @@ def test_a_graph_as_an_app(name: str, page: Page, host: HostServer, renderer: st
     expect(items.get_by_test_id("builder-widget-label")).to_have_text(LABELS[name])
     history = queue(page, host)
     assert history["status"]["status_str"] == "success", history["status"]["messages"]
-    outputs = json.loads((ROOT / f"workflows/{name}.json").read_text(encoding="utf-8"))["extra"]["linearData"]["outputs"]
+    outputs = json.loads((ROOT / f"workflows/{name}.json").read_text(encoding="utf-8"))["extra"]["linearData"][
+        "outputs"
+    ]
     files = [image["filename"] for number in outputs for image in history["outputs"][str(number)]["images"]]
     shown = page.locator("img:visible[src*='/view?']")
     expect(shown.first).to_be_visible()

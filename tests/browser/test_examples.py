@@ -10,6 +10,7 @@ from conceptlens.tests.browser.host_page import FEW, host_page, open_example, qu
 from conceptlens.tests.conftest import ROOT
 from playwright.sync_api import Browser, Page
 
+
 @pytest.fixture(scope="module")
 def page(browser: Browser, host: HostServer) -> Iterator[Page]:
     with host_page(browser, host, {}) as opened:

@@ -147,7 +147,7 @@ class EmojiWorkshop(Workshop):
         def loss(worker: FluxTransformer2DModel, step: int) -> Tensor:
             return transformer.loss(worker, lessons, TRANSFORMER.batch, step)
 
-        self.train("transformer", module, loss, TRANSFORMER, compiled=True)
+        self.train("transformer", module, loss, TRANSFORMER)
         self.export("transformer", module, TRANSFORMER)
         return module
 
