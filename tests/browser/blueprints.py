@@ -107,15 +107,27 @@ def subgraph(name: str, blueprint: Blueprint, nodes: Mapping[str, Any]) -> dict[
         names = widgets_of(nodes[all_nodes[number]["type"]])
         for widget, value in values.items():
             all_nodes[number]["widgets_values"][names.index(widget)] = value
-    inputs: dict[str, dict[str, Any]] = {}
+    outside = {(entry[1], entry[2], entry[5]) for entry in graph["links"] if entry[3] in blueprint.nodes}
+    entries = [
+        (all_nodes[origin]["outputs"][output]["name"], kind)
+        for origin, output, kind in sorted(outside)
+        if origin not in blueprint.nodes
+    ]
+    entries += [
+        (label, kind_of(nodes[all_nodes[targets[0][0]]["type"]], targets[0][1]))
+        for label, targets in blueprint.widgets.items()
+    ]
+    inputs = {
+        label: {"id": identity(f"{name} {label}"), "name": label, "type": kind, "linkIds": []}
+        for label, kind in entries
+    }
     links: list[dict[str, Any]] = []
 
-    def enter(label: str, kind: str, target: int, slot: int) -> int:
+    def enter(label: str, target: int, slot: int) -> int:
         """A link from the subgraph's input of this label."""
-        made = inputs.setdefault(label, {"id": identity(f"{name} {label}"), "name": label, "type": kind, "linkIds": []})
         number = len(links) + 1
-        links.append(link(number, (INPUTS, list(inputs).index(label)), (target, slot), kind))
-        made["linkIds"].append(number)
+        links.append(link(number, (INPUTS, list(inputs).index(label)), (target, slot), inputs[label]["type"]))
+        inputs[label]["linkIds"].append(number)
         return number
 
     for node in inner:
@@ -130,14 +142,14 @@ def subgraph(name: str, blueprint: Blueprint, nodes: Mapping[str, Any]) -> dict[
                 links.append(link(given["link"], (origin, output), (node["id"], slot), kind))
                 all_nodes[origin]["outputs"][output]["links"].append(given["link"])
             else:
-                given["link"] = enter(all_nodes[origin]["outputs"][output]["name"], kind, node["id"], slot)
+                given["link"] = enter(all_nodes[origin]["outputs"][output]["name"], node["id"], slot)
     for label, targets in blueprint.widgets.items():
         for number, widget in targets:
             node = all_nodes[number]
             kind = kind_of(nodes[node["type"]], widget)
             node["inputs"] = [given for given in node["inputs"] if given["name"] != widget]
             node["inputs"].append({"name": widget, "type": kind, "widget": {"name": widget}})
-            node["inputs"][-1]["link"] = enter(label, kind, number, len(node["inputs"]) - 1)
+            node["inputs"][-1]["link"] = enter(label, number, len(node["inputs"]) - 1)
     outputs = []
     for place, (label, (number, slot)) in enumerate(blueprint.outputs.items()):
         output = all_nodes[number]["outputs"][slot]
