@@ -133,6 +133,7 @@ def subgraph(name: str, blueprint: Blueprint, nodes: Mapping[str, Any]) -> dict[
     for node in inner:
         for output in node["outputs"]:
             output["links"] = []
+    for node in inner:
         for slot, given in enumerate(node["inputs"]):
             if given.get("link") is None:
                 continue

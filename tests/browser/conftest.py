@@ -8,6 +8,7 @@ import pytest
 from conceptlens.evaluation.speed.editor import serve
 from conceptlens.hosting.browser import chromium
 from conceptlens.hosting.server import HostServer
+from conceptlens.tests.browser.host_page import host_page
 from playwright.sync_api import Browser, Page
 
 MOUNT = """async (words) => {
@@ -51,3 +52,15 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
     with HostServer(tmp_path_factory.mktemp("browser"), "--cpu") as running:
         yield running
+
+
+@pytest.fixture(params=["classic canvas", "Nodes 2.0"], scope="module")
+def renderer(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Browser, host: HostServer, renderer: str) -> Iterator[Page]:
+    """The host's own page, in each of its renderers."""
+    with host_page(browser, host, {"Comfy.VueNodes.Enabled": renderer == "Nodes 2.0"}) as page:
+        yield page

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from conceptlens.hosting.server import HostServer
 from conceptlens.tests.browser.editor import bar, drag, value
-from conceptlens.tests.browser.host_page import FEW, host_page, open_example, queue
+from conceptlens.tests.browser.host_page import FEW, open_example, queue
 from conceptlens.tests.browser.in_host import ROOT, coefficients, keep
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 LABELS = {
     "time_edit": ["source", "destination", "preserve", "prompt"],
@@ -19,17 +18,6 @@ LABELS = {
     "hspace_by_text": ["with", "without", "seed"],
 }
 MODE = "(mode) => { app.extensionManager.workflow.activeWorkflow.activeMode = mode }"  # as the host's menu sets it
-
-
-@pytest.fixture(params=["classic canvas", "Nodes 2.0"], scope="module")
-def renderer(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, host: HostServer, renderer: str) -> Iterator[Page]:
-    with host_page(browser, host, {"Comfy.VueNodes.Enabled": renderer == "Nodes 2.0"}) as opened:
-        yield opened
 
 
 def open_app(page: Page, name: str) -> Locator:
@@ -45,21 +33,21 @@ def test_these_graphs_have_it() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(LABELS))
-def test_a_graph_as_an_app(name: str, page: Page, host: HostServer, renderer: str) -> None:
+def test_a_graph_as_an_app(name: str, opened: Page, host: HostServer, renderer: str) -> None:
     """Every chosen input is there under its label; a run shows a chosen output."""
-    items = open_app(page, name)
+    items = open_app(opened, name)
     expect(items.get_by_test_id("builder-widget-label")).to_have_text(LABELS[name])
-    history = queue(page, host)
+    history = queue(opened, host)
     assert history["status"]["status_str"] == "success", history["status"]["messages"]
     outputs = json.loads((ROOT / f"workflows/{name}.json").read_text(encoding="utf-8"))["extra"]["linearData"][
         "outputs"
     ]
     files = [image["filename"] for number in outputs for image in history["outputs"][str(number)]["images"]]
-    shown = page.locator("img:visible[src*='/view?']")
+    shown = opened.locator("img:visible[src*='/view?']")
     expect(shown.first).to_be_visible()
     assert any(file in source for file in files for source in sources(shown))
-    page.wait_for_timeout(1000)
-    keep(page, f"app {name} {renderer}")
+    opened.wait_for_timeout(1000)
+    keep(opened, f"app {name} {renderer}")
 
 
 def sources(pictures: Locator) -> list[str]:
@@ -67,23 +55,23 @@ def sources(pictures: Locator) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [1500, 390])
-def test_the_editor_in_app_mode(width: int, page: Page, host: HostServer, renderer: str) -> None:
+def test_the_editor_in_app_mode(width: int, opened: Page, host: HostServer, renderer: str) -> None:
     """A bar is dragged, also on a page as wide as a phone's; an undo takes it back, and the editor is still there."""
-    page.set_viewport_size({"width": width, "height": 900})
-    items = open_app(page, "change_words")
-    queue(page, host)
+    opened.set_viewport_size({"width": width, "height": 900})
+    items = open_app(opened, "change_words")
+    queue(opened, host)
     if width == 390:
-        page.get_by_text("Edit & Run").click()
+        opened.get_by_text("Edit & Run").click()
     expect(items.locator(".conceptlens-row")).to_have_count(6)
-    before = value(page, "car")
-    bar(page, "car").hover()  # when the page has come to rest
-    drag(page, "car", 0.1, 0.9)
-    assert value(page, "car") > before + 0.3
-    assert len(coefficients(page)["set"]) == 1
-    keep(page, f"app editor {width} {renderer}")
-    page.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+    before = value(opened, "car")
+    bar(opened, "car").hover()  # when the page has come to rest
+    drag(opened, "car", 0.1, 0.9)
+    assert value(opened, "car") > before + 0.3
+    assert len(coefficients(opened)["set"]) == 1
+    keep(opened, f"app editor {width} {renderer}")
+    opened.evaluate("app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
     expect(items.locator(".conceptlens-row")).to_have_count(6)
-    assert value(page, "car") == before
-    page.evaluate(MODE, "graph")
-    page.set_viewport_size({"width": 1500, "height": 900})
-    expect(page.locator(".conceptlens-row").first).to_be_visible()
+    assert value(opened, "car") == before
+    opened.evaluate(MODE, "graph")
+    opened.set_viewport_size({"width": 1500, "height": 900})
+    expect(opened.locator(".conceptlens-row").first).to_be_visible()

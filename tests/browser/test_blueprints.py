@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from conceptlens.hosting.server import HostServer
 from conceptlens.tests.browser.blueprints import BLUEPRINTS, subgraph
-from conceptlens.tests.browser.host_page import FEW, host_page, queue
+from conceptlens.tests.browser.host_page import FEW, queue
 from conceptlens.tests.browser.in_host import ROOT, keep
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 PLACED = """async ([loader, few, values]) => {
   const node = app.graph.nodes.find((one) => one.subgraph);
@@ -33,17 +32,6 @@ PLACED = """async ([loader, few, values]) => {
 WORDS = {"concept": "pest", "source": "a rose", "destination": "a blue rose", "prompt": "a rose", "size": 128}
 
 
-@pytest.fixture(params=["classic canvas", "Nodes 2.0"], scope="module")
-def renderer(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, host: HostServer, renderer: str) -> Iterator[Page]:
-    with host_page(browser, host, {"Comfy.VueNodes.Enabled": renderer == "Nodes 2.0"}) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("name", sorted(BLUEPRINTS))
 def test_a_blueprint_is_what_its_example_is(name: str, host: HostServer) -> None:
     """After a change to an example: python -m conceptlens.tests.browser.blueprints."""
@@ -52,21 +40,21 @@ def test_a_blueprint_is_what_its_example_is(name: str, host: HostServer) -> None
 
 
 @pytest.mark.parametrize("name", sorted(BLUEPRINTS))
-def test_a_blueprint_is_found_and_run(name: str, page: Page, host: HostServer, renderer: str) -> None:
-    page.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [], version: 0.4 }) }")
-    page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-    page.keyboard.type(name, delay=20)
-    page.wait_for_timeout(1500)
-    keep(page, f"blueprint search {name} {renderer}")
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(1500)
-    page.mouse.click(500, 400)  # where it is dropped, if it hangs on the pointer
-    page.wait_for_function("app.graph.nodes.some((node) => node.subgraph)")
+def test_a_blueprint_is_found_and_run(name: str, opened: Page, host: HostServer, renderer: str) -> None:
+    opened.evaluate("async () => { await app.loadGraphData({ nodes: [], links: [], version: 0.4 }) }")
+    opened.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    opened.keyboard.type(name, delay=20)
+    opened.wait_for_timeout(1500)
+    keep(opened, f"blueprint search {name} {renderer}")
+    opened.keyboard.press("Enter")
+    opened.wait_for_timeout(1500)
+    opened.mouse.click(500, 400)  # where it is dropped, if it hangs on the pointer
+    opened.wait_for_function("app.graph.nodes.some((node) => node.subgraph)")
     loader = "FaceWorldLoader" if name == "Directions of a prompt" else "EmojiWorldLoader"
-    number, widgets = page.evaluate(PLACED, [loader, FEW, {**FEW, **WORDS}])
+    number, widgets = opened.evaluate(PLACED, [loader, FEW, {**FEW, **WORDS}])
     assert {label for label, _ in widgets} >= BLUEPRINTS[name].widgets.keys()
-    history = queue(page, host)
+    history = queue(opened, host)
     assert history["status"]["status_str"] == "success", history["status"]["messages"]
     assert history["outputs"][str(number)]["images"]
-    page.wait_for_timeout(1500)
-    keep(page, f"blueprint {name} {renderer}")
+    opened.wait_for_timeout(1500)
+    keep(opened, f"blueprint {name} {renderer}")

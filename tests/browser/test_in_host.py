@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,22 +32,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 
-@pytest.fixture(params=["classic canvas", "Nodes 2.0"], scope="module")
-def renderer(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, host: HostServer, renderer: str) -> Iterator[Page]:
-    with host_page(browser, host, {"Comfy.VueNodes.Enabled": renderer == "Nodes 2.0"}) as opened:
-        yield opened
-
-
 @pytest.fixture
-def graph(page: Page) -> Page:
+def graph(opened: Page) -> Page:
     """The host's page with a small graph around the editor."""
-    set_setting(page, "Comfy.ColorPalette", "dark")
-    return build(page)
+    set_setting(opened, "Comfy.ColorPalette", "dark")
+    return build(opened)
 
 
 def test_a_dragged_word_changes_the_picture(graph: Page, host: HostServer, tmp_path: Path) -> None:
