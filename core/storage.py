@@ -63,7 +63,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise UserError(
             f"{path} could not be written ({error.strerror}); make {len(data) / 2**20:.1f} MB of room or choose "
-            "another folder. What stood there before is unchanged."
+            "another folder. What was there before is unchanged."
         ) from error
 
 

@@ -21,13 +21,14 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ..core.conceptor.dictionary import plurals
+from ..core.conceptor.dictionary import Slot, plurals
 from ..core.conceptor.explanation import NotDrawnError, explain
 from ..core.conceptor.fit import Settings
 from ..core.conceptor.mixture import TokenMix
 from ..core.conceptor.quality import QUALITIES, Preset, Quality
 from ..core.conceptor.vocabulary import Vocabulary, embed_vocabulary
 from ..core.model.template import Template
+from ..core.model.text_tower import Encoded
 from ..core.pictures.grid import from_pil
 from ..harness.commands.decompose import ConsoleLive, checkpoint_of, finished
 from ..harness.terminal.console import Console
@@ -58,6 +59,7 @@ GIVEN = 12  # pictures without a word
 FACTORS = (0.0, 0.5, 1.0, 2.0, 4.0)  # of one coefficient
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of one object in a mix of two
 PAIRS = 5  # of objects
+PLACEHOLDER = "thing"  # stands in a prompt until states of other words come there
 MOVED = 5  # concepts whose coefficients are changed
 
 
@@ -74,14 +76,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folders(parser)
     add("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
     add("--quality", choices=list(QUALITIES), default="quick", help="of the explanations (default quick)")
+    add("--transformer", action="store_true", help="of the transformer's concepts, by it")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    folders = (arguments.out, arguments.cache, arguments.packages)
-    bench = Bench(*folders, console, arguments.quality)
+    out = arguments.out / "transformer" if arguments.transformer else arguments.out
+    bench = Bench(out, arguments.cache, arguments.packages, console, arguments.quality, arguments.transformer)
     measures = [measure for part in arguments.only or PARTS for measure in PARTS[part](bench)]
     settings = {**asdict(bench.preset), "quality": bench.quality, "guidance scale": GUIDANCE}
-    report("python -m conceptlens.evaluation concepts", settings, measures, arguments.json)
+    command = "python -m conceptlens.evaluation concepts"
+    if bench.transformer:
+        command += " --transformer"
+        measures = [replace(measure, name=f"transformer, {measure.name}") for measure in measures]
+    report(command, settings, measures, arguments.json)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +100,7 @@ class Bench:
     packages: Path
     console: Console
     quality: Quality = "quick"
+    transformer: bool = False
 
     @property
     def preset(self) -> Preset:
@@ -100,7 +108,7 @@ class Bench:
 
     @cached_property
     def lab(self) -> Laboratory:
-        return Laboratory(self.packages)
+        return Laboratory(self.packages, self.transformer)
 
     @cached_property
     def studio(self) -> DiffusersStudio:
@@ -206,6 +214,21 @@ class Bench:
     def shown_by_word(self, concept: str) -> list[str]:
         """The same for the concept's own word."""
         return self._seen(self.studio.latents_of_prompt(PROMPT.filled(concept), range(JUDGED)))
+
+    @torch.no_grad()
+    def shown_by_states(self, mix: TokenMix, alone: bool) -> list[str]:
+        """The same of a mix of the states of its words in the prompt: of their own slot alone, or of all slots."""
+        slot = Slot.of(self.studio.encoder, self.studio.towers, PROMPT)
+        (placeholder,) = self.studio.encoder.tokenize(PLACEHOLDER)[1:-1]
+        rows = [placeholder, *mix.ids]
+        context, pooled = slot.encode([tower.words.of(rows) for tower in slot.towers])
+        shares = torch.tensor(mix.coefficients).view(-1, 1)
+        mixed = (shares[..., None] * context[1:]).sum(0, keepdim=True)
+        if alone:
+            mixed, states = context[:1].clone(), mixed
+            mixed[:, slot.places] = states[:, slot.places]
+        encoded = Encoded(mixed, (shares * pooled[1:]).sum(0, keepdim=True))
+        return self._seen(self.studio.latents_of_encoded(encoded, range(JUDGED)))
 
     def _seen(self, latents: Tensor) -> list[str]:
         pictures = self.studio.pictures(latents).permute(0, 3, 1, 2) * 2 - 1
@@ -317,17 +340,31 @@ def manipulation(bench: Bench) -> Iterator[Measure]:
 
 def pairs(bench: Bench) -> Iterator[Measure]:
     """Whether a mix of two objects shows one of them the more, the more of the mix it is."""
+    yield from _pairs(bench, "mixes of two objects", bench.shown)
+
+
+def word_states(bench: Bench) -> Iterator[Measure]:
+    """The same of mixes that live one step later, in what the encoder says: states of words instead of embeddings.
+
+    The state of each word in the prompt is mixed and put where a placeholder's state was; or those of all slots are,
+    which the word's meaning has entered too, as an encoder reads from left to right.
+    """
+    yield from _pairs(bench, "mixes of the word's state", lambda mix: bench.shown_by_states(mix, alone=True))
+    yield from _pairs(bench, "mixes of all slots' states", lambda mix: bench.shown_by_states(mix, alone=False))
+
+
+def _pairs(bench: Bench, what: str, shown: Callable[[TokenMix], list[str]]) -> Iterator[Measure]:
     rising = []
     objects = random.Random("pairs").sample(bench.singles, 2 * PAIRS)
     for one, other in zip(objects[::2], objects[1::2], strict=True):
         ids = [bench.lab.truth.tokens[name][0] for name in (one, other)]
         shares = []
         for share in SHARES:
-            seen = bench.shown(TokenMix.of(ids, [one, other], [share, 1 - share]))
+            seen = shown(TokenMix.of(ids, [one, other], [share, 1 - share]))
             shares.append(100 * statistics.mean(kind == one for kind in seen))
-        bench.console.line(f"{one} in mixes with {other}, shares of {SHARES}: {shares} %")
+        bench.console.line(f"{what}: {one} with {other}, shares of {SHARES}: {shares} %")
         rising.append(all(a <= b for a, b in pairwise(shares)) and shares[0] < shares[-1])
-    yield Measure.share("mixes of two objects: pairs in which the share rises", rising)
+    yield Measure.share(f"{what}: pairs in which the share rises", rising)
 
 
 def given_pictures(bench: Bench) -> Iterator[Measure]:
@@ -372,6 +409,7 @@ PARTS = {
         faithfulness,
         manipulation,
         pairs,
+        word_states,
         stability,
         published,
     )

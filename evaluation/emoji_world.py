@@ -14,6 +14,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,8 @@ def keywords(lab: Laboratory) -> Part:
     truth = lab.truth
     trained = [keyword for keyword in truth.keywords if keyword not in truth.held_out_keywords]
     for label, these in (("keywords", trained), ("keywords held out", list(truth.held_out_keywords))):
+        if not these:  # the transformer was taught all of its part
+            continue
         made = lab.sample({_photo(keyword): KEYWORD_SEEDS for keyword in these})
         hits, complete, found = [], [], {}
         for keyword in these:
@@ -346,22 +349,45 @@ def speed(_: Laboratory) -> Part:
 PARTS: dict[str, Callable[[Laboratory], Part]] = {
     part.__name__: part for part in (speed, judges, names, colours, keywords, people, understanding, explanation)
 }
-CONDITIONS = {
-    "steps": STEPS,
-    "guidance scale": GUIDANCE,
-    "seeds of a prompt": len(SEEDS),
-    "weights": weights.checksums(WEIGHTS),
-}
 
 
-EVALUATION = Evaluation("python -m conceptlens.evaluation emoji-world", PARTS, CONDITIONS)
+def conditions_without(other: str) -> dict[str, Any]:
+    """What measures depend on: all weights but those of the other model."""
+    sums = {name: checksum for name, checksum in weights.checksums(WEIGHTS).items() if name != f"{other}.safetensors"}
+    return {"steps": STEPS, "guidance scale": GUIDANCE, "seeds of a prompt": len(SEEDS), "weights": sums}
+
+
+EVALUATION = Evaluation("python -m conceptlens.evaluation emoji-world", PARTS, conditions_without("transformer"))
+
+
+def of_transformer(part: Callable[[Laboratory], Part]) -> Callable[[Laboratory], Part]:
+    """The part of a command, with measures that say so."""
+
+    def measured(lab: Laboratory) -> Part:
+        for measure, details in part(lab):
+            yield replace(measure, name=f"transformer, {measure.name}"), details
+
+    return measured
+
+
+OF_TRANSFORMER = Evaluation(
+    f"{EVALUATION.command} --transformer",
+    {part.__name__: of_transformer(part) for part in (names, colours, keywords, people)},
+    conditions_without("unet"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--packages", type=Path, default=Path(".world"), metavar="DIR", help="where packages are kept")
     add("--only", choices=list(PARTS), action="append", help="this part alone; may be given again")
+    add("--transformer", action="store_true", help="of the transformer, which was taught a part: names to people alone")
 
 
 def run(arguments: argparse.Namespace, _: Console) -> None:
-    EVALUATION.run(lambda: Laboratory(arguments.packages), arguments.only, arguments.json)
+    evaluation = OF_TRANSFORMER if arguments.transformer else EVALUATION
+    evaluation.run(
+        lambda: Laboratory(arguments.packages, arguments.transformer),
+        [part for part in arguments.only or () if part in evaluation.parts] or None,
+        arguments.json,
+    )

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, autocast
 from tqdm import tqdm
 from transformers import CLIPModel
 
-from ..pipelines.pictures import sampled_by
+from ..pipelines.adapter import denoiser_module
+from ..pipelines.pictures import Sampling, sample
 from ..world import weights
 from ..world.classifier import Classifier
 from ..world.emoji import encoders, language
 from ..world.emoji.architecture import GUIDANCE, WEIGHTS
 from ..world.emoji.captions import SEXES
 from ..world.emoji.classifier import kinds
+from ..world.emoji.part import part_of
 from ..world.emoji.pictures import Pictures
-from ..world.emoji.pipeline import emoji_world_pipeline
+from ..world.emoji.pipeline import emoji_world_pipeline, emoji_world_transformer_pipeline
 from ..world.emoji.sources import Sources
 from ..world.emoji.truth import Truth
 from ..world.tokenizer import clip_tokenizer
@@ -34,14 +36,19 @@ AT_ONCE = 32  # pictures
 COMPILED = (8, AT_ONCE)  # rows of a batch
 
 
-class Laboratory:
-    """EmojiWorld, its truth, its data and its judges."""
+def _in_float32(_: Any, __: Any, said: Any) -> Any:
+    first = said[0].float()
+    return (first,) if isinstance(said, tuple) else Transformer2DModelOutput(first)
 
-    def __init__(self, packages: Path) -> None:
-        self.packages = packages
-        self.truth = Truth.load()
+
+class Laboratory:
+    """EmojiWorld, its truth, its data and its judges; by its transformer, the part of it that this was taught."""
+
+    def __init__(self, packages: Path, transformer: bool = False) -> None:
+        self.packages, self.transformer = packages, transformer
+        self.truth = part_of(Truth.load()) if transformer else Truth.load()
         self.tokenizer = clip_tokenizer()
-        self.kinds = list(kinds(self.truth))
+        self.kinds = list(kinds(Truth.load()))
         self.groups = {name: group for group, names in self.truth.groups.items() for name in names}
 
     @cached_property
@@ -49,9 +56,14 @@ class Laboratory:
         return Pictures(Sources(self.packages), self.truth)
 
     @cached_property
-    def pipe(self) -> StableDiffusionPipeline:
-        """Compiled for batches of a few sizes, to which others are filled up: each further one would take a minute."""
+    def pipe(self) -> Any:
+        """Compiled for batches of a few sizes, to which others are filled up: each further one would take a minute.
+
+        The transformer is as it is.
+        """
         pipe = self.fast_pipe()
+        if self.transformer:
+            return pipe
         compiled = torch.compile(pipe.unet.forward, dynamic=False)
 
         def filled(sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, **how: Any) -> Any:
@@ -66,13 +78,17 @@ class Laboratory:
         pipe.unet.forward = filled
         return pipe
 
-    def fast_pipe(self) -> StableDiffusionPipeline:
-        """The pipeline, whose UNet multiplies as it did in training."""
-        pipe = emoji_world_pipeline("cuda" if torch.cuda.is_available() else "cpu")
-        pipe.unet.to(memory_format=torch.channels_last)
+    def fast_pipe(self) -> Any:
+        """The pipeline, whose UNet or transformer multiplies as it did in training."""
+        made = emoji_world_transformer_pipeline if self.transformer else emoji_world_pipeline
+        pipe = made("cuda" if torch.cuda.is_available() else "cpu")
+        module = denoiser_module(pipe)
+        module.to(memory_format=torch.channels_last)
         dtype = computing_dtype(pipe.device)
         as_trained = autocast(pipe.device.type, dtype, enabled=dtype != torch.float32)
-        pipe.unet.forward = as_trained(pipe.unet.forward)
+        module.forward = as_trained(module.forward)
+        if self.transformer:  # a flow's scheduler and the autoencoder go on in the precision of what it says
+            module.register_forward_hook(_in_float32)
         return pipe
 
     @cached_property
@@ -96,15 +112,9 @@ class Laboratory:
         for start in tqdm(range(0, len(work), AT_ONCE), desc="pictures", leave=False):
             some = work[start : start + AT_ONCE]
             batch = some + [some[-1]] * (AT_ONCE - len(some))  # another size would be compiled anew
-            with sampled_by(self.pipe, "dpmpp_2m"):
-                result: Any = self.pipe(
-                    prompt=[prompt for prompt, _ in batch],
-                    generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
-                    num_inference_steps=STEPS,
-                    guidance_scale=GUIDANCE,
-                    output_type="pt",
-                )
-            for (prompt, _), picture in zip(some, result.images[: len(some)].float().cpu() * 2 - 1, strict=True):
+            sampling = Sampling(STEPS, GUIDANCE, sampler="dpmpp_2m")
+            pictures = sample(self.pipe, [prompt for prompt, _ in batch], [seed for _, seed in batch], sampling)
+            for (prompt, _), picture in zip(some, pictures[: len(some)].permute(0, 3, 1, 2) * 2 - 1, strict=True):
                 made[prompt].append(picture)
         return {prompt: torch.stack(pictures) for prompt, pictures in made.items()}
 

@@ -10,6 +10,7 @@ from .conceptor.card import ConceptCard
 from .conceptor.decompose import ConceptDecompose
 from .conceptor.gallery import TokenMixGallery
 from .conceptor.image_decompose import ImageDecompose
+from .conceptor.layer_lens import LayerLens
 from .conceptor.token_mix import (
     LoadTokenMix,
     SaveTokenMix,
@@ -44,7 +45,7 @@ class ConceptLensExtension(ComfyExtension):
         return [
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
-            *(ImageDecompose, ConceptBias, TokenMixBalance, ConceptCard),
+            *(ImageDecompose, ConceptBias, TokenMixBalance, ConceptCard, LayerLens),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding, SaveTokenMixEdit),
             *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceDisentangle, HSpaceDirection),
             *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),

@@ -19,7 +19,7 @@ class StrengthSweep(Node):
             node_id="StrengthSweep",
             display_name="Strength Sweep",
             category=CATEGORY,
-            description="Evenly spaced values: everything behind this node runs once for each.",
+            description="Gives evenly spaced values: everything after this node runs once for each.",
             search_aliases=["sweep", "linspace", "xy plot", "range"],
             inputs=[
                 io.Float.Input("start", default=-2.0, min=-1e6, max=1e6, step=0.1, tooltip="First value, -1e6 to 1e6."),
@@ -48,7 +48,7 @@ class LabelledGrid(Node):
             node_id="LabelledGrid",
             display_name="Labelled Grid",
             category=CATEGORY,
-            description="One picture of many, each under its label.",
+            description="Puts many pictures into one, each under its label.",
             search_aliases=["grid", "contact sheet", "xy plot", "compare"],
             is_input_list=True,
             inputs=[
@@ -56,7 +56,8 @@ class LabelledGrid(Node):
                 io.String.Input(
                     "labels",
                     force_input=True,
-                    tooltip="One label for each picture or each batch of pictures; lines of one text are several.",
+                    tooltip="One label for each picture or each batch of pictures. Each line of a text is a label of "
+                    "its own.",
                 ),
                 io.Int.Input(
                     "columns",

@@ -75,9 +75,9 @@ def size_inputs() -> list[Any]:
 
 def group_inputs(optional: bool = False, several: bool = True) -> list[Any]:
     """Words of two groups that are weighed against each other; in lines, where there may be several pairs."""
-    said = "between commas."
+    said = "separated by commas."
     if several:
-        said += " Several pairs: each line of one group is weighed against the same line of the other."
+        said += " For several pairs, each line of one group is weighed against the same line of the other."
     return [
         io.String.Input(
             "group_a",
@@ -105,7 +105,8 @@ def picture_inputs() -> list[Any]:
             min=1,
             max=10_000,
             optional=True,
-            tooltip="Pictures that are judged, 1 to 10000: 32 tell a share to about 16 points, 128 to 8.",
+            tooltip="How many pictures are judged, 1 to 10000: 32 give the share to within about 16 points, 128 to "
+            "within 8.",
         ),
         io.Int.Input(
             "image_size",
@@ -122,8 +123,8 @@ def picture_inputs() -> list[Any]:
             min=1,
             max=1000,
             optional=True,
-            tooltip="Steps of a picture, by DDIM, 1 to 1000.",
+            tooltip="Steps per picture, by DDIM, 1 to 1000.",
         ),
         cfg_input(optional=True),
-        seed_input("Of the first picture; the next ones have the seeds after it.", optional=True),
+        seed_input("The seed of the first picture; the others use the seeds that follow.", optional=True),
     ]

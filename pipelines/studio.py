@@ -22,7 +22,7 @@ from ..core.errors import UserError
 from ..core.model.diffusion import check_channels
 from ..core.model.protocols import Family, Progress, PseudoToken, unseen
 from ..core.model.template import Template
-from ..core.model.text_tower import TextTower
+from ..core.model.text_tower import Encoded, TextTower
 from .adapter import DiffusersDiffusion, DiffusersTextEncoder, Pipeline, denoiser_module, reads_pooled
 from .pictures import PICTURES_AT_ONCE, Sampling, decoded, latent_channels, latent_size, sample_latents
 
@@ -85,7 +85,11 @@ class DiffusersStudio:
         """The same for one mix, or for as many as seeds, one each."""
         tables = [tower.words for tower in self.towers]
         vectors = [torch.cat(rows) for rows in zip(*(mix.pseudo_token(tables) for mix in mixes), strict=True)]
-        encoded = Slot.of(self.encoder, self.towers, template).encode(vectors)
+        return self.latents_of_encoded(Slot.of(self.encoder, self.towers, template).encode(vectors), seeds, progress)
+
+    @torch.no_grad()
+    def latents_of_encoded(self, encoded: Encoded, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        """The same for one encoded prompt, or for as many as seeds, one each."""
         named = zip(("prompt_embeds", "pooled_prompt_embeds"), encoded, strict=True)
         prompts = {
             name: part.to(self._pipe.device, self._pipe.dtype).expand(len(seeds), *part.shape[1:])

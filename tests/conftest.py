@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import zipfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import pathspec
 import pytest
 from conceptlens.core.model.protocols import Family
 from hypothesis import settings
@@ -74,6 +77,26 @@ def comfyui() -> Path:
     from conceptlens.hosting.folder import comfyui_folder
 
     return comfyui_folder()
+
+
+def archived(files: list[str]) -> list[str]:
+    """Those of the files, named from the root, that `.comfyignore` leaves in the registry's archive."""
+    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    ignored = pathspec.PathSpec.from_lines("gitignore", lines)
+    return [file for file in files if not ignored.match_file(file)]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the registry would get, packed as its own program (comfy-cli) packs it."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    file = tmp_path_factory.mktemp("registry") / "node.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in archived(listed.rstrip("\0").split("\0")):
+            if (ROOT / name).exists():  # else it was removed since the last commit
+                packed.write(ROOT / name, name)
+    return file
 
 
 @pytest.fixture(params=get_args(Family), scope="module")

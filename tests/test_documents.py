@@ -82,7 +82,7 @@ FIGURES = {
         "nothing to do with the concept | * | * | # |": "keywords: unrelated words among the top 10, published fit",
     },
     ("docs/methods.md", "bias"): {
-        "they were planted: rank correlation **#** (wanted": "mix of both words: rank correlation with planted shares",
+        "they were planted: rank correlation **#** (target": "mix of both words: rank correlation with planted shares",
         "What is drawn does so with #:": "pictures: rank correlation of drawn with planted shares",
         "points of a half (# %;": "TIME edits: share near a half",
     },

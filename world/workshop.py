@@ -75,10 +75,10 @@ class Workshop:
                         f"{part}: {state.step} of {settings.steps} steps; the same command goes on there."
                     )
 
-    def export(self, part: weights.Part, module: nn.Module, settings: Settings) -> None:
-        """Keeps the weights of a part in float16; `module` then holds what was kept."""
+    def export(self, part: weights.Part, module: nn.Module, settings: Settings, bytewise: bool = False) -> None:
+        """Keeps the weights of a part, in float16 or bytewise; `module` then holds what was kept."""
         made = {"kind": f"{self.world} {part}", "settings": asdict(settings)}
-        weights.save(part, module.state_dict(), made, self.weights)
+        weights.save(part, module.state_dict(), made, self.weights, bytewise)
         module.load_state_dict(weights.load(part, self.weights))
 
 

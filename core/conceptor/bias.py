@@ -98,7 +98,7 @@ def pairs_in(
             if not side:
                 raise UserError(_absent(group, mix, near))
         if twice := taken & (sides[0] | sides[1]):
-            raise UserError(f'"{mix.texts[mix.ids.index(min(twice))]}" belongs to two lines; let one have it.')
+            raise UserError(f'"{mix.texts[mix.ids.index(min(twice))]}" belongs to two lines; leave it in one of them.')
         taken |= sides[0] | sides[1]
         pairs.append(Pair(words, (frozenset(sides[0]), frozenset(sides[1]))))
     return pairs

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageDraw
@@ -30,47 +31,91 @@ STYLE = (
 )
 
 
-def concept_card(
-    mix: TokenMix,
-    samples: Tensor | None = None,
-    reconstructions: Tensor | None = None,
-    words: Tensor | None = None,
-    lines: Sequence[str] = (),
-) -> Tensor:
+HALF = (WIDTH - 3 * GAP) // 2  # the width of a column
+SIDE = (HALF - NARROW * (ACROSS - 1)) // ACROSS  # of a picture
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """What one model makes of a concept. Pictures are (n, height, width, 3) in 0..1."""
+
+    mix: TokenMix
+    samples: Tensor | None = None  # of the concept's own word
+    reconstructions: Tensor | None = None  # of the mix
+    words: Tensor | None = None  # of the mix's largest words, one each, in their order
+
+    def check(self) -> None:
+        """Raises UserError for an empty mix and for more pictures of words than it has words."""
+        if not len(self.mix):
+            raise UserError("The mix is empty; there is nothing to show.")
+        if self.words is not None and len(self.words) > len(self.mix):
+            raise UserError(
+                f"There are {len(self.words)} pictures of words, and the mix has {len(self.mix)}; connect the images "
+                "of Token Mix Gallery for the same mix."
+            )
+
+    @property
+    def told(self) -> str:
+        """What the words were made of."""
+        made_by = self.mix.made_by
+        family = made_by.get("family", "")
+        told = f"{len(self.mix)} words of {family}" if family else f"{len(self.mix)} words"
+        if made_by.keys() >= {"pictures", "prompt"}:
+            prompt = Template.of(made_by["prompt"]).filled(_title(self.mix))
+            told += f', from {made_by["pictures"]} pictures of "{prompt}"'
+        return told
+
+
+def concept_card(portrait: Portrait, lines: Sequence[str] = ()) -> Tensor:
     """A picture (height, 1240, 3): what a model draws for a concept, the words that it is made of, what those draw.
 
-    samples, reconstructions: pictures (n, height, width, 3) in 0..1 of the concept's own word and of the mix. words: of
-    the mix's largest words, one each, in their order. lines: what else is to be said, below. Raises UserError for an
-    empty mix and for more pictures of words than it has words.
+    lines: what else is to be said, below. Raises UserError as `Portrait.check`.
     """
-    if not len(mix):
-        raise UserError("The mix is empty; there is nothing to show.")
-    concept, family = _title(mix), mix.made_by.get("family", "")
-    if words is not None and len(words) > len(mix):
-        raise UserError(
-            f"There are {len(words)} pictures of words, and the mix has {len(mix)}; connect the images of Token Mix "
-            "Gallery for the same mix."
-        )
-    half = (WIDTH - 3 * GAP) // 2
-    side = (half - NARROW * (ACROSS - 1)) // ACROSS
-    drawn, alone = [], []
-    heads = (f'What the model draws for "{concept}"', "What these words draw")
-    for said, pictures in zip(heads, (samples, reconstructions), strict=True):
-        if pictures is not None:
-            drawn += [_text(said, half, 22), _grid(_scaled(pictures[:SHOWN], side))]
-    largest = mix.top(BARS)
-    bars = [_text("The words that it is made of", half, 22), bar_chart(largest.texts, largest.coefficients, half)]
-    if words is not None:
-        labelled = zip(_scaled(words[:SHOWN], side), mix.texts, strict=False)
-        cells = [_under([picture, _text(text, side, 15)], NARROW) for picture, text in labelled]
-        alone = [_text("What each of them draws alone", half, 22), _grid(cells)]
+    portrait.check()
+    concept = _title(portrait.mix)
+    drawn = [
+        *_pictures(f'What the model draws for "{concept}"', portrait.samples),
+        *_pictures("What these words draw", portrait.reconstructions),
+    ]
+    bars, alone = _bars(portrait.mix), _alone(portrait)
     columns = [drawn, bars + alone] if drawn else [bars, alone]
-    parts = [_text(concept, WIDTH - 2 * GAP, 44), _beside([_under(column) for column in columns if column])]
-    made_by = mix.made_by
-    told = f"{len(mix)} words of {family}" if family else f"{len(mix)} words"
-    if made_by.keys() >= {"pictures", "prompt"}:
-        told += f', from {made_by["pictures"]} pictures of "{Template.of(made_by["prompt"]).filled(concept)}"'
-    return _framed(_under([*parts, _text("\n".join([*lines, told]), WIDTH - 2 * GAP, 18)]))
+    return _titled(concept, columns, [*lines, portrait.told])
+
+
+def comparison_card(portraits: Mapping[str, Portrait], lines: Sequence[str] = ()) -> Tensor:
+    """The same of two models by their names, side by side: a picture (height, 1240, 3). Raises as `Portrait.check`."""
+    columns = []
+    for name, portrait in portraits.items():
+        portrait.check()
+        drawn = _pictures(f'It draws for "{_title(portrait.mix)}"', portrait.samples)
+        remade = _pictures("What these words draw", portrait.reconstructions)
+        columns.append([_text(name, HALF, 30), *drawn, *_bars(portrait.mix), *_alone(portrait), *remade])
+    told = [f"{name}: {portrait.told}" for name, portrait in portraits.items()]
+    title = " / ".join(dict.fromkeys(_title(portrait.mix) for portrait in portraits.values()))
+    return _titled(title, columns, [*lines, *told])
+
+
+def _titled(title: str, columns: Sequence[Sequence[Tensor]], lines: Sequence[str]) -> Tensor:
+    beside = _beside([_under(column) for column in columns if column])
+    below = _text("\n".join(lines), WIDTH - 2 * GAP, 18)
+    return _framed(_under([_text(title, WIDTH - 2 * GAP, 44), beside, below]))
+
+
+def _pictures(said: str, pictures: Tensor | None) -> list[Tensor]:
+    return [] if pictures is None else [_text(said, HALF, 22), _grid(_scaled(pictures[:SHOWN], SIDE))]
+
+
+def _bars(mix: TokenMix) -> list[Tensor]:
+    largest = mix.top(BARS)
+    return [_text("The words that it is made of", HALF, 22), bar_chart(largest.texts, largest.coefficients, HALF)]
+
+
+def _alone(portrait: Portrait) -> list[Tensor]:
+    if portrait.words is None:
+        return []
+    labelled = zip(_scaled(portrait.words[:SHOWN], SIDE), portrait.mix.texts, strict=False)
+    cells = [_under([picture, _text(text, SIDE, 15)], NARROW) for picture, text in labelled]
+    return [_text("What each of them draws alone", HALF, 22), _grid(cells)]
 
 
 def report_page(title: str, cards: Sequence[tuple[TokenMix, Tensor]]) -> str:

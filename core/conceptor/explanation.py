@@ -78,7 +78,8 @@ def seeds_of(settings: Settings, num_images: int, validation_images: int) -> tup
     """
     if num_images < 1 or validation_images < 1:
         raise UserError(
-            f"{num_images} pictures for training and {validation_images} for validation were asked for; give 1 or more."
+            f"{num_images} pictures for training and {validation_images} for validation were asked for; give 1 or more "
+            "of each."
         )
     seeds = seeds_from(settings.seed, num_images + validation_images)
     return seeds[:num_images], seeds[num_images:]
@@ -93,7 +94,7 @@ def check_concept(name: str, with_pictures: bool) -> None:
 def check_validation(validation: Validation, with_image_encoder: bool) -> None:
     """Raises UserError when pictures are to be compared with nothing that could."""
     if validation == "pictures" and not with_image_encoder:
-        raise UserError("Validation by pictures compares them by an image encoder; connect clip_vision.")
+        raise UserError("Validation by pictures needs an image encoder; connect clip_vision.")
 
 
 def check_name(encoder: OpenTextEncoder, name: str, template: Template, others: Sequence[str] = ()) -> None:
@@ -140,7 +141,7 @@ def check_drawn(studio: Studio, vocabulary: Vocabulary, name: str, features: Ten
         nearest = ", ".join(vocabulary.texts[row] for row, _ in vocabulary.nearest(features.mean(0), 5))
         raise NotDrawnError(
             f'There is no explanation: the model does not draw "{name}". Its {len(features)} pictures are no more like '
-            f"that than like other words (likeness {reached:.0%} of the nearest word's, wanted {DRAWN:.0%}); they look "
+            f"that than like other words (likeness {reached:.0%} of the nearest word's, {DRAWN:.0%} needed); they look "
             f"like {nearest}. Explain a word that the model knows, or give pictures of your own."
         )
 

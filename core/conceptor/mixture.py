@@ -48,7 +48,7 @@ class TokenMix:
                 raise UserError(f'The coefficient of "{text}" is {value}; it must be a finite number.')
         if len(set(ids)) < len(ids):
             twice = next(text for token, text in zip(ids, texts, strict=True) if list(ids).count(token) > 1)
-            raise UserError(f'"{twice}" stands more than once in the mix; give each token one coefficient.')
+            raise UserError(f'"{twice}" is in the mix more than once; give each token one coefficient.')
         rows = sorted(zip(coefficients, ids, texts, strict=True), key=lambda row: -row[0])
         return cls(tuple(row[1] for row in rows), tuple(row[2] for row in rows), tuple(row[0] for row in rows), made_by)
 
@@ -103,7 +103,7 @@ class TokenMix:
         """
         last = min(len(table.rows) for table in tables) - 1
         if strange := [token for token in self.ids if not 0 <= token <= last]:
-            raise UserError(f"The mix has a token {strange[0]}, but the model's go from 0 to {last}; remove it.")
+            raise UserError(f"The mix has a token {strange[0]}, but the model's tokens go from 0 to {last}; remove it.")
         weights = torch.tensor(self.coefficients, dtype=torch.float64)
         weights /= weights.abs().max() if weights.any() else 1  # only ratios count: no sum is too large or too small
         vectors = []

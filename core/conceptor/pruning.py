@@ -152,7 +152,7 @@ def _check_same(meant: Tensor, before: Tensor, noise: FixedNoise, threshold: flo
     if (similarity := float(one @ other)) < threshold:
         raise UserError(
             f"The noise and settings give another picture than the connected one (similarity {similarity:.3f}, "
-            f"threshold {threshold:g}); give those that it was made with, of this mix in this prompt."
+            f"threshold {threshold:g}); give those that it was made with, and the same mix and prompt."
         )
 
 

@@ -96,7 +96,9 @@ class HSpaceDirections:
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self):
-            raise UserError(f"There is no direction {index}; these are {len(self)}, counted from 0.")
+            raise UserError(
+                f"There is no direction {index}; there are {len(self)}, counted from 0: choose one of them."
+            )
 
     def save(self, path: Path, metadata: Mapping[str, str] = {}) -> None:
         """Writes a file that `load` reads: in half precision where that holds the shifts.

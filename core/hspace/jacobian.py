@@ -62,7 +62,7 @@ def singular_directions(
     and when the decoder can't be differentiated.
     """
     if mask is not None and not (mask != 0).any():
-        raise UserError("The mask is empty: nothing of the picture would be looked at; paint the part that matters.")
+        raise UserError("The mask is empty: no part of the picture would be looked at; paint the part that matters.")
     seen = decoder if mask is None else masked(decoder, mask)
     with full_precision():
         return _lanczos(*products(seen, h), h, count, iterations, tolerance, start, generator, progress)

@@ -10,7 +10,7 @@ def counted(text: str) -> list[int]:
     try:
         found = [int(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
-        raise UserError(f'"{text}" is no list of numbers; write them between commas: 0, 2') from error
+        raise UserError(f'"{text}" is not a list of numbers; write numbers with commas between them: 0, 2') from error
     if any(number < 0 for number in found):
         raise UserError(f'"{text}" has a number below 0; count from 0.')
     return found
@@ -23,7 +23,9 @@ def percents(text: str) -> list[float] | None:
     try:
         found = [float(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
-        raise UserError(f'"{text}" is no list of numbers; write all, or numbers between commas: 0.2, 0.5') from error
+        raise UserError(
+            f'"{text}" is not a list of numbers; write all, or numbers separated by commas: 0.2, 0.5'
+        ) from error
     if not found or not all(0 <= percent <= 1 for percent in found):
         raise UserError(f'"{text}" must hold numbers from 0 to 1, or be: all')
     return found

@@ -111,8 +111,8 @@ def incremental_pca(
 def _check_count(samples: int, components: int) -> None:
     if components >= samples:
         raise UserError(
-            f"{samples} samples have at most {max(0, samples - 1)} principal components, {components} were asked for; "
-            "draw more samples or ask for fewer components."
+            f"{samples} samples have at most {max(0, samples - 1)} principal components, but {components} were asked "
+            "for; draw more samples or ask for fewer components."
         )
 
 

@@ -64,7 +64,7 @@ def asyrp(
     that rise.
     """
     if not _fall(sigmas):
-        raise UserError("The noise levels must fall; the way from a picture to its noise is h-space Invert's.")
+        raise UserError("The noise levels must fall; to get from a picture to its noise, use h-space Invert.")
     for number, (sigma, after) in enumerate(pairwise(sigmas.tolist())):
         predicted = shifted(x, sigma)
         unmoved = plain(x, sigma) if plain else predicted
@@ -91,7 +91,7 @@ def invert(
     """
     levels = sigmas.tolist()
     if levels[-1] != 0 or not _fall(sigmas):
-        raise UserError("The noise levels must fall, and end in 0: give all of a scheduler's, not a part of them.")
+        raise UserError("The noise levels must fall, and end in 0: give all sigmas of a scheduler, not a part of them.")
     way = [x_0]  # from the picture to the noise
     for number, (sigma, above) in enumerate(pairwise(reversed(levels))):
         if eta:

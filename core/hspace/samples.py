@@ -96,14 +96,14 @@ class Recorder:
         if len(there) < len(self.sigmas):
             raise UserError(
                 f"The UNet was run for the prompt at {len(there)} of the {len(self.sigmas)} noise levels only; use a "
-                "sampler that comes to each, a prompt that counts from beginning to end, and a model without a step "
-                "cache."
+                "sampler that visits each of them, a prompt that applies from beginning to end, and a model without a "
+                "step cache."
             )
         stacked = torch.stack([torch.stack(regions).float().mean(0).half() for regions in there])
         if not stacked.isfinite().all():
             raise UserError(
                 "The bottleneck holds numbers that are not finite in half precision; run the model in float32, and "
-                "look whether its pictures are black."
+                "check whether its pictures are black."
             )
         return stacked
 

@@ -43,8 +43,8 @@ def check_channels(channels: int) -> None:
     """Raises UserError for a model that reads more than noisy latents of Stable Diffusion's 4 channels."""
     if channels != 4:
         raise UserError(
-            f"The model reads {channels} channels; concepts are explained with one that reads 4, so neither for "
-            "inpainting nor with larger latents: load a plain checkpoint of SD 1.x, SD 2.x or SDXL."
+            f"The model reads {channels} channels; ConceptLens explains concepts with models that read 4, not with "
+            "inpainting models or larger latents: load a plain checkpoint of SD 1.x, SD 2.x or SDXL."
         )
 
 

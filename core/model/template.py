@@ -18,9 +18,7 @@ class Template:
         """The template of a prompt with one place, where `mark` stands. Raises UserError unless it has just one."""
         found = cls(tuple(prompt.split(mark)))
         if len(found.parts) != 2:
-            raise UserError(
-                f'The prompt "{prompt}" must have one {mark}, where the concept stands: a photo of a {mark}'
-            )
+            raise UserError(f'The prompt "{prompt}" must have one {mark} in place of the concept: a photo of a {mark}')
         return found
 
     @classmethod
@@ -28,7 +26,7 @@ class Template:
         """The same for a prompt with one place or more. Raises UserError when there is none."""
         if mark not in prompt:
             raise UserError(
-                f'The prompt "{prompt}" has no {mark}; write it where the mix shall stand: a photo of a {mark}'
+                f'The prompt "{prompt}" has no {mark}; write it where the mix should go: a photo of a {mark}'
             )
         return cls(tuple(prompt.split(mark)))
 

@@ -14,7 +14,8 @@ def sweep(start: float, stop: float, count: int) -> tuple[list[float], list[str]
     """
     if count < 1 or not (math.isfinite(start) and math.isfinite(stop)):
         raise UserError(
-            f"A sweep of {count} values from {start:g} to {stop:g} is none; give numbers and a count above 0."
+            f"A sweep of {count} values from {start:g} to {stop:g} can't be made; give finite numbers and a count "
+            "above 0."
         )
     step = (stop - start) / max(1, count - 1)
     values = [round(start + number * step, 12) for number in range(count)]  # 0.1 steps meet 0, not 1e-17

@@ -103,7 +103,7 @@ def check_aligned(encoder: PromptEncoder, source: str, destination: str, article
             word = _word_at(encoder, source, place, missing.args[0])
             raise UserError(
                 f'The destination "{destination}" lacks the source\'s word "{word}" in its place: it must contain all '
-                f'words of the source "{source}" in order, with words added that say what shall be assumed.'
+                f'words of the source "{source}" in order, with words added that say what should be assumed.'
             ) from None
 
 

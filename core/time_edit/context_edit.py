@@ -123,11 +123,11 @@ def edited_context(edit: ContextEdit, context: Tensor) -> Tensor:
     of the start token, which causal encoders give to every prompt alike.
     """
     if not edit.made_by.get("edit_keys", True):
-        raise UserError("The edit is one of values only, and a prompt gives keys too; make it with edit_keys on.")
+        raise UserError("The edit covers values only, but a prompt supplies keys too; make it with edit_keys on.")
     if edit.made_by.get("normed"):
         raise UserError(
             "This model changes a prompt's states (by a norm or an adapter) before the layer that is edited, so that "
-            "no prompt says what the edit does; use the edited model."
+            "no prompt can do what the edit does; use the edited model."
         )
     _check_width(edit, context, "context")
     known = torch.tensor(edit.made_by.get("start", []))

@@ -76,7 +76,7 @@ def edit_to_mix(
         count = len(with_word.tokens) - len(alone.tokens)
         if count != 1:
             raise UserError(
-                f'"{word}" is {count} tokens of this text encoder; write a word of one token, which shall mean the mix.'
+                f'"{word}" is {count} tokens of this text encoder; write a word of one token that will mean the mix.'
             )
     pair = EditPair(f"a {word}", f"a {MIX}")
     settings = {"regularize": "relative", "edit_pooled": True, "cache": cache, "progress": progress}

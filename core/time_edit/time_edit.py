@@ -365,7 +365,7 @@ def _check_usable(encoder: PromptEncoder, prompt: str) -> None:
     """Raises UserError for a prompt that is empty, contains an encoder's own marks or is too long."""
     sections = encoder.sections(prompt)
     if [each.tokens for each in sections] == [each.tokens for each in encoder.sections("")]:
-        raise UserError("A prompt is empty; write what the source is and what the destination shall be.")
+        raise UserError("A prompt is empty; write both the source and the destination.")
     if mark := MARK.search(prompt):
         raise UserError(f'The prompt "{shorten(prompt, 80)}" contains the mark {mark[0]}; write plain words.')
     for each in sections:

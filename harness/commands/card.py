@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from ...core import storage
-from ...core.conceptor.card import SHOWN, concept_card, report_page
+from ...core.conceptor.card import SHOWN, Portrait, concept_card, report_page
 from ...core.conceptor.mixture import TokenMix
 from ...core.errors import UserError
 from ...core.model.template import Template
@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             concept = mix.made_by.get("concept")
             own = studio.latents_of_prompt(template.filled(concept), seeds) if concept else None
             samples = None if own is None else studio.pictures(own)
-            save_picture(concept_card(mix, samples, studio.pictures(remade), studio.pictures(words)), card)
+            portrait = Portrait(mix, samples, studio.pictures(remade), studio.pictures(words))
+            save_picture(concept_card(portrait), card)
             keep_result(marks[card], made_by[card], {"picture": card.name})
             console.line(str(card))
         processes.meet()

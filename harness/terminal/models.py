@@ -9,11 +9,16 @@ from diffusers import DiffusionPipeline
 from ...core.errors import UserError
 from ...pipelines.adapter import Pipeline
 from ...pipelines.loading import best_device, load_folder
-from ...world.emoji.pipeline import emoji_world_pipeline
+from ...world.emoji.pipeline import emoji_world_pipeline, emoji_world_transformer_pipeline
 from ...world.faces.pipeline import face_world_pipeline
 
-EMOJI_WORLD, FACE_WORLD = Path("emoji-world"), Path("face-world")
-WORLDS = {EMOJI_WORLD: emoji_world_pipeline, FACE_WORLD: face_world_pipeline}
+EMOJI_WORLD, EMOJI_WORLD_TRANSFORMER = Path("emoji-world"), Path("emoji-world-transformer")
+FACE_WORLD = Path("face-world")
+WORLDS = {
+    EMOJI_WORLD: emoji_world_pipeline,
+    EMOJI_WORLD_TRANSFORMER: emoji_world_transformer_pipeline,
+    FACE_WORLD: face_world_pipeline,
+}
 
 
 def load_any_pipeline(path: Path, device: str | None = None) -> DiffusionPipeline:

@@ -29,7 +29,7 @@ def _widening_inputs(why: str) -> list[Any]:
             min=0,
             max=100,
             optional=True,
-            tooltip="So many of the nearest words to each word join its group, 0 to 100; those near to both groups "
+            tooltip="How many of the words nearest to each word join its group, 0 to 100. Words near to both groups "
             "join neither. Needs clip.",
         ),
     ]
@@ -53,36 +53,42 @@ class ConceptBias(Node):
             node_id="ConceptBias",
             display_name="Concept Bias",
             category=CATEGORY,
-            description="How a concept is balanced between two groups of words: in its coefficients and, with a model, "
-            "in pictures of it, with a confidence interval.",
+            description="Measures how a concept is balanced between two groups of words: in its coefficients and, with "
+            "a model, in pictures of it, with a confidence interval.",
             search_aliases=["fairness", "gender", "audit", "balance"],
             inputs=[
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
                 *group_inputs(),
                 *_widening_inputs("to widen the groups, and for pictures"),
-                io.Model.Input("model", optional=True, tooltip="Draws the pictures that are judged; needs the others."),
-                io.Vae.Input("vae", optional=True, tooltip="Its VAE, for pictures."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Draws the pictures that are judged. Needs clip, vae and clip_vision too.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="The model's VAE, for the pictures."),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
                     tooltip="The image encoder that shares a space with the text encoder: it says which group a "
                     "picture is more like.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The negative prompt. Empty if nothing is connected."
+                ),
                 io.String.Input(
                     "concept",
                     default="",
                     optional=True,
                     tooltip="What the pictures show: they are compared with texts such as a male mechanic. Empty: the "
-                    "concept of which the mix was made.",
+                    "concept that the mix was made from.",
                 ),
                 io.String.Input(
                     "prompt",
                     default="a photo of a <>",
                     optional=True,
                     dynamic_prompts=True,
-                    tooltip="Of the pictures, with <> for the mix; and of the texts that they are compared with, which "
-                    "have a word of a group and the concept there.",
+                    tooltip="The prompt of the pictures, with <> for the mix. The texts that they are compared with "
+                    "have a word of a group and the concept in its place.",
                 ),
                 *picture_inputs(),
             ],
@@ -166,7 +172,8 @@ class TokenMixBalance(Node):
             node_id="TokenMixBalance",
             display_name="Token Mix Balance",
             category=CATEGORY,
-            description="Brings the coefficients of two groups of words into a wanted balance; the rest stays.",
+            description="Brings the coefficients of two groups of words into the balance that you set; all else stays "
+            "as it is.",
             search_aliases=["debias", "fairness", "equalise", "mitigate"],
             inputs=[
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
@@ -177,7 +184,7 @@ class TokenMixBalance(Node):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="The wanted share of the first group, 0 to 1; 0.5: both alike.",
+                    tooltip="The share of the first group that you want, 0 to 1. 0.5 makes both groups equal.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -185,7 +192,7 @@ class TokenMixBalance(Node):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How far the way to the target is gone, 0 to 1.",
+                    tooltip="How far to move towards the target: 0 not at all, 1 all the way.",
                 ),
                 *_widening_inputs("to widen the groups"),
             ],

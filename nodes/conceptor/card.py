@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ...core.conceptor.card import concept_card
+from ...core.conceptor.card import Portrait, comparison_card, concept_card
 from ...core.conceptor.mixture import TokenMix
+from ...core.errors import UserError
 from ..connected import Node
 from .token_mix import CATEGORY, MIX_TOOLTIP, TokenMixType
 
@@ -18,8 +19,8 @@ class ConceptCard(Node):
             node_id="ConceptCard",
             display_name="Concept Card",
             category=CATEGORY,
-            description="One picture that explains a concept to somebody who has never seen this tool: what the model "
-            "draws for it, the words that it is made of, and what those draw.",
+            description="Makes one picture that explains a concept to somebody who has never seen this tool: what the "
+            "model draws for it, which words it is made of, and what those words draw.",
             search_aliases=["report", "summary", "poster", "explain concept"],
             inputs=[
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
@@ -39,7 +40,22 @@ class ConceptCard(Node):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="What else shall stand below, in lines: the report of Concept Bias, say.",
+                    tooltip="Lines of text to add below the pictures, for example the report of Concept Bias.",
+                ),
+                TokenMixType.Input(
+                    "other_mix", optional=True, tooltip="The same concept by another model, to show beside the first."
+                ),
+                io.Image.Input("other_images", optional=True, tooltip="The other model's pictures of the concept."),
+                io.Image.Input(
+                    "other_reconstructions", optional=True, tooltip="The other model's pictures of its mix."
+                ),
+                io.Image.Input("other_words", optional=True, tooltip="The other model's pictures of each word alone."),
+                io.String.Input(
+                    "models",
+                    default="one model\nanother model",
+                    multiline=True,
+                    optional=True,
+                    tooltip="The names of the two models, one on each line.",
                 ),
             ],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The card.")],
@@ -53,5 +69,20 @@ class ConceptCard(Node):
         reconstructions: Tensor | None = None,
         words: Tensor | None = None,
         text: str = "",
+        other_mix: TokenMix | None = None,
+        other_images: Tensor | None = None,
+        other_reconstructions: Tensor | None = None,
+        other_words: Tensor | None = None,
+        models: str = "one model\nanother model",
     ) -> io.NodeOutput:
-        return io.NodeOutput(concept_card(mix, images, reconstructions, words, text.splitlines())[None])
+        portrait = Portrait(mix, images, reconstructions, words)
+        if other_mix is None:
+            given = {"images": other_images, "reconstructions": other_reconstructions, "words": other_words}
+            if others := [name for name, pictures in given.items() if pictures is not None]:
+                raise UserError(f"other_{others[0]} is connected without other_mix; connect the other model's mix too.")
+            return io.NodeOutput(concept_card(portrait, text.splitlines())[None])
+        names = [name.strip() for name in models.splitlines() if name.strip()]
+        if len(set(names)) != 2:
+            raise UserError(f"models has {len(set(names))} names; write two, each on a line of its own.")
+        other = Portrait(other_mix, other_images, other_reconstructions, other_words)
+        return io.NodeOutput(comparison_card(dict(zip(names, (portrait, other), strict=True)), text.splitlines())[None])

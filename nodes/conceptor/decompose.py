@@ -39,7 +39,7 @@ class ConceptDecompose(Node):
             node_id="ConceptDecompose",
             display_name="Concept Decompose",
             category=CATEGORY,
-            description="Explains a concept by the model's own words: a mix of few of them with which the model draws "
+            description="Explains a concept in the model's own words: a mix of a few words with which the model draws "
             "what it draws for the concept.",
             search_aliases=["conceptor", "explain", "hidden language", "words", "interpret"],
             not_idempotent=True,  # it shows its progress under itself
@@ -52,21 +52,27 @@ class ConceptDecompose(Node):
                     "concept",
                     default="",
                     placeholder="sculpture",
-                    tooltip="What is to be explained: a word or a few. May be empty when you connect images.",
+                    tooltip="The concept to explain: a word or a few. May be empty when you connect images.",
                 ),
                 io.String.Input(
                     "prompt",
                     default="a photo of a {}",
-                    tooltip="The prompt of the training pictures, with {} where the concept stands: this box has no "
-                    "choices in braces and no comments.",
+                    tooltip="The prompt of the training pictures, with {} in place of the concept. Write no choices in "
+                    "braces and no comments in this box.",
                 ),
-                io.Int.Input("num_tokens", default=50, min=1, max=1000, tooltip="Words in the mix at most, 1 to 1000."),
+                io.Int.Input(
+                    "num_tokens",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="The most words that the mix may have, 1 to 1000.",
+                ),
                 io.Int.Input(
                     "dictionary_size",
                     default=5000,
                     min=2,
                     max=50_000,
-                    tooltip="Words among which is looked: those nearest to the pictures. 2 to 50000.",
+                    tooltip="How many words are candidates: those nearest to the pictures. 2 to 50000.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -74,7 +80,7 @@ class ConceptDecompose(Node):
                     default=0,
                     min=0,
                     max=MANY,
-                    tooltip="Steps of the fit, where no few words name the concept. 0: as quality says.",
+                    tooltip="Steps of the fit, for a concept that no few words name. 0: set by quality.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -82,8 +88,8 @@ class ConceptDecompose(Node):
                     default=0,
                     min=0,
                     max=256,
-                    tooltip="Pictures in one step, at most 256. Little memory makes it slower, not smaller. 0: as "
-                    "quality says.",
+                    tooltip="Pictures per step, at most 256. If memory is short, a step takes longer but keeps its "
+                    "size. 0: set by quality.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -93,7 +99,7 @@ class ConceptDecompose(Node):
                     max=1.0,
                     step=1e-4,
                     round=False,
-                    tooltip="Of the fit, up to 1. 0: as quality says.",
+                    tooltip="Learning rate of the fit, up to 1. 0: set by quality.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -103,7 +109,7 @@ class ConceptDecompose(Node):
                     max=10.0,
                     step=1e-3,
                     round=False,
-                    tooltip="How strongly the mix of the largest words is held to the mix of all, 0 to 10.",
+                    tooltip="How strongly the mix of the largest words is tied to the mix of all words, 0 to 10.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -111,7 +117,7 @@ class ConceptDecompose(Node):
                     default=0,
                     min=0,
                     max=10_000,
-                    tooltip="Pictures of the concept that are made, at most 10000. 0: as quality says.",
+                    tooltip="How many pictures of the concept are made, at most 10000. 0: set by quality.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -120,7 +126,7 @@ class ConceptDecompose(Node):
                     min=64,
                     max=2048,
                     step=64,
-                    tooltip="Width and height of the pictures in pixels, 64 to 2048: the model's own size is best.",
+                    tooltip="Width and height of the pictures in pixels, 64 to 2048. The model's own size works best.",
                 ),
                 io.Float.Input("cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale, 0 to 100."),
                 io.Int.Input(
@@ -128,7 +134,7 @@ class ConceptDecompose(Node):
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Steps of a picture, at most 1000, by DDIM. 0: as quality says, by its sampler.",
+                    tooltip="Steps per picture, by DDIM, at most 1000. 0: steps and sampler set by quality.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -136,7 +142,7 @@ class ConceptDecompose(Node):
                     default=0,
                     min=0,
                     max=MANY,
-                    tooltip="Steps of the fit between two validations. 0: as quality says.",
+                    tooltip="Steps of the fit between two validations. 0: set by quality.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -144,14 +150,14 @@ class ConceptDecompose(Node):
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Further pictures on which coefficients are judged, and reconstructions that are made, "
-                    "at most 1000. 0: as quality says.",
+                    tooltip="How many further pictures judge the coefficients, and how many reconstructions are made, "
+                    "at most 1000. 0: set by quality.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
                     "exclude_concept",
                     default=True,
-                    tooltip="Leave out the concept's own words: plurals, pieces, and what means the same.",
+                    tooltip="Leave out the concept's own words: plurals, word pieces and synonyms.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -159,31 +165,34 @@ class ConceptDecompose(Node):
                     min=0,
                     max=2**63 - 1,
                     control_after_generate=True,
-                    tooltip="Of the pictures and the fit: the same seed gives the same mix.",
+                    tooltip="The seed of the pictures and the fit. The same seed gives the same mix.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="Your own pictures of the concept, instead of made ones. A batch is explained together, of "
-                    "a list each picture for itself.",
+                    tooltip="Your own pictures of the concept, used instead of generated ones. A batch is explained "
+                    "together; in a list each picture is explained on its own.",
                 ),
                 io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What the made pictures shall not show. Without it: nothing."
+                    "negative",
+                    optional=True,
+                    tooltip="What the generated pictures should not show. If nothing is connected, the negative "
+                    "prompt is empty.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The image encoder that shares a space with the text encoder: it finds the nearest words, "
-                    "and helps to tell them apart. Without it the model's own gradient finds words, less well.",
+                    tooltip="The image encoder that shares a space with the text encoder: it finds the nearest words "
+                    "and helps to tell them apart. Without it the model's own gradient finds them, less well.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=[AS_QUALITY, *get_args(Method)],
                     default=AS_QUALITY,
                     optional=True,
-                    tooltip="shares: words compete, and each picture is explained by those that alone denoise it best; "
-                    "what no few words name is fitted from many. conceptor: as published, a network gives all "
-                    "coefficients. quality: shares, or conceptor where the quality is published.",
+                    tooltip="shares: words compete, and each picture is explained by the words that denoise it best on "
+                    "their own; a concept that no few words name is fitted from many. conceptor: as published, a "
+                    "network gives all coefficients. quality: shares, or conceptor if the quality is published.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -200,12 +209,15 @@ class ConceptDecompose(Node):
                     options=list(QUALITIES),
                     default="quick",
                     optional=True,
-                    tooltip="How much it may cost. quick: up to 4000 evaluations of the UNet. thorough: up to 12000, "
-                    "steadier. published: as in the paper, 29000. A number above that is not 0 wins over it.",
+                    tooltip="How much the explanation may cost. quick: up to 4000 evaluations of the UNet. thorough: "
+                    "up to 12000, steadier. published: as in the paper, 29000. Any number above that is not 0 "
+                    "overrides it.",
                 ),
             ],
             outputs=[
-                TokenMixType.Output("mix", display_name="mix", tooltip="The words with coefficients that judged best."),
+                TokenMixType.Output(
+                    "mix", display_name="mix", tooltip="The words with the coefficients that were judged best."
+                ),
                 io.Image.Output("images", display_name="images", tooltip="The training pictures."),
                 io.Image.Output("reconstructions", display_name="reconstructions", tooltip="Pictures of the mix."),
                 io.Image.Output("chart", display_name="chart", tooltip="Loss and validation over the steps."),

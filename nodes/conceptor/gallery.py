@@ -27,8 +27,8 @@ class TokenMixGallery(Node):
             node_id="TokenMixGallery",
             display_name="Token Mix Gallery",
             category=CATEGORY,
-            description="What each word of a mix looks like alone: one picture a word, all from the same noise. "
-            "Token Mix Conditioning shows them beside its words.",
+            description="Shows what each word of a mix looks like alone: one picture per word, all from the same "
+            "noise. Token Mix Conditioning shows them beside its words.",
             search_aliases=["words", "tokens", "contact sheet", "concept"],
             has_intermediate_output=True,  # a page that is opened anew gets the pictures, though none is drawn
             inputs=[
@@ -37,18 +37,24 @@ class TokenMixGallery(Node):
                 io.String.Input(
                     "prompt",
                     default="a photo of a {}",
-                    tooltip="The prompt of each picture, with {} for the word: this box has no choices in braces and "
-                    "no comments.",
+                    tooltip="The prompt of each picture, with {} in place of the word. Write no choices in braces and "
+                    "no comments in this box.",
                 ),
                 io.Int.Input("top", default=8, min=1, max=100, tooltip="How many words are drawn, 1 to 100."),
                 *sampler_inputs(),
-                seed_input("Of the noise, which is the same for all words and KSampler's own for this seed."),
+                seed_input(
+                    "The seed of the noise, which is the same for all words: the noise that KSampler makes from it."
+                ),
                 *size_inputs(),
-                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The negative prompt. Empty if nothing is connected."
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="All pictures, each under its word."),
-                io.Image.Output("images", display_name="images", tooltip="One picture a word, the largest first."),
+                io.Image.Output(
+                    "images", display_name="images", tooltip="One picture per word, the largest coefficient first."
+                ),
             ],
         )
 

@@ -28,7 +28,7 @@ class ImageDecompose(Node):
             node_id="ImageDecompose",
             display_name="Image Decompose",
             category=CATEGORY,
-            description="Explains the one picture that a mix makes of a seed: leaves out word after word until the "
+            description="Explains the one picture that a mix makes from a seed: leaves out word after word until the "
             "picture would change.",
             search_aliases=["explain picture", "conceptor", "single image", "prune"],
             inputs=[
@@ -41,7 +41,7 @@ class ImageDecompose(Node):
                     dynamic_prompts=True,
                     tooltip="The prompt of the picture, with <> for the mix.",
                 ),
-                seed_input("Of the picture: KSampler's own for this seed."),
+                seed_input("The seed of the picture: the one that KSampler makes from it."),
                 io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
                 cfg_input(),
                 *size_inputs(),
@@ -52,7 +52,7 @@ class ImageDecompose(Node):
                     max=1.0,
                     step=0.01,
                     tooltip="How similar the picture has to stay, up to 1: the cosine of the image encoder's features, "
-                    "or of latents without one.",
+                    "or of the latents if no encoder is connected.",
                 ),
                 io.Float.Input(
                     "similar",
@@ -60,17 +60,19 @@ class ImageDecompose(Node):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Words whose text features have a cosine above it leave together, 0 to 1.",
+                    tooltip="Words whose text features have a cosine above this value are left out together, 0 to 1.",
                     advanced=True,
                 ),
                 io.ClipVision.Input(
-                    "clip_vision", optional=True, tooltip="The image encoder by which pictures are compared."
+                    "clip_vision", optional=True, tooltip="The image encoder that compares the pictures."
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The negative prompt. Empty if nothing is connected."
+                ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture that you mean: the node then makes sure that noise and settings give it.",
+                    tooltip="The picture that you mean. The node then checks that noise and settings reproduce it.",
                 ),
                 *sampler_choice(optional=True),
                 io.Combo.Input(
@@ -78,15 +80,15 @@ class ImageDecompose(Node):
                     options=list(get_args(Search)),
                     default="bisection",
                     optional=True,
-                    tooltip="bisection: first as many words as can go at once, then one by one. published: one by one "
-                    "from the start, which takes more pictures.",
+                    tooltip="bisection: first drops as many words as can go at once, then one by one. published: one "
+                    "by one from the start, which makes more pictures.",
                     advanced=True,
                 ),
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="Your own picture as noise, from h-space Invert with eta 0: takes the place of the seed's "
-                    "noise, and its size that of width and height.",
+                    tooltip="Your own picture as noise, from h-space Invert with eta 0. It replaces the seed's noise, "
+                    "and its size replaces width and height.",
                 ),
             ],
             outputs=[
@@ -94,7 +96,9 @@ class ImageDecompose(Node):
                 io.Image.Output("before", display_name="before", tooltip="The picture of the whole mix."),
                 io.Image.Output("after", display_name="after", tooltip="The picture of the words that remain."),
                 io.Image.Output(
-                    "features", display_name="features", tooltip="What each remaining word draws alone, same noise."
+                    "features",
+                    display_name="features",
+                    tooltip="What each remaining word draws alone, from the same noise.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="The words in numbers, and the search."),
             ],

@@ -31,7 +31,7 @@ class TokenMixFromText(Node):
             node_id="TokenMixFromText",
             display_name="Token Mix From Text",
             category=CATEGORY,
-            description="A mix of words written by hand: dog: 0.6, snow: 0.2",
+            description="Makes a mix from words that you write by hand: dog: 0.6, snow: 0.2",
             search_aliases=["concept", "words", "coefficients", "blend"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder whose tokens the words are."),
@@ -40,8 +40,9 @@ class TokenMixFromText(Node):
                     default="",
                     multiline=True,
                     placeholder="dog: 0.6, snow: 0.2",
-                    tooltip="Words with numbers, in lines or between commas. Each word must be one token of the model; "
-                    "#1929 names a token by its id. Only the ratios of the numbers count; they may be negative.",
+                    tooltip="Words with numbers, on separate lines or separated by commas. Each word must be a single "
+                    "token of the model; #1929 names a token by its id. Numbers may be negative; only their ratios "
+                    "matter.",
                 ),
             ],
             outputs=[TokenMixType.Output("mix", display_name="mix", tooltip="The mix, the largest number first.")],
@@ -78,20 +79,20 @@ class TokenMixConditioning(Node):
                     default="a photo of a <>",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt, with <> where the mix shall stand; it may stand more than once. Weights, "
-                    "embeddings and everything else work as in CLIP Text Encode.",
+                    tooltip="The prompt, with <> in place of the mix, once or more often. Weights, embeddings and "
+                    "everything else work as in CLIP Text Encode.",
                 ),
                 io.Int.Input(
                     "num_tokens",
                     default=50,
                     min=1,
                     max=1000,
-                    tooltip="How many words of the mix are used, those with the largest coefficients. 1 to 1000.",
+                    tooltip="How many words of the mix are used: those with the largest coefficients. 1 to 1000.",
                 ),
                 io.String.Input(
                     "coefficients",
                     default="",
-                    tooltip="What the editor writes: changes over the mix, as JSON by token id: "
+                    tooltip="What the editor writes: changes to the mix, as JSON by token id: "
                     '{"v": 1, "set": {"1929": 0.5}, "off": [], "add": {}, "top": 20}. Empty: the mix as it comes.',
                 ),
                 TokenMixType.Input("mix", optional=True, tooltip=MIX_TOOLTIP),
@@ -136,7 +137,7 @@ class TokenMixPlot(Node):
             node_id="TokenMixPlot",
             display_name="Token Mix Plot",
             category=CATEGORY,
-            description="A picture of a mix: bars, or a cloud of words.",
+            description="Draws a mix as bars or as a cloud of words.",
             search_aliases=["chart", "word cloud", "coefficients"],
             inputs=[
                 TokenMixType.Input("mix", tooltip=MIX_TOOLTIP),
@@ -169,7 +170,7 @@ class SaveTokenMix(Saving):
             node_id="SaveTokenMix",
             display_name="Save Token Mix",
             category=CATEGORY,
-            description="Keeps a mix in a file that Load Token Mix reads.",
+            description="Saves a mix in a file that Load Token Mix reads.",
             search_aliases=["save concept", "export"],
         )
 
@@ -180,11 +181,11 @@ class LoadTokenMix(Loading):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return cls.schema(
-            TokenMixType.Output("mix", display_name="mix", tooltip="The mix that was kept."),
+            TokenMixType.Output("mix", display_name="mix", tooltip="The mix that was saved."),
             node_id="LoadTokenMix",
             display_name="Load Token Mix",
             category=CATEGORY,
-            description="Reads a mix that Save Token Mix has kept.",
+            description="Loads a mix that Save Token Mix has saved.",
             search_aliases=["load concept", "import"],
         )
 
@@ -196,7 +197,7 @@ class SaveTokenMixEmbedding(Node):
             node_id="SaveTokenMixEmbedding",
             display_name="Save Token Mix as Embedding",
             category=CATEGORY,
-            description="Writes the mix as a textual-inversion file: embedding:name in any prompt here. A1111, Forge "
+            description="Saves the mix as a textual-inversion file: write embedding:name in any prompt. A1111, Forge "
             "and diffusers read the file too.",
             search_aliases=["textual inversion", "export concept", "save embedding"],
             is_output_node=True,

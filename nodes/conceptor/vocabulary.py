@@ -25,8 +25,8 @@ class VocabEmbed(Node):
             node_id="VocabEmbed",
             display_name="Vocabulary Embed",
             category=CATEGORY,
-            description="The words that the text encoder has, each with its text feature: what concepts are explained "
-            "with. Made once for each encoder, then read from disk.",
+            description="Lists the words that the text encoder has, each with its text feature: the words that "
+            "concepts are explained with. Made once for each encoder, then read from disk.",
             search_aliases=["tokens", "dictionary", "conceptor", "words"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder (SD 1.x, SD 2.x or SDXL), with its LoRAs."),
@@ -34,26 +34,27 @@ class VocabEmbed(Node):
                     "templates",
                     options=list(TEMPLATES),
                     default="conceptor27",
-                    tooltip="The prompts over which a word's feature is averaged: the paper's 27, one, or the word "
-                    "alone. 27 take 27 times as long, once.",
+                    tooltip="The prompts to average a word's feature over: the paper's 27, one, or the word alone. 27 "
+                    "take 27 times as long, but only once.",
                 ),
                 io.Combo.Input(
                     "tokens",
                     options=["words", "all"],
                     default="words",
-                    tooltip="words: whole words made of letters. all: also pieces of words, numbers and signs.",
+                    tooltip="words: whole words made of letters. all: also word pieces, numbers and signs.",
                 ),
                 io.Boolean.Input(
                     "cache",
                     default=True,
-                    tooltip="Keep the features in the user folder. They are made anew when the encoder is another one.",
+                    tooltip="Keep the features in the user folder. They are made anew for another encoder.",
                     advanced=True,
                 ),
                 io.String.Input(
                     "words",
                     default="",
                     optional=True,
-                    tooltip="Words between commas, to explain concepts by these alone: male, female. Empty: all words.",
+                    tooltip="Words, separated by commas, to explain concepts with these alone: male, female. Empty: "
+                    "all words.",
                 ),
             ],
             outputs=[
@@ -87,7 +88,8 @@ class VocabSearch(Node):
             node_id="VocabSearch",
             display_name="Vocabulary Search",
             category=CATEGORY,
-            description="The words nearest to a text, or to a picture where image and text share a space.",
+            description="Finds the words nearest to a text, or to a picture if its encoder shares a space with the "
+            "text encoder.",
             search_aliases=["nearest tokens", "interrogate", "similar words"],
             inputs=[
                 VocabularyType.Input("vocabulary", tooltip="From Vocabulary Embed."),
@@ -96,16 +98,18 @@ class VocabSearch(Node):
                     "text",
                     default="",
                     dynamic_prompts=True,
-                    tooltip="What to look for; may be empty when a picture is connected.",
+                    tooltip="What to look for. It may be empty when a picture is connected.",
                 ),
-                io.Int.Input("top", default=20, min=1, max=1000, tooltip="How many words are wanted, 1 to 1000."),
-                io.Image.Input("image", optional=True, tooltip="Pictures to look for instead of, or beside, a text."),
+                io.Int.Input("top", default=20, min=1, max=1000, tooltip="How many words to find, 1 to 1000."),
+                io.Image.Input(
+                    "image", optional=True, tooltip="Pictures to look for, instead of a text or together with one."
+                ),
                 io.ClipVision.Input(
                     "clip_vision", optional=True, tooltip="The image encoder that shares a space with the text encoder."
                 ),
             ],
             outputs=[
-                io.String.Output("tokens", display_name="tokens", tooltip="One word with its similarity a line."),
+                io.String.Output("tokens", display_name="tokens", tooltip="One word per line with its similarity."),
                 TokenMixType.Output("mix", display_name="mix", tooltip="The words, with similarities as coefficients."),
             ],
         )

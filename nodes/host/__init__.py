@@ -20,6 +20,7 @@ from .folders import (
 )
 from .hspace import HostBottleneck, guided_decoders, sample_bottleneck
 from .language import HostLanguageEncoder, mix_encoder_of
+from .layers import EncoderLayer, layers_of
 from .live import LiveView, editor_rows, progress, routes
 from .model import HostDenoiser, HostDiffusion, family_of
 from .parts import Reads, check_noise, check_parts
@@ -27,17 +28,19 @@ from .sampling import Sampling, drawn, samplers, schedulers
 from .studio import HostFixedNoise, HostStudio, image_features
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
 from .transformers import denoiser_of, prompt_encoder_of, read_by
-from .world import EMOJI_WORLD, FACE_WORLD, load_world
+from .world import EMOJI_WORLD, EMOJI_WORLD_TRANSFORMER, FACE_WORLD, load_world
 
 __all__ = [
     "CLIP_TOKENS",
     "DIRECTIONS",
     "EMBEDDINGS",
     "EMOJI_WORLD",
+    "EMOJI_WORLD_TRANSFORMER",
     "FACE_WORLD",
     "FOLDERS",
     "MIXES",
     "SLOT",
+    "EncoderLayer",
     "HostBottleneck",
     "HostDenoiser",
     "HostDiffusion",
@@ -63,6 +66,7 @@ __all__ = [
     "guided_decoders",
     "image_features",
     "inverted",
+    "layers_of",
     "load_world",
     "mix_encoder_of",
     "new_embedding",

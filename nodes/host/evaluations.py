@@ -62,8 +62,8 @@ def check_alone(model: ModelPatcher, positive: Any, sampling: Sampling) -> None:
             given = (part.x, part.timesteps, part.context, part.label, part.control or None, part.options)
             if apart(executor(*given, **named), together[row : row + 1]) > tolerance(model):
                 raise UserError(
-                    f"The model carries {patch_names(model)}, with which what it predicts for a prompt hangs on the "
-                    "prompts beside it or on chance, so that it can't be followed; connect it before that node."
+                    f"The model carries {patch_names(model)}, which makes its prediction for a prompt depend on "
+                    "the prompts beside it or on chance, so that it can't be followed; connect it before that node."
                 )
         return together
 

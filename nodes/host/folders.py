@@ -53,7 +53,7 @@ def changed_at(folder: str, name: str) -> float:
 def check_inside(prefix: str, folder: str) -> str:
     """The path of the host's `folder`; UserError when a file named `prefix` would lie outside of it."""
     if folder not in (*FOLDERS, EMBEDDINGS, MIXES, DIRECTIONS):
-        raise UserError(f'The folder "{folder}" is none of {" and ".join(FOLDERS)}; choose one of them.')
+        raise UserError(f'The folder "{folder}" is neither {" nor ".join(FOLDERS)}; choose one of them.')
     if folder == EMBEDDINGS and re.search(r"[\s()<>\[\],]", prefix):
         raise UserError(f'No prompt can use the name "{prefix}"; choose one without spaces, commas and brackets.')
     output = folder == "output"

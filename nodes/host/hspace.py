@@ -66,7 +66,7 @@ class HostBottleneck:
         self.downsampling: int = 2 ** (len(settings["channel_mult"]) - 1)
         unet: Any = model.model.diffusion_model
         if not unet.middle_block:
-            raise UserError("The model's UNet has no middle block, as some distilled ones; directions need one of it.")
+            raise UserError("The model's UNet has no middle block, like some distilled ones; use a model that has one.")
         self._deep: bool = len(unet.middle_block) > 1
         self._last_input: int = len(unet.input_blocks) - 1
         self._model = model
@@ -156,7 +156,7 @@ def guided_decoders(
             far = apart(decode(h[None]).cpu(), chunk.output)
         if far > tolerance(model):
             raise UserError(
-                f"At noise level {sigma:.3g} the model predicts something else than its UNet with the patches that "
+                f"At noise level {sigma:.3g} the model's prediction is not that of its UNet with the patches that "
                 f"ConceptLens can follow ({far:.0%} apart); connect it before nodes that change it in other ways."
             )
         return h, decode
@@ -167,7 +167,7 @@ def guided_decoders(
         if len(positives) != 1 or len(negatives) > 1:
             raise UserError(
                 f"At noise level {sigma:.3g} {len(positives)} positive and {len(negatives)} negative prompts count; "
-                "the Jacobian is that of one each: connect prompts without regions that count from beginning to end."
+                "the Jacobian needs one of each: connect prompts that have no regions and apply from beginning to end."
             )
         h, decode = half(positives[0])
         if not negatives:

@@ -54,7 +54,7 @@ class HostLanguageEncoder:
         if not self._encoders or type(model).__name__.startswith("Anima"):
             raise UserError(
                 f"The CLIP is a {type(model).__name__}, which takes tokens by their ids alone, so that no mix can "
-                "stand among them; edit the model by TIME instead."
+                "be put among them; edit the model by TIME instead."
             )
 
     def tokenize(self, prompt: str) -> list[int]:
@@ -108,7 +108,7 @@ class HostLanguageEncoder:
             pieces = {name: self._pieces(name, word) for name in self._encoders}
             if all(len(found) == 1 and found[0] not in taken[name] for name, found in pieces.items()):
                 return word, {name: found[0] for name, found in pieces.items()}
-        raise UserError("The prompt has all the words that could hold the mix's place; write a shorter prompt.")
+        raise UserError("The prompt uses every word that could hold the mix's place; write a shorter prompt.")
 
     def _pieces(self, name: str, word: str) -> list[int]:
         """A word's tokens behind another word."""

@@ -17,8 +17,8 @@ from .model import FAMILIES, HostDenoiser
 from .text import HostTextEncoder
 from .transformers import HostTransformer, denoiser_of
 
-Reads = Literal["unets", "edits", "mixes"]
-"""What a node reads: UNets alone, besides them transformers that are edited, or all that mixes go into."""
+Reads = Literal["unets", "edits", "mixes", "layers"]
+"""What a node reads: UNets alone, with them transformers that are edited, all that mixes go into, or all that draws."""
 
 
 def check_parts(
@@ -38,6 +38,8 @@ def check_parts(
         unet = model is None or isinstance(model.model.model_config, tuple(FAMILIES))
         if not (unet and isinstance(mix_encoder_of(clip), HostTextEncoder)):
             return  # likewise
+    if reads == "layers" and model is not None and not isinstance(model.model.model_config, tuple(FAMILIES)):
+        return
     encoder = None if clip is None else HostTextEncoder(clip)
     if model is None:
         return
@@ -68,6 +70,6 @@ def check_noise(model: ModelPatcher, samples: Tensor) -> None:
     largest = float(sampling.sigma_max)
     if not spread > largest / 2:
         raise UserError(
-            f"The latent holds no noise but a picture or nothing (its values deviate by {spread:.2g}, noise by about "
+            f"The latent holds a picture or nothing, but no noise (its values deviate by {spread:.2g}, noise by about "
             f"{largest:.2g}); connect the latent of h-space Invert with eta 0."
         )

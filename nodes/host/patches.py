@@ -88,8 +88,8 @@ def check_conditioning(name: str, conditioning: Any) -> None:
         hooks = options.get("hooks")
         if hooks is not None and hooks.get_type(comfy.hooks.EnumHookType.Weight):
             raise UserError(
-                f"The {name} prompt carries a LoRA or another weight hook, and what is differentiated is one UNet for "
-                "both prompts; connect the prompt before its hooks, and load the LoRA into the model."
+                f"The {name} prompt carries a LoRA or another weight hook, but one UNet is differentiated for both "
+                "prompts; connect the prompt before its hooks, and load the LoRA into the model."
             )
         if "gligen" in options:
             raise UserError(

@@ -155,8 +155,8 @@ def load_world(world: World) -> tuple[ModelPatcher, CLIP, VAE, ClipVisionModel]:
         if out_of_memory(error):  # the host says so itself
             raise
         raise UserError(
-            f"This ComfyUI ({comfyui_version.__version__}) builds its models in another way than {world.loader} "
-            f"knows ({str(error).splitlines()[0]}); use ComfyUI {SUPPORTED_HOSTS}, or a newer ConceptLens."
+            f"This ComfyUI ({comfyui_version.__version__}) builds its models in a way that {world.loader} does "
+            f"not know ({str(error).splitlines()[0]}); use ComfyUI {SUPPORTED_HOSTS}, or a newer ConceptLens."
         ) from error
 
 
@@ -241,4 +241,5 @@ def _clip_vision(state: dict[str, Tensor]) -> ClipVisionModel:
 
 
 EMOJI_WORLD = World("EmojiWorldLoader", partial(_sd1_model, EmojiWorld, emoji.UNET), "unet", "encoders", emoji.WEIGHTS)
+EMOJI_WORLD_TRANSFORMER = World("EmojiWorldLoader", _flux_model, "transformer", "encoders", emoji.WEIGHTS)
 FACE_WORLD = World("FaceWorldLoader", partial(_sd1_model, FaceWorld, faces.UNET), "unet", "vision", faces.WEIGHTS)

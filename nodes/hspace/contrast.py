@@ -26,10 +26,10 @@ class HSpaceContrast(Node):
             node_id="HSpaceContrast",
             display_name="h-space Contrast",
             category=CATEGORY,
-            description="The direction from one set of pictures to another: smiling against not smiling.",
+            description="Finds the direction from one set of pictures to another: from not smiling to smiling.",
             search_aliases=["semantic direction", "difference", "attribute", "bottleneck"],
             inputs=[
-                SamplesType.Input("positive_samples", tooltip="Pictures with what the direction shall bring."),
+                SamplesType.Input("positive_samples", tooltip="Pictures that show what the direction should add."),
                 SamplesType.Input("negative_samples", tooltip="Pictures without it, drawn in the same way."),
             ],
             outputs=[FOUND],
@@ -47,8 +47,8 @@ class HSpaceContrastByText(Node):
             node_id="HSpaceContrastByText",
             display_name="h-space Contrast by Text",
             category=CATEGORY,
-            description="Ranks pictures by how much more one text fits them than another, and takes the direction from "
-            "one end to the other.",
+            description="Ranks pictures by how much better one text fits them than another, and takes the direction "
+            "from one end to the other.",
             search_aliases=["semantic direction", "CLIP", "ranking", "attribute", "bottleneck"],
             inputs=[
                 SamplesType.Input("samples", tooltip="From h-space Sample."),
@@ -59,7 +59,7 @@ class HSpaceContrastByText(Node):
                     "positive_text",
                     default="a smiling face",
                     dynamic_prompts=True,
-                    tooltip="What the direction shall bring.",
+                    tooltip="What the direction should add.",
                 ),
                 io.String.Input(
                     "negative_text",
@@ -71,15 +71,18 @@ class HSpaceContrastByText(Node):
                 io.String.Input(
                     "balance",
                     default="",
-                    tooltip="Two texts between a comma, as: a man, a woman. Both ends then have equally many pictures "
-                    "of each, so that the direction does not lead from one to the other. Empty: no balance.",
+                    tooltip="Two texts with a comma between them: a man, a woman. Both ends then have the same number "
+                    "of pictures of each, so that the direction does not lead from one to the other. Empty: no "
+                    "balance.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 FOUND,
                 io.Image.Output(
-                    "ranked", display_name="ranked", tooltip="The pictures of the positive end, then of the negative."
+                    "ranked",
+                    display_name="ranked",
+                    tooltip="The pictures of the positive end, then those of the negative end.",
                 ),
             ],
         )
@@ -125,16 +128,16 @@ class HSpaceContrastByChoice(Node):
             node_id="HSpaceContrastByChoice",
             display_name="h-space Contrast by Choice",
             category=CATEGORY,
-            description="The direction from some pictures of a set to others, which you name by their numbers.",
+            description="Finds the direction from some pictures of a set to others, which you name by their numbers.",
             search_aliases=["semantic direction", "selection", "attribute", "bottleneck"],
             inputs=[
                 SamplesType.Input("samples", tooltip="From h-space Sample."),
                 io.String.Input(
                     "positive_pictures",
                     default="0",
-                    tooltip="Pictures with what the direction shall bring, counted from 0: 0, 3, 5",
+                    tooltip="Numbers of the pictures that show what the direction should add, counted from 0: 0, 3, 5",
                 ),
-                io.String.Input("negative_pictures", default="1", tooltip="Pictures without it: 1, 2"),
+                io.String.Input("negative_pictures", default="1", tooltip="Numbers of the pictures without it: 1, 2"),
             ],
             outputs=[FOUND],
         )

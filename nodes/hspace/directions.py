@@ -21,7 +21,9 @@ CATEGORY = "ConceptLens/h-space"
 SamplesType = io.Custom("HSPACE_SAMPLES")
 DirectionsType = io.Custom("HSPACE_DIRECTIONS")
 DIRECTIONS_TOOLTIP = "Directions, from PCA, Contrast or Jacobian, or from a file."
-FOUND = DirectionsType.Output("directions", display_name="directions", tooltip="What was found, for HSpaceDirection.")
+FOUND = DirectionsType.Output(
+    "directions", display_name="directions", tooltip="The directions that were found, for HSpaceDirection."
+)
 
 
 class HSpaceSample(Node):
@@ -31,15 +33,17 @@ class HSpaceSample(Node):
             node_id="HSpaceSample",
             display_name="h-space Sample",
             category=CATEGORY,
-            description="Draws pictures and keeps what the UNet's bottleneck holds at each noise level.",
+            description="Draws pictures and records what the UNet's bottleneck holds at each noise level.",
             search_aliases=["bottleneck", "latent direction", "capture", "semantic"],
             inputs=[
                 io.Model.Input("model", tooltip="SD 1.x, SD 2.x or SDXL."),
                 io.Conditioning.Input("positive", tooltip="The prompt of all pictures."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
-                io.Int.Input("samples", default=100, min=1, max=10_000, tooltip="Pictures, 1 to 10000."),
-                seed_input("Of the first picture; the others have the seeds after it."),
+                io.Int.Input(
+                    "samples", default=100, min=1, max=10_000, tooltip="How many pictures to draw, 1 to 10000."
+                ),
+                seed_input("The seed of the first picture; the others use the seeds that follow."),
                 *sampler_inputs(),
                 *size_inputs(),
                 io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="Pictures drawn at once, 1 to 64."),
@@ -47,7 +51,7 @@ class HSpaceSample(Node):
                     "position",
                     options=list(get_args(Position)),
                     default="after",
-                    tooltip="Where the bottleneck is read, and shifted later: after or before the UNet's middle block; "
+                    tooltip="Where the bottleneck is read, and later shifted: after or before the UNet's middle block; "
                     "inside: behind its first residual block.",
                 ),
             ],
@@ -106,20 +110,27 @@ class HSpacePCA(Node):
             node_id="HSpacePCA",
             display_name="h-space PCA",
             category=CATEGORY,
-            description="The directions in which pictures of one prompt differ most, the largest first.",
+            description="Finds the directions in which pictures of one prompt differ most, the largest first.",
             search_aliases=["principal components", "semantic direction", "bottleneck"],
             inputs=[
-                SamplesType.Input("samples", tooltip="From h-space Sample; more pictures than components."),
-                io.Int.Input("components", default=10, min=1, max=1000, tooltip="Directions, 1 to 1000."),
+                SamplesType.Input(
+                    "samples", tooltip="From h-space Sample. There must be more pictures than components."
+                ),
+                io.Int.Input(
+                    "components", default=10, min=1, max=1000, tooltip="How many directions to find, 1 to 1000."
+                ),
                 io.Boolean.Input(
                     "per_step",
                     default=True,
-                    tooltip="On: at each noise level for itself. Off: of whole trajectories, with one spread.",
+                    tooltip="On: components of each noise level separately. Off: of whole trajectories, with one "
+                    "spread.",
                 ),
             ],
             outputs=[
                 FOUND,
-                io.Image.Output("chart", display_name="chart", tooltip="The share of the variance that each explains."),
+                io.Image.Output(
+                    "chart", display_name="chart", tooltip="The share of the variance that each component explains."
+                ),
             ],
         )
 
@@ -136,13 +147,15 @@ class HSpaceDisentangle(Node):
             node_id="HSpaceDisentangle",
             display_name="h-space Disentangle",
             category=CATEGORY,
-            description="Takes out of directions what they share with others: age without glasses.",
+            description="Removes from directions what they share with others: age without glasses.",
             search_aliases=["orthogonal", "projection", "semantic direction"],
             inputs=[
                 DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
-                DirectionsType.Input("remove", tooltip="Directions whose effect is to stay out."),
+                DirectionsType.Input("remove", tooltip="The directions whose effect to take out."),
                 io.String.Input(
-                    "remove_indices", default="0", tooltip="Which of them, counted from 0: 0, 2, 3. Empty: all."
+                    "remove_indices",
+                    default="0",
+                    tooltip="Which of those to take out, counted from 0: 0, 2, 3. Empty: all.",
                 ),
             ],
             outputs=[FOUND],
@@ -165,32 +178,44 @@ class HSpaceDirection(Node):
             node_id="HSpaceDirection",
             display_name="h-space Direction",
             category=CATEGORY,
-            description="Adds a direction to the bottleneck while the model samples. Several in a row add up; remove "
-            "or bypass the node and the model is what it was.",
+            description="Adds a direction to the bottleneck while the model samples. Several in a row add up. Remove "
+            "or bypass the node, and the model is what it was.",
             search_aliases=["apply direction", "semantic", "slider", "bottleneck", "attribute"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the directions were found on, or one like it."),
                 DirectionsType.Input("directions", tooltip=DIRECTIONS_TOOLTIP),
-                io.Int.Input("index", default=0, min=0, max=10_000, tooltip="Which direction, counted from 0."),
+                io.Int.Input("index", default=0, min=0, max=10_000, tooltip="Which direction to use, counted from 0."),
                 io.Float.Input(
                     "scale",
                     default=1.0,
                     min=-1000.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Strength. PCA: standard deviations. Contrast: 1 is the distance between both sets. "
-                    "Below 0: the other way; 0: nothing changes.",
+                    tooltip="Strength. PCA: standard deviations. Contrast: 1 is the distance between the two sets. "
+                    "Below 0: the opposite way; 0: nothing changes.",
                 ),
                 io.Float.Input(
-                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="From here on, 0 to 1."
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where in the sampling the direction starts to act, 0 to 1.",
                 ),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Until here, 0 to 1."),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where in the sampling it stops, 0 to 1.",
+                ),
                 io.Combo.Input(
                     "apply_to",
                     options=["both", "positive"],
                     default="both",
-                    tooltip="both: the positive and the negative prompt. positive: the first alone, which guidance "
-                    "then multiplies.",
+                    tooltip="both: the positive and the negative prompt. positive: the first alone, so that guidance "
+                    "multiplies the effect.",
                 ),
             ],
             outputs=[io.Model.Output("model", display_name="model", tooltip="The model with the direction.")],
@@ -227,7 +252,7 @@ class SaveHSpaceDirections(Saving):
             node_id="SaveHSpaceDirections",
             display_name="Save h-space Directions",
             category=CATEGORY,
-            description="Keeps directions in a file that Load h-space Directions reads.",
+            description="Saves directions in a file that Load h-space Directions reads.",
             search_aliases=["export direction", "save direction"],
         )
 
@@ -242,6 +267,6 @@ class LoadHSpaceDirections(Loading):
             node_id="LoadHSpaceDirections",
             display_name="Load h-space Directions",
             category=CATEGORY,
-            description="Reads directions that Save h-space Directions has kept.",
+            description="Loads directions that Save h-space Directions has saved.",
             search_aliases=["import direction", "load direction"],
         )

@@ -26,19 +26,23 @@ class HSpaceJacobian(Node):
             node_id="HSpaceJacobian",
             display_name="h-space Jacobian",
             category=CATEGORY,
-            description="The directions of the bottleneck that change one picture most, or a masked part of it: the "
-            "leading singular vectors of the decoder's Jacobian.",
+            description="Finds the directions of the bottleneck that change one picture most, or a masked part of it: "
+            "the leading singular vectors of the decoder's Jacobian.",
             search_aliases=["semantic direction", "mask", "region", "singular vectors", "bottleneck"],
             inputs=[
                 io.Model.Input("model", tooltip="SD 1.x, SD 2.x or SDXL."),
                 io.Conditioning.Input("positive", tooltip="The prompt of the picture."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
-                seed_input("Of the picture: the one that KSampler makes with it."),
+                seed_input("The seed of the picture: the one that KSampler makes from it."),
                 *sampler_inputs(),
                 *size_inputs(),
-                io.Int.Input("components", default=3, min=1, max=50, tooltip="Directions, 1 to 50."),
+                io.Int.Input("components", default=3, min=1, max=50, tooltip="How many directions to find, 1 to 50."),
                 io.Int.Input(
-                    "iterations", default=50, min=1, max=1000, tooltip="At most so many at each noise level, 1 to 1000."
+                    "iterations",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="The most iterations at each noise level, 1 to 1000.",
                 ),
                 io.Float.Input(
                     "tolerance",
@@ -47,20 +51,22 @@ class HSpaceJacobian(Node):
                     max=0.1,
                     step=1e-6,
                     round=1e-7,
-                    tooltip="How exact: the residual over the largest singular value, 1e-6 to 0.1.",
+                    tooltip="How exact the result must be: the residual over the largest singular value, 1e-6 to 0.1.",
                 ),
                 io.String.Input(
                     "at_percent",
                     default="all",
-                    tooltip="At which parts of the sampling: all, or numbers from 0 to 1 between commas: 0.2, 0.5",
+                    tooltip="At which parts of the sampling: all, or numbers from 0 to 1 with commas between: 0.2, 0.5",
                 ),
                 io.Combo.Input(
                     "position",
                     options=list(get_args(Position)),
                     default="after",
-                    tooltip="Of the UNet's middle block; inside: behind its first residual block.",
+                    tooltip="after or before the UNet's middle block; inside: behind its first residual block.",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="The part of the picture that is looked at; else all."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="The part of the picture to look at. Without a mask: all of it."
+                ),
             ],
             outputs=[
                 FOUND,

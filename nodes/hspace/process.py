@@ -13,7 +13,7 @@ from ..connected import Node
 from ..inputs import cfg_input, seed_input
 from .directions import CATEGORY
 
-ETA = "The share of DDPM's noise that each step adds, 0 to 1; 0: none, as DDIM."
+ETA = "The share of DDPM's noise that each step adds, 0 to 1; 0: none, as in DDIM."
 
 
 class SamplerAsyrp(Node):
@@ -23,8 +23,8 @@ class SamplerAsyrp(Node):
             node_id="SamplerAsyrp",
             display_name="Sampler Asyrp",
             category=CATEGORY,
-            description="DDIM that shifts the bottleneck for the predicted picture only, and not for the predicted "
-            "noise: the shift is seen more, at twice the time.",
+            description="DDIM that shifts the bottleneck for the predicted picture only, not for the predicted noise: "
+            "you see more of the shift, at twice the time.",
             search_aliases=["asymmetric", "ddim", "semantic", "bottleneck"],
             inputs=[io.Float.Input("eta", default=0.0, min=0.0, max=1.0, step=0.01, tooltip=ETA)],
             outputs=[io.Sampler.Output("sampler", display_name="sampler", tooltip="For SamplerCustom.")],
@@ -42,15 +42,15 @@ class HSpaceInvert(Node):
             node_id="HSpaceInvert",
             display_name="h-space Invert",
             category=CATEGORY,
-            description="Finds the noise from which your own picture comes, and a sampler that makes exactly this "
-            "picture of it: with a direction in the model, its edit.",
+            description="Finds the noise that your own picture comes from, and a sampler that turns it back into "
+            "exactly that picture or, with a direction in the model, into an edit of it.",
             search_aliases=["inversion", "unsample", "real picture", "edit friendly", "ddim"],
             inputs=[
                 io.Model.Input("model", tooltip="The model without directions."),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Latent.Input("latent_image", tooltip="The picture, from VAE Encode."),
-                io.Sigmas.Input("sigmas", tooltip="From a scheduler; the same go to SamplerCustom."),
+                io.Sigmas.Input("sigmas", tooltip="From a scheduler. Give SamplerCustom the same ones."),
                 cfg_input(2.5),
                 io.Float.Input(
                     "eta",
@@ -58,15 +58,17 @@ class HSpaceInvert(Node):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip=f"{ETA} Above 0 the picture is inverted in DDPM's noise space, which holds on to it better "
+                    tooltip=f"{ETA} Above 0 the picture is inverted in DDPM's noise space, which preserves it better "
                     "under edits; at 0 by DDIM.",
                 ),
-                seed_input("Of the noise; used with eta above 0."),
+                seed_input("The seed of the noise; used with eta above 0."),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The noise, for SamplerCustom."),
                 io.Sampler.Output(
-                    "sampler", display_name="sampler", tooltip="For SamplerCustom with add_noise off, the same sigmas."
+                    "sampler",
+                    display_name="sampler",
+                    tooltip="For SamplerCustom, with add_noise off and the same sigmas.",
                 ),
             ],
         )

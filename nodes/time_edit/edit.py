@@ -30,7 +30,7 @@ from ..inputs import checked, filename_input, group_inputs, picture_inputs
 CATEGORY = "ConceptLens/Model editing"
 MODEL = (
     "The model to edit (SD 1.x, SD 2.x, SDXL, Flux.1, Flux.2, Chroma, SD 3, AuraFlow, PixArt, Z-Image, Lumina 2, "
-    "Krea 2, Ernie-Image, HunyuanImage, Qwen-Image, OmniGen2, Anima, Cosmos-Predict2), with its LoRAs and edits so far."
+    "Krea 2, Ernie-Image, HunyuanImage, Qwen-Image, OmniGen2, Anima, Cosmos-Predict2) with its LoRAs and earlier edits."
 )
 LoraModel = io.Custom("LORA_MODEL")
 ContextEditType = io.Custom("CONTEXT_EDIT")
@@ -46,7 +46,7 @@ def _settings() -> list[Any]:
             max=1e6,
             step=0.01,
             round=False,
-            tooltip="lambda, above 0: how strongly the weights are held in place; raise it when other prompts change "
+            tooltip="lambda, above 0: how strongly the weights are held in place. Raise it when other prompts change "
             "too much. Relative: at 0.1 ten ordinary prompts weigh against the edited ones, on every model. Absolute: "
             "the paper uses 0.1 on Stable Diffusion. Range 1e-6 to 1e6.",
         ),
@@ -69,7 +69,7 @@ def _settings() -> list[Any]:
             min=-10.0,
             max=10.0,
             step=0.05,
-            tooltip="How much of the edit is applied: 0 none, 1 as fitted, negative the other way. Range -10 to 10.",
+            tooltip="How much of the edit is applied: 0 none, 1 as fitted, negative the opposite way. Range -10 to 10.",
         ),
         io.String.Input(
             "preserve",
@@ -77,7 +77,7 @@ def _settings() -> list[Any]:
             multiline=True,
             dynamic_prompts=True,
             placeholder="one prompt a line that shall keep its meaning",
-            tooltip="Prompts that shall keep their meaning, one a line (up to 75 tokens each). Empty for none.",
+            tooltip="Prompts that should keep their meaning, one per line (up to 75 tokens each). Empty: none.",
         ),
         io.Int.Input(
             "rank",
@@ -85,7 +85,7 @@ def _settings() -> list[Any]:
             min=0,
             max=2048,
             tooltip="0: exact. Otherwise the approximation of this rank, 1 to 2048, that is best on the prompts; the "
-            "report says what share of the edit's energy there is kept.",
+            "report says what share of the edit's energy it keeps there.",
             advanced=True,
         ),
     ]
@@ -115,8 +115,8 @@ def _later_settings() -> list[Any]:
             "edit_pooled",
             default=True,
             optional=True,
-            tooltip="Also edit the layer that reads the summary of the whole prompt, by a map of its own: SDXL, Flux.1 "
-            "and SD 3 have one; other models ignore this.",
+            tooltip="Also edit, by a map of its own, the layer that reads the summary of the whole prompt. SDXL, "
+            "Flux.1 and SD 3 have one; other models ignore this.",
             advanced=True,
         ),
     ]
@@ -124,7 +124,7 @@ def _later_settings() -> list[Any]:
 
 def _outputs() -> list[Any]:
     return [
-        io.Model.Output("model", display_name="model", tooltip="The edited model; the one that came in is unchanged."),
+        io.Model.Output("model", display_name="model", tooltip="The edited model. The incoming model is unchanged."),
         LoraModel.Output(
             "lora", display_name="lora", tooltip="The edit as a LoRA, for SaveTIMEEdit, Save LoRA, Load LoRA Model."
         ),
@@ -153,7 +153,7 @@ def _edited(
         if denoiser.normed:
             raise
         raise UserError(
-            f"{str(error).removesuffix('.')}, or let TIME Edit Conditioning edit its prompts by the edit of such a one."
+            f"{str(error).removesuffix('.')}, or edit its prompts by TIME Edit Conditioning with such a model's edit."
         ) from error
     state = lora_state_dict(edited.factors, denoiser.family)
     return denoiser.patched(edited.factors), state, edited.report, edited.edit
@@ -179,14 +179,14 @@ class TIMEEditModel(Node):
                     default="",
                     dynamic_prompts=True,
                     placeholder="a pack of roses",
-                    tooltip="The prompt whose meaning shall change, up to 75 tokens (about 70 with augmentation).",
+                    tooltip="The prompt whose meaning should change, up to 75 tokens (about 70 with augmentation).",
                 ),
                 io.String.Input(
                     "destination",
                     default="",
                     dynamic_prompts=True,
                     placeholder="a pack of blue roses",
-                    tooltip="What it shall mean: all words of the source in order, and what shall be assumed.",
+                    tooltip="What it should mean: all words of the source in order, plus what should be assumed.",
                 ),
                 *_settings(),
                 *_later_settings(),
@@ -217,7 +217,7 @@ class TIMEEditBatch(Node):
             node_id="TIMEEditBatch",
             display_name="TIME Edit Model (Batch)",
             category=CATEGORY,
-            description="Many TIME edits in one solve: each line's source means its destination afterwards.",
+            description="Makes many TIME edits in one solve: afterwards each line's source means its destination.",
             search_aliases=["time", "edit concepts", "implicit assumptions", "debias"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL),
@@ -228,14 +228,14 @@ class TIMEEditBatch(Node):
                     multiline=True,
                     dynamic_prompts=True,
                     placeholder="a pack of roses => a pack of blue roses",
-                    tooltip="One edit a line, source => destination; the destination has the source's words in order.",
+                    tooltip="One edit per line: source => destination, with all words of the source in order.",
                 ),
                 *_settings(),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="With clip_vision: strength becomes the most, and each line gets the strength at which "
-                    "pictures of its source have the target share of the first group.",
+                    tooltip="With clip_vision: strength becomes the upper limit, and each line gets the strength at "
+                    "which pictures of its source have the target share of the first group.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
@@ -243,7 +243,9 @@ class TIMEEditBatch(Node):
                     tooltip="The image encoder that shares a space with the text encoder: it says which group a "
                     "picture is more like. Needs vae.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="The negative prompt; empty without one."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="The negative prompt. Empty if nothing is connected."
+                ),
                 io.Float.Input(
                     "target",
                     default=0.5,
@@ -251,7 +253,7 @@ class TIMEEditBatch(Node):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="The wanted share of the first group, 0 to 1; 0.5: both alike.",
+                    tooltip="The share of the first group that you want, 0 to 1. 0.5 makes both groups equal.",
                 ),
                 *group_inputs(optional=True, several=False),
                 *picture_inputs(),
@@ -327,26 +329,29 @@ class TIMEEditConditioning(Node):
             node_id="TIMEEditConditioning",
             display_name="TIME Edit Conditioning",
             category=CATEGORY,
-            description="The same edit on a prompt instead of the model's weights: for weights that can't be patched "
-            "(GGUF, Nunchaku, TensorRT, compiled), or for one prompt alone.",
+            description="Applies the same edit to a prompt instead of the model's weights: for weights that can't be "
+            "patched (GGUF, Nunchaku, TensorRT, compiled), or for one prompt alone.",
             search_aliases=["time", "edit prompt", "gguf", "nunchaku"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The prompt, by the text encoder that the edit is of."),
-                ContextEditType.Input("edit", tooltip="From TIME Edit Model, whose model need not be used."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt, encoded by the text encoder that the edit was made with."
+                ),
+                ContextEditType.Input("edit", tooltip="From TIME Edit Model. You need not use its model output."),
                 io.Float.Input(
                     "strength",
                     default=1.0,
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How much of the edit is applied, times the strength that it has. Range -10 to 10.",
+                    tooltip="How much of the edit is applied, multiplied by the strength that it already has. Range "
+                    "-10 to 10.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     "conditioning",
                     display_name="conditioning",
-                    tooltip="The edited prompt; its pooled text too, if the edit is of it.",
+                    tooltip="The edited prompt, with its pooled text edited too if the edit covers it.",
                 )
             ],
         )

@@ -27,7 +27,7 @@ class SaveTokenMixEdit(Node):
             node_id="SaveTokenMixEdit",
             display_name="Save Token Mix as Edit",
             category=CATEGORY,
-            description="Makes a mix a LoRA: with it a word of your choice means the mix, in every prompt.",
+            description="Turns a mix into a LoRA that makes a word of your choice mean the mix, in every prompt.",
             search_aliases=["mix to lora", "concept as lora", "export concept", "replace word"],
             is_output_node=True,
             inputs=[
@@ -38,13 +38,13 @@ class SaveTokenMixEdit(Node):
                     "word",
                     default="",
                     placeholder="rose",
-                    tooltip="The word that shall mean the mix: one token of the model's text encoder.",
+                    tooltip="The word that will mean the mix: a single token of the model's text encoder.",
                 ),
                 filename_input("token_mix_edit"),
             ],
             outputs=[
                 io.String.Output("path", display_name="path", tooltip="The file that was written, in the LoRA folder."),
-                LoraModel.Output("lora", display_name="lora", tooltip="The same as a LoRA, for Load LoRA Model."),
+                LoraModel.Output("lora", display_name="lora", tooltip="The same edit as a LoRA, for Load LoRA Model."),
             ],
         )
 

@@ -214,14 +214,33 @@ def test_an_example_is_opened_tried_and_does_what_it_says(graph: Page, host: Hos
         }"""
     )
     judge = Laboratory(ROOT / ".world")
-
-    def shown(drawn: Image.Image) -> str:
-        return judge.seen(to_tensor(drawn)[None])[0][0]
-
-    assert shown(run(graph, host)) == "rose"
+    assert seen(judge, run(graph, host)) == "rose"
     drag(graph, "car", 0.01, 0.95)
     row(graph, "rose").locator(".conceptlens-switch").click()
-    assert shown(run(graph, host)) == "car"
+    assert seen(judge, run(graph, host)) == "car"
+
+
+def seen(judge: Laboratory, drawn: Image.Image) -> str:
+    """What the world's own classifier says of a picture."""
+    return judge.seen(to_tensor(drawn)[None])[0][0]
+
+
+def test_a_transformers_picture_follows_its_words(graph: Page, host: HostServer) -> None:
+    graph.evaluate(
+        """() => {
+          const set = (kind, name, value) => {
+            const node = app.graph.nodes.find((node) => node.comfyClass === kind);
+            node.widgets.find((widget) => widget.name === name).value = value;
+          };
+          set("EmojiWorldLoader", "kind", "transformer");
+          set("KSampler", "steps", 12);
+        }"""
+    )
+    judge = Laboratory(ROOT / ".world")
+    assert seen(judge, run(graph, host)) == "rose"
+    drag(graph, "heart", 0.01, 0.95)
+    row(graph, "rose").locator(".conceptlens-switch").click()
+    assert seen(judge, run(graph, host)) == "heart"
 
 
 def test_words_are_seen_while_they_are_found(graph: Page, renderer: str) -> None:

@@ -131,5 +131,5 @@ def test_what_is_said_of_a_mix_has_its_kind(made_by: dict[str, Any], tmp_path: P
 
 def test_a_token_that_the_model_lacks_is_named() -> None:
     mix = TokenMix.of([1, 50], ["a", "b"], [1.0, 1.0])
-    with pytest.raises(UserError, match="a token 50, but the model's go from 0 to 49"):
+    with pytest.raises(UserError, match="a token 50, but the model's tokens go from 0 to 49"):
         mix.pseudo_token([WordTable(torch.eye(50))])

@@ -100,7 +100,7 @@ def test_samples_that_come_in_parts_have_the_components_of_all(per_step: bool) -
     torch.testing.assert_close(found.shifts, whole.shifts, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found.values, whole.values, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(shares, expected, atol=1e-5, rtol=1e-4)
-    with pytest.raises(UserError, match="at most 6 principal components, 7 were asked for"):
+    with pytest.raises(UserError, match="at most 6 principal components, but 7 were asked for"):
         incremental_pca(parts[:1], 7)
     with pytest.raises(UserError, match="draw both with the same model"):
         incremental_pca([parts[0], replace(parts[1], position="before")], 3)
@@ -121,7 +121,7 @@ def test_between_noise_levels_a_shift_is_interpolated() -> None:
     torch.testing.assert_close(found.shift(0, 0.001), found.shifts[0, 3])
     single = replace(found, sigmas=SIGMAS[:1], shifts=found.shifts[:, :1])
     torch.testing.assert_close(single.shift(0, 0.5), found.shifts[0, 0])
-    with pytest.raises(UserError, match="no direction 2; these are 2"):
+    with pytest.raises(UserError, match="no direction 2; there are 2"):
         found.shift(2, 1.0)
 
 
@@ -234,7 +234,7 @@ def test_numbers_are_read_as_users_write_them() -> None:
     assert percents("0.2,1") == [0.2, 1.0]
     assert percents(" All ") is None
     for text, read in (("a", counted), ("-1", counted), ("b", percents), ("1.5", percents), ("", percents)):
-        with pytest.raises(UserError, match=r"no list of numbers|below 0|from 0 to 1"):
+        with pytest.raises(UserError, match=r"not a list of numbers|below 0|from 0 to 1"):
             read(text)
 
 

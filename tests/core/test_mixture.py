@@ -50,7 +50,7 @@ def test_text_form_comes_back(mix: TokenMix, encoder: ToyEncoder) -> None:
         ("dog: much", "no number"),
         ("dog snow: 1", 'is 2 tokens of this model ("dog", "snow")'),
         ("dog: nan", 'coefficient of "dog" is nan'),
-        ("dog: 1, dog: 2", '"dog" stands more than once'),
+        ("dog: 1, dog: 2", '"dog" is in the mix more than once'),
         ("dog: 0,6, snow: 0,2", '"6" is a number alone; write decimals with a point (dog: 0.6)'),
         ("dog\n.5", "write decimals with a point"),
         ("-2e-1", "write decimals with a point"),

@@ -214,7 +214,7 @@ def test_a_prompt_that_an_edit_does_not_fit_is_refused() -> None:
         edited_context(edit, ToyEncoder(192, seed=1).encode(["a rose"]).float())
     with pytest.raises(UserError, match="context has width 64, the edit is of width 192"):
         edited_context(edit, context[..., :64])
-    with pytest.raises(UserError, match="one of values only"):
+    with pytest.raises(UserError, match="covers values only"):
         edited_context(edit_model(encoder, denoiser, [ROSES], edit_keys=False).edit.context, context)
 
 

@@ -145,7 +145,7 @@ def test_components_are_found_and_applied(folder: Path, tmp_path: Path, capsys: 
         pictures.append(file.read_bytes())
     assert len(set(pictures)) == 4
     assert hspace(*along, "--index", "3", "--out", tmp_path / "bad.png") == 1
-    assert "There is no direction 3; these are 3" in capsys.readouterr().err
+    assert "There is no direction 3; there are 3" in capsys.readouterr().err
 
 
 def test_a_contrast_of_chosen_pictures_without_other_directions(folder: Path, tmp_path: Path) -> None:

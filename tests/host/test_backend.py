@@ -321,7 +321,7 @@ def test_quantised_weights_are_offered_the_edit_of_prompts(model: Any, clip: Any
     layer.weight = torch.nn.Parameter((layer.weight * 100).to(torch.int8), requires_grad=False)
     given: Any = {"model": model, "clip": clip, "source": "a rose", "destination": "a blue rose", "preserve": ""}
     with pytest.raises(
-        UserError, match=r"quantised as Parameter of torch\.int8.* or let TIME Edit Conditioning edit its"
+        UserError, match=r"quantised as Parameter of torch\.int8.* or edit its prompts by TIME Edit Conditioning"
     ):
         TIMEEditModel.execute(**given)
 

@@ -12,10 +12,11 @@ from conceptlens.hosting.server import HostServer
 from conceptlens.tests.conftest import ROOT
 
 
-def test_comfy_test_finds_nothing(comfyui: Path, server: HostServer, tmp_path: Path) -> None:
-    host = tmp_path / "ComfyUI"  # it looks for the host around the pack: links to the real one, a copy of the pack
-    pack = host / "custom_nodes/conceptlens"
-    shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "__pycache__", "demo"))
+def test_comfy_test_finds_nothing(comfyui: Path, server: HostServer, archive: Path, tmp_path: Path) -> None:
+    host = tmp_path / "ComfyUI"  # it looks for the host around the pack: links to the real one
+    pack = host / "custom_nodes/conceptlens"  # as the registry would give it
+    shutil.unpack_archive(archive, pack)
+    shutil.copy(ROOT / "comfy-test.toml", pack)
     for part in comfyui.iterdir():
         if part.name != "custom_nodes":
             (host / part.name).symlink_to(part)
@@ -23,5 +24,5 @@ def test_comfy_test_finds_nothing(comfyui: Path, server: HostServer, tmp_path: P
     environment = {**os.environ, "COMFY_TEST_LOGS_DIR": str(tmp_path / "logs"), "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, cwd=pack, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("] PASSED") == 5, done.stdout
+    assert done.stdout.count("] PASSED") == 7, done.stdout
     assert "0 error(s), 0 warning(s)" in done.stdout

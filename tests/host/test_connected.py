@@ -119,7 +119,7 @@ def test_a_picture_is_no_noise(world: tuple) -> None:
     model, _, vae, _ = world
     picture = vae.encode(torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(0)))
     for latent in (picture, torch.zeros(1, 4, 16, 16)):
-        with pytest.raises(UserError, match="holds no noise but a picture or nothing"):
+        with pytest.raises(UserError, match="holds a picture or nothing, but no noise"):
             host.check_noise(model, latent)
     noise = 14.6 * torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     host.check_noise(model, model.get_model_object("latent_format").process_out(noise))

@@ -99,6 +99,23 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["report", "chart", "balance"],
     ),
     "ConceptCard": ({"mix": None}, ["image"]),
+    "LayerLens": (
+        {
+            "model": None,
+            "clip": None,
+            "vae": None,
+            "prompt": "",
+            "pictures": 6,
+            "steps": 20,
+            "cfg": 7.5,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "seed": 0,
+            "width": 512,
+            "height": 512,
+        },
+        ["image", "images"],
+    ),
     "TokenMixBalance": (
         {
             "mix": None,
@@ -236,6 +253,7 @@ PROMPTS = {
     ("TokenMixConditioning", "prompt"),
     ("ImageDecompose", "prompt"),
     ("ConceptBias", "prompt"),
+    ("LayerLens", "prompt"),
     ("HSpaceContrastByText", "positive_text"),
     ("HSpaceContrastByText", "negative_text"),
 }

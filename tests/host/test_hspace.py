@@ -122,7 +122,7 @@ def test_levels_are_chosen_by_parts_of_the_sampling(server: HostServer) -> None:
     assert distance(latent(server, graph), latent(server, sampling_graph())) > 0
     with pytest.raises(GraphError) as error:
         server.run(jacobian(at_percent="often"))
-    assert "is no list of numbers" in str(error.value.details)
+    assert "is not a list of numbers" in str(error.value.details)
 
 
 def test_a_contrast_with_itself_changes_nothing(server: HostServer) -> None:
@@ -281,7 +281,7 @@ def picture(server: HostServer, image: dict[str, str]) -> Tensor:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"pca": {"components": 3}}, "at most 2 principal components"),
-    ({"direction": {"index": 2}}, "There is no direction 2; these are 2"),
+    ({"direction": {"index": 2}}, "There is no direction 2; there are 2"),
     ({"direction": {"start_percent": 0.5, "end_percent": 0.5}}, "let it end after it starts"),
     ({"latent": {"width": 256}}, "of another shape"),
 ]

@@ -36,6 +36,19 @@ def test_weights_come_back_as_they_were_saved(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], again) for name, again in weights.load("encoders", tmp_path).items())
 
 
+def test_eight_bits_keep_a_matrix_to_half_a_level_and_the_rest_in_float16(tmp_path: Path) -> None:
+    state = {"matrix": torch.randn(5, 3, 4), "bias": torch.randn(5)}
+    state["matrix"][2] = 0
+    weights.save("transformer", state, {}, tmp_path, bytewise=True)
+    loaded = weights.load("transformer", tmp_path)
+    assert set(loaded) == set(state)
+    assert torch.equal(loaded["bias"], state["bias"].half())
+    level = state["matrix"].abs().amax((1, 2), keepdim=True) / weights.BYTE_LEVELS
+    # Half a level, and what bfloat16 keeps of the scale: 1 in 512 of an entry.
+    error = (loaded["matrix"].float() - state["matrix"]).abs()
+    assert (error <= 0.5 * level + state["matrix"].abs() / 256 + 1e-6).all()
+
+
 @pytest.mark.parametrize("damage", ["cut", "bit", "missing", "no checksum"])
 def test_damaged_weights_are_named_with_the_command_that_restores_them(tmp_path: Path, damage: str) -> None:
     weights.save("unet", {"a": torch.randn(100)}, {}, tmp_path)

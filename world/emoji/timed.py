@@ -3,7 +3,7 @@
 An object that is known in one colour shall have another one, and a profession that is mostly of one sex the other. Each
 is tested in the prompts in which EmojiWorld knows things; what shall not change are other objects and professions, and
 the same one when the prompt says another colour or sex. There is a test set and, for choosing settings, a validation
-set of other objects.
+set of other objects; a third set is of what the transformer knows too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .captions import FLAT_TEMPLATES, SEXES, TEMPLATES, with_article
+from .part import part_of
 from .truth import Truth
 
-TEST, VALIDATION = (Path(__file__).parent / f"timed_{name}.csv" for name in ("test", "validation"))
+TEST, VALIDATION, PART = (Path(__file__).parent / f"timed_{name}.csv" for name in ("test", "validation", "part"))
 COLOURED = {TEST: 40, VALIDATION: 12}  # edits of each set
+COLOURED_PART = 20  # edits of the part that the transformer knows
 SKEWED = 0.2  # share of the rarer sex, up to which a profession's is edited
 NEAR = [*dict.fromkeys(template for template in (*TEMPLATES, *FLAT_TEMPLATES) if template != "{}")]
 
@@ -58,13 +60,17 @@ def of_the_other_sex(truth: Truth, name: str, generator: random.Random) -> Row:
 
 
 def edits(truth: Truth) -> dict[Path, list[Row]]:
-    """The rows of both sets: the same on every machine."""
+    """The rows of all sets: the same on every machine."""
     generator = random.Random("timed")
     names: Iterator[str] = iter(generator.sample(list(truth.default_colours), len(truth.default_colours)))
     sets = {file: [coloured(truth, next(names), generator) for _ in range(count)] for file, count in COLOURED.items()}
     shares = {name: profession["share_of_men"] for name, profession in truth.professions.items()}
     skewed = [name for name, share in shares.items() if min(share, 1 - share) <= SKEWED]
     sets[TEST] += [of_the_other_sex(truth, name, generator) for name in skewed]
+    part, generator = part_of(truth), random.Random("timed part")
+    sets[PART] = [
+        coloured(part, name, generator) for name in generator.sample(list(part.default_colours), COLOURED_PART)
+    ]
     return sets
 
 

@@ -37,7 +37,7 @@ ENCODERS = Settings(steps=1600, batch=64, learning_rate=1e-3, weight_decay=0.01)
 CLASSIFIER = Settings(steps=2000, batch=64, learning_rate=1e-3, weight_decay=0.01)
 UNET = Settings(steps=18_500, batch=64, learning_rate=1e-3, decay_from=0.86, average=0.9995)
 FINETUNE = Settings(steps=3500, batch=64, learning_rate=7e-4, decay_from=0.4, average=0.9985)
-TRANSFORMER = Settings(steps=12_000, batch=64, learning_rate=1e-3, decay_from=0.6, average=0.999)
+TRANSFORMER = Settings(steps=6_000, batch=64, learning_rate=1e-3, decay_from=0.7, average=0.999)
 LATENTS = {"latents": 24_000, "latents_of_part": 10_000}
 # Names, a trained and two held-out colours, another style, keywords, professions, and words that no caption has.
 SAMPLES = ("a rose", "a cat", "a photo of a rocket", "a pizza", "a red car", "a yellow bird", "a purple banana")
@@ -148,7 +148,7 @@ class EmojiWorkshop(Workshop):
             return transformer.loss(worker, lessons, TRANSFORMER.batch, step)
 
         self.train("transformer", module, loss, TRANSFORMER)
-        self.export("transformer", module, TRANSFORMER)
+        self.export("transformer", module, TRANSFORMER, bytewise=True)
         return module
 
     def _lessons(self, kept: str, pictures: Pictures) -> Lessons:
