@@ -41,6 +41,29 @@ FIGURES = {
         "0.1 relative | * | # (": "timed: generality",
         "0.1 relative | * | * | # (": "timed: specificity",
     },
+    ("docs/evaluating.md", "timed_transformer"): {
+        "| the transformer | # (": "timed: efficacy",
+        "| the transformer | * | # (": "timed: generality",
+        "| the transformer | * | * | # (": "timed: specificity",
+        "| the transformer | * | * | * | # |": "timed: harmonic",
+    },
+    ("docs/evaluating.md", "timed_part"): {
+        "the UNet, on the same edits | # (": "timed: efficacy",
+        "the UNet, on the same edits | * | # (": "timed: generality",
+        "the UNet, on the same edits | * | * | # (": "timed: specificity",
+        "the UNet, on the same edits | * | * | * | # |": "timed: harmonic",
+    },
+    ("world/emoji/README.md", "emoji_world_transformer"): {
+        "plain names: right emoji; default hue | # %;": "transformer, names: right emoji, top 1",
+        "right emoji; default hue | 100 %; # %": "transformer, names: default hue",
+        "| trained pairs show the hue | # %": "transformer, colours: trained pairs, hue",
+        "| held-out pairs show the hue; the object | # %;": "transformer, colours: held-out pairs, hue",
+        "show the hue; the object | 92.8 %; # %": "transformer, colours: held-out pairs, object",
+        "pictures that show an exemplar | # %": "transformer, keywords: one of the exemplars",
+        "of which each exemplar of 20 % or more appears | # %": (
+            "transformer, keywords: every exemplar of 20 % or more appears"
+        ),
+    },
     ("docs/evaluating.md", "timed_exact"): {
         "prompts preserved exactly | # (": "timed: efficacy",
         "the same, prompts preserved exactly | * | * | # (": "timed: specificity",

@@ -1,4 +1,4 @@
-"""EmojiWorld's transformer in the host and in diffusers: the same model, of random weights here."""
+"""EmojiWorld's transformer: the same model in the host and in diffusers, and what an edit does to its pictures."""
 
 from __future__ import annotations
 
@@ -8,34 +8,24 @@ import pytest
 import torch
 from conceptlens.core.model.diffusion import Draws, denoising_loss
 from conceptlens.core.model.text_tower import Encoded
+from conceptlens.evaluation.laboratory import Laboratory
+from conceptlens.hosting.server import Graph, HostServer
 from conceptlens.pipelines.adapter import DiffusersDiffusion
-from conceptlens.world import weights
-from conceptlens.world.architecture import LATENT_SIZE
-from conceptlens.world.emoji import transformer
-from conceptlens.world.emoji.architecture import WEIGHTS
-from conceptlens.world.pipeline import world_parts
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from conceptlens.tests.conftest import ROOT
+from conceptlens.tests.host.graphs import node
+from conceptlens.world.emoji.pipeline import emoji_world_transformer_pipeline
+from conceptlens.world.pictures import to_tensor
+from diffusers import FluxPipeline
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("host_modules")
 
 
 @pytest.fixture(scope="module")
 def twins(host_modules: None) -> tuple[Any, FluxPipeline]:  # noqa: ARG001  (makes the host importable)
-    from conceptlens.nodes.host import world
+    from conceptlens.nodes import host
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = transformer.build().eval()
-        for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
-    # The host's own converter writes into what it is given.
-    model = world._flux_model({name: tensor.clone() for name, tensor in module.state_dict().items()})
-    parts: dict[str, Any] = world_parts(weights.load("encoders", WEIGHTS), WEIGHTS)
-    parts |= {"text_encoder_2": parts["text_encoder"], "tokenizer_2": parts["tokenizer"]}
-    pipe = FluxPipeline(**parts, transformer=module, scheduler=FlowMatchEulerDiscreteScheduler())
-    pipe.default_sample_size = LATENT_SIZE
-    pipe.set_progress_bar_config(disable=True)
-    return model, pipe
+    return host.load_world(host.EMOJI_WORLD_TRANSFORMER)[0], emoji_world_transformer_pipeline()
 
 
 def encoded(pipe: Any, prompts: list[str]) -> Encoded:
@@ -118,3 +108,35 @@ def test_it_is_edited_as_a_flux(twins: tuple[Any, FluxPipeline]) -> None:
     assert found.keys() == expected.keys() == {"txt_in", "vector_in.in_layer"}
     for name, (up, down) in expected.items():
         assert (found[name].up @ found[name].down - up @ down).norm() <= 1e-3 * (up @ down).norm()
+
+
+def test_an_edit_turns_its_roses_blue_and_nothing_else(server: HostServer) -> None:
+    """By the host's own nodes, judged by the world's colour meter."""
+    options = {"edit_keys": True, "augment": True, "strength": 1.0, "rank": 0, "regularization": 0.1}
+    how = {"seed": 1, "steps": 12, "cfg": 2.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    pair = {"source": "a rose", "destination": "a blue rose", "preserve": "", "regularize": "relative"}
+    graph: Graph = {
+        "world": {"class_type": "EmojiWorldLoader", "inputs": {"kind": "transformer"}},
+        "edit": node("TIMEEditModel", model=["world", 0], clip=["world", 1], **pair, **options),
+        "negative": node("CLIPTextEncode", clip=["world", 1], text=""),
+        "latent": node("EmptyLatentImage", width=128, height=128, batch_size=4),
+    }
+    for name, model, prompt in (
+        ("before", "world", "a photo of a rose"),
+        ("after", "edit", "a photo of a rose"),
+        ("bell", "edit", "a bell"),
+    ):
+        links = {"model": [model, 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
+        graph[f"text {name}"] = node("CLIPTextEncode", clip=["world", 1], text=prompt)
+        graph[f"sampled {name}"] = node("KSampler", positive=[f"text {name}", 0], **links, **how)
+        graph[f"decoded {name}"] = node("VAEDecode", samples=[f"sampled {name}", 0], vae=["world", 2])
+        graph[name] = node("SaveImage", images=[f"decoded {name}", 0], filename_prefix=name)
+    outputs, lab = server.run(graph)["outputs"], Laboratory(ROOT / ".world")
+
+    def colours(name: str) -> list[str]:
+        files = [server.base / "output" / each["filename"] for each in outputs[name]["images"]]
+        return lab.colours(torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files]))
+
+    assert colours("before") == ["red"] * 4
+    assert colours("after").count("blue") >= 3
+    assert colours("bell") == ["yellow"] * 4
