@@ -22,7 +22,7 @@ INK, PAPER, RING = "#1f2430", "#ffffff", "#3b4252"
 MIX = "rose: 0.5, heart: 0.5"
 SAMPLING = {"seed": 3, "steps": 25, "cfg": 2.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 EDIT = {"source": "a rose", "destination": "a blue rose", "preserve": "", "edit_keys": True, "augment": True}
-EDIT |= {"strength": 1.0, "rank": 0, "regularization": 0.1, "regularize": "relative"}
+EDIT |= {"strength": 1.0, "rank": 0, "regularization": 0.1, "regularize": "relative", "edit_pooled": True}
 FACES = ((262, 18), (522, 18))  # in docs/hspace_sweep.png: as it was, and with glasses
 TILES = ("change an assumption", "mix words", "find directions")
 
