@@ -31,8 +31,8 @@ def graph() -> Graph:
     """A rose, the same rose after an edit, and a mix."""
     nodes: Graph = {}
 
-    def add(name: str, kind: str, **inputs: Any) -> list[Any]:
-        nodes[name] = {"class_type": kind, "inputs": inputs}
+    def add(name: str, node: str, **inputs: Any) -> list[Any]:
+        nodes[name] = {"class_type": node, "inputs": inputs}
         return [name, 0]
 
     model = add("world", "EmojiWorldLoader", kind="transformer")

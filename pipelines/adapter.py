@@ -86,6 +86,7 @@ class DiffusersTextEncoder:
                     start=tokenizer.bos_token_id,
                     end=tokenizer.eos_token_id,
                     pad=tokenizer.pad_token_id,
+                    projects=two,
                 )
             )
         return towers

@@ -95,12 +95,6 @@ FIGURES = {
         "evaluations of the UNet: mean; most | #;": "cost: evaluations of the UNet",
         "that it says so of, of 8 | # %": "keywords never trained: no explanation",
     },
-    ("docs/methods.md", "concepts_transformer"): {
-        "the same defaults find # % of": "transformer, keywords: frequent exemplars among the top 10",
-        "beside # unrelated ones": "transformer, keywords: unrelated words among the top 10",
-        "for # evaluations in the mean": "transformer, cost: evaluations of the UNet",
-        "in the mean and # at most": "transformer, cost: evaluations of the UNet, at most",
-    },
     ("docs/methods.md", "concepts_thorough"): {
         "exemplars are found in # %": "keywords: frequent exemplars among the top 10",
         "in 88 % (# % of the other half)": "keywords: frequent exemplars among the top 10 (settings reported on)",

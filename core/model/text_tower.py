@@ -69,6 +69,7 @@ class TextTower:
     start: int  # the token id of CLIP's start mark
     end: int  # of its end mark
     pad: int  # of what fills the slots after the end
+    projects: bool  # whether a model that reads its pooled text reads it projected: SDXL does, Flux.1 does not
 
     @property
     def table(self) -> Tensor:
@@ -148,7 +149,7 @@ class Encoded(NamedTuple):
     """Prompts as a UNet takes them."""
 
     context: Tensor  # (prompts, 77, width of all towers together)
-    pooled: Tensor  # (prompts, width of the last tower): its projected end state; SDXL reads it, others do not
+    pooled: Tensor  # (prompts, width of the last tower): its end state; SDXL (projected) and Flux.1 read it
 
     def repeated(self, count: int) -> Encoded:
         """Each prompt `count` times, one after the other."""
@@ -176,6 +177,6 @@ def encode(
         reading = tower.read(torch.where(here, vector[:, None], row))
         contexts.append(reading.states)
         end = reading.last[:, len(tokens) - 1]
-        projection = tower.weights.get(PROJECTION)
+        projection = tower.weights.get(PROJECTION) if tower.projects else None
         pooled = end if projection is None else linear(end, projection)
     return Encoded(torch.cat(contexts, dim=-1), pooled)

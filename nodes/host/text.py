@@ -146,7 +146,7 @@ class HostTextEncoder:
         # A checkpoint without a projection leaves that memory as it was found: zeros, or any bytes as numbers.
         if not (torch.isfinite(rows).all() and 1e-3 < rows.max() < 1e3 and rows.min() > 1e-3 * rows.max()):
             del weights[PROJECTION]
-        kind, layer, _ = encoder.options_default
+        kind, layer, projects = encoder.options_default
         if self._clip.layer_idx is not None:
             layer = self._clip.layer_idx
             kind = "last" if abs(layer) > encoder.num_layers else "hidden"
@@ -161,6 +161,7 @@ class HostTextEncoder:
             start=encoder.special_tokens["start"],
             end=encoder.special_tokens["end"],
             pad=encoder.special_tokens["pad"],
+            projects=projects,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conceptlens.core.model.diffusion import Draws, denoising_loss
+from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
 from conceptlens.evaluation.laboratory import Laboratory
 from conceptlens.hosting.server import Graph, HostServer
@@ -15,6 +16,7 @@ from conceptlens.tests.conftest import ROOT
 from conceptlens.tests.host.graphs import node
 from conceptlens.world.emoji.pipeline import emoji_world_transformer_pipeline
 from conceptlens.world.pictures import to_tensor
+from conceptlens.world.tokenizer import clip_tokenizer
 from diffusers import FluxPipeline
 from PIL import Image
 
@@ -92,6 +94,23 @@ def test_both_draw_the_same_picture(twins: tuple[Any, FluxPipeline]) -> None:
     torch.testing.assert_close(found.clone(), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_word_as_a_mix_is_read_as_in_the_prompt(twins: tuple[Any, FluxPipeline]) -> None:
+    """Context and pooled text of one word's own embedding in a prompt's place: by core in both programs as they do it."""
+    from conceptlens.core.conceptor.dictionary import Slot
+    from conceptlens.nodes import host
+    from conceptlens.pipelines.adapter import DiffusersTextEncoder
+
+    _, pipe = twins
+    expected = encoded(pipe, ["a photo of a bathtub"])
+    (token,) = clip_tokenizer()("bathtub").input_ids[1:-1]
+    clip = host.load_world(host.EMOJI_WORLD_TRANSFORMER)[1]
+    for encoder in (DiffusersTextEncoder(pipe), host.HostTextEncoder(clip)):
+        towers = encoder.towers()
+        found = Slot.of(encoder, towers, Template.of("a photo of a {}")).encode([towers[0].words.of([token])])
+        torch.testing.assert_close(found.context, expected.context, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.pooled, expected.pooled, rtol=1e-3, atol=1e-3)
+
+
 def test_it_is_edited_as_a_flux(twins: tuple[Any, FluxPipeline]) -> None:
     """By CLIP alone, in the pooled text too: the same factors in both programs."""
     from conceptlens.core.time_edit.time_edit import EditPair, edit_model
@@ -134,7 +153,7 @@ def test_an_edit_turns_its_keys_blue_and_nothing_else(server: HostServer) -> Non
         graph[name] = node("SaveImage", images=[f"decoded {name}", 0], filename_prefix=name)
     outputs, lab = server.run(graph)["outputs"], Laboratory(ROOT / ".world")
 
-    def colours(name: str) -> list[str]:
+    def colours(name: str) -> list[str | None]:
         files = [server.base / "output" / each["filename"] for each in outputs[name]["images"]]
         return lab.colours(torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files]))
 
