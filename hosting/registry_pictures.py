@@ -1,6 +1,6 @@
 """`python -m conceptlens.hosting.registry_pictures`: the pack's icon and banner, of pictures that a real ComfyUI makes.
 
-A rose under a lens, in which an edit shows it blue; what a mix of words draws; a direction of h-space, from docs/.
+A bell under a lens, in which an edit shows it red; what a mix of words draws; a direction of h-space, from docs/.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ TILE, CELL = 420, 128
 INK, PAPER, RING = "#1f2430", "#ffffff", "#3b4252"
 MIX = "rose: 0.5, heart: 0.5"
 SAMPLING = {"seed": 3, "steps": 25, "cfg": 2.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-EDIT = {"source": "a rose", "destination": "a blue rose", "preserve": "", "edit_keys": True, "augment": True}
+EDIT = {"source": "a bell", "destination": "a red bell", "preserve": "", "edit_keys": True, "augment": True}
 EDIT |= {"strength": 1.0, "rank": 0, "regularization": 0.1, "regularize": "relative", "edit_pooled": True}
 FACES = ((262, 18), (522, 18))  # in docs/hspace_sweep.png: as it was, and with glasses
 TILES = ("change an assumption", "mix words", "find directions")
 
 
 def graph() -> Graph:
-    """A rose, the same rose after an edit, and a mix."""
+    """A bell, the same bell after an edit, and a mix."""
     nodes: Graph = {}
 
     def add(name: str, node: str, **inputs: Any) -> list[Any]:
@@ -38,14 +38,14 @@ def graph() -> Graph:
     model = add("world", "EmojiWorldLoader", kind="transformer")
     clip, vae = ["world", 1], ["world", 2]
     edited = add("edit", "TIMEEditModel", model=model, clip=clip, **EDIT)
-    rose = add("prompt", "CLIPTextEncode", clip=clip, text="a photo of a rose")
+    bell = add("prompt", "CLIPTextEncode", clip=clip, text="a photo of a bell")
     words = add("words", "TokenMixFromText", clip=clip, text=MIX)
     mixed = add(
         "mix", "TokenMixConditioning", clip=clip, mix=words, prompt="a photo of a <>", num_tokens=9, coefficients=""
     )
     negative = add("negative", "CLIPTextEncode", clip=clip, text="")
     latent = add("latent", "EmptyLatentImage", width=CELL, height=CELL, batch_size=1)
-    for name, by, positive in (("before", model, rose), ("after", edited, rose), ("mixed", model, mixed)):
+    for name, by, positive in (("before", model, bell), ("after", edited, bell), ("mixed", model, mixed)):
         links = {"model": by, "positive": positive, "negative": negative, "latent_image": latent}
         picture = add(
             f"decoded {name}", "VAEDecode", samples=add(f"sampled {name}", "KSampler", **links, **SAMPLING), vae=vae
