@@ -9,11 +9,11 @@ import argparse
 import shutil
 import sys
 import webbrowser
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..core.errors import UserError
-from .server import Graph, GraphError, HostServer
+from .server import Graph, GraphError, HostServer, add_node
 
 EDIT = {"source": "a rose", "destination": "a blue rose", "preserve": "a tulip\nan apple"}
 PROMPTS = ("a rose", "a photo of a rose", "a tulip", "an apple", "a car", "a mechanic")
@@ -26,11 +26,7 @@ def before_and_after() -> Graph:
     options |= {"regularization": 0.1, "regularize": "relative"}
     sampling = {"seed": 1, "steps": 25, "cfg": 2.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     graph: Graph = {}
-
-    def add(name: str, kind: str, **inputs: Any) -> list[Any]:
-        graph[name] = {"class_type": kind, "inputs": inputs}
-        return [name, 0]
-
+    add = partial(add_node, graph)
     before = add("world", "EmojiWorldLoader")
     clip, vae = ["world", 1], ["world", 2]
     after = add("edit", "TIMEEditModel", model=before, clip=clip, **EDIT, **options)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .folder import ROOT
-from .server import Graph, HostServer
+from .server import Graph, HostServer, add_node
 
 DOCS = ROOT / "docs"
 ICON, BANNER = 400, (1680, 720)  # pixels; the registry wants a square of 400 at most, and 21:9
@@ -30,11 +30,7 @@ TILES = ("change an assumption", "mix words", "find directions")
 def graph() -> Graph:
     """A bell, the same bell after an edit, and a mix."""
     nodes: Graph = {}
-
-    def add(name: str, node: str, **inputs: Any) -> list[Any]:
-        nodes[name] = {"class_type": node, "inputs": inputs}
-        return [name, 0]
-
+    add = partial(add_node, nodes)
     model = add("world", "EmojiWorldLoader", kind="transformer")
     clip, vae = ["world", 1], ["world", 2]
     edited = add("edit", "TIMEEditModel", model=model, clip=clip, **EDIT)

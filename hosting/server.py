@@ -24,6 +24,12 @@ STARTS_WITHIN, STOPS_WITHIN = 150, 60  # seconds
 Graph = dict[str, dict[str, Any]]  # node id -> {"class_type": …, "inputs": …}, the host's API format
 
 
+def add_node(graph: Graph, name: str, kind: str, /, **inputs: Any) -> list[Any]:
+    """Adds a node of this kind under this name; returns the link to its first output."""
+    graph[name] = {"class_type": kind, "inputs": inputs}
+    return [name, 0]
+
+
 def free_port() -> int:
     """A random port below those that systems give to whoever asks: nobody takes it before the host has started."""
     while True:

@@ -21,6 +21,8 @@ from .mixture import TokenMix
 
 WIDTH, GAP, NARROW = 1240, 24, 6
 SHOWN, ACROSS = 8, 4  # pictures of a kind, and in a row
+HALF = (WIDTH - 3 * GAP) // 2  # the width of a column
+SIDE = (HALF - NARROW * (ACROSS - 1)) // ACROSS  # of a picture
 BARS = 12  # words
 NAMED = 3  # words that name a mix without a concept
 STYLE = (
@@ -29,10 +31,6 @@ STYLE = (
     "td,th{padding:.1rem .8rem;text-align:right}td:first-child,th:first-child{text-align:left}"
     "@media(prefers-color-scheme:dark){body{color:#e6e8ee;background:#1b1d23}}"
 )
-
-
-HALF = (WIDTH - 3 * GAP) // 2  # the width of a column
-SIDE = (HALF - NARROW * (ACROSS - 1)) // ACROSS  # of a picture
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
 EDIT = {"source": "a pack of roses", "destination": "a pack of blue roses", **SETTINGS}
 
 
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
+def node(kind: str, /, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 

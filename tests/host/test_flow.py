@@ -136,7 +136,7 @@ def test_an_edit_turns_its_keys_blue_and_nothing_else(server: HostServer) -> Non
     how = {"seed": 1, "steps": 12, "cfg": 2.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     pair = {"source": "a key", "destination": "a blue key", "preserve": "", "regularize": "relative"}
     graph: Graph = {
-        "world": {"class_type": "EmojiWorldLoader", "inputs": {"kind": "transformer"}},
+        "world": node("EmojiWorldLoader", kind="transformer"),
         "edit": node("TIMEEditModel", model=["world", 0], clip=["world", 1], **pair, **options),
         "negative": node("CLIPTextEncode", clip=["world", 1], text=""),
         "latent": node("EmptyLatentImage", width=128, height=128, batch_size=4),
