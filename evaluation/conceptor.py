@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     judge = judge_of(arguments, studio)
     for concept in pending:
         mixes[concept].check_family(studio.family)
-        check_name(studio.encoder, concept, template)
+        check_name(studio.encoder, concept, [template])
     for concept in processes.share(pending):
         picture = files[concept].with_suffix(".png")
         found = evaluated(studio, judge, concept, mixes[concept].top(arguments.top), template, seeds, picture)

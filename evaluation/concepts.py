@@ -21,7 +21,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ..core.conceptor.dictionary import Slot, plurals
+from ..core.conceptor.dictionary import plurals
 from ..core.conceptor.explanation import NotDrawnError, explain
 from ..core.conceptor.fit import Settings
 from ..core.conceptor.mixture import TokenMix
@@ -218,10 +218,10 @@ class Bench:
     @torch.no_grad()
     def shown_by_states(self, mix: TokenMix, alone: bool) -> list[str]:
         """The same of a mix of the states of its words in the prompt: of their own slot alone, or of all slots."""
-        slot = Slot.of(self.studio.encoder, self.studio.towers, PROMPT)
+        slot = self.studio.slot(PROMPT)
         (placeholder,) = self.studio.encoder.tokenize(PLACEHOLDER)[1:-1]
         rows = [placeholder, *mix.ids]
-        context, pooled = slot.encode([tower.words.of(rows) for tower in slot.towers])
+        context, pooled = slot.encode([table.of(rows) for table in self.studio.words])
         shares = torch.tensor(mix.coefficients).view(-1, 1)
         mixed = (shares[..., None] * context[1:]).sum(0, keepdim=True)
         if alone:

@@ -12,7 +12,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..core.conceptor.dictionary import Slot
 from ..core.conceptor.mixture import TokenMix
 from ..core.conceptor.pruning import ExplainedPicture, bundles_in, compared, explain_picture
 from ..core.hspace.process import Denoise, asyrp, invert
@@ -119,7 +118,7 @@ class InvertedNoise(DiffusersFixedNoise):
 
     def __init__(self, studio: DiffusersStudio, mix: TokenMix, picture: Tensor) -> None:
         super().__init__(studio, PROMPT, 0)
-        self._slot = Slot.of(studio.encoder, studio.towers, PROMPT)
+        self._slot = studio.slot(PROMPT)
         self._diffusion = studio.diffusion()
         self._sigmas = ((1 - self._diffusion.alphas_cumprod) / self._diffusion.alphas_cumprod).sqrt().cpu()
         timesteps = torch.linspace(len(self._sigmas) - 1, 0, INVERSION_STEPS).round().long()
@@ -132,7 +131,7 @@ class InvertedNoise(DiffusersFixedNoise):
         return self._studio.pictures(torch.cat(made))
 
     def _denoiser(self, mix: TokenMix) -> Denoise:
-        encoded = self._slot.encode(mix.pseudo_token([tower.words for tower in self._studio.towers]))
+        encoded = self._slot.encode(mix.pseudo_token(self._studio.words))
 
         @torch.no_grad()
         def denoised(x: Tensor, sigma: float) -> Tensor:

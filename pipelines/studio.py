@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..core import storage
-from ..core.conceptor.dictionary import Slot
 from ..core.conceptor.vocabulary import fingerprint
 from ..core.errors import UserError
 from ..core.model.diffusion import check_channels
 from ..core.model.protocols import Family, Progress, PseudoToken, unseen
+from ..core.model.slot import Slot
 from ..core.model.template import Template
-from ..core.model.text_tower import Encoded, TextTower
+from ..core.model.text_tower import Encoded, TextTower, WordTable
 from .adapter import DiffusersDiffusion, DiffusersTextEncoder, Pipeline, denoiser_module, reads_pooled
 from .pictures import PICTURES_AT_ONCE, Sampling, decoded, latent_channels, latent_size, sample_latents
 
@@ -48,6 +48,13 @@ class DiffusersStudio:
     @cached_property
     def _towers(self) -> list[TextTower]:
         return self.encoder.towers()  # a copy of all weights: made once, not for each picture of a mix
+
+    @property
+    def words(self) -> list[WordTable]:
+        return [tower.words for tower in self.towers]
+
+    def slot(self, template: Template) -> Slot:
+        return Slot.of(self.encoder, self.towers, template)
 
     @property
     def device(self) -> torch.device:
@@ -83,9 +90,8 @@ class DiffusersStudio:
         self, template: Template, mixes: Sequence[PseudoToken], seeds: Sequence[int], progress: Progress = unseen
     ) -> Tensor:
         """The same for one mix, or for as many as seeds, one each."""
-        tables = [tower.words for tower in self.towers]
-        vectors = [torch.cat(rows) for rows in zip(*(mix.pseudo_token(tables) for mix in mixes), strict=True)]
-        return self.latents_of_encoded(Slot.of(self.encoder, self.towers, template).encode(vectors), seeds, progress)
+        vectors = [torch.cat(rows) for rows in zip(*(mix.pseudo_token(self.words) for mix in mixes), strict=True)]
+        return self.latents_of_encoded(self.slot(template).encode(vectors), seeds, progress)
 
     @torch.no_grad()
     def latents_of_encoded(self, encoded: Encoded, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:

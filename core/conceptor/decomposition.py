@@ -16,9 +16,18 @@ from ..clock import Clock
 from ..errors import UserError
 from ..model.diffusion import Diffusion, Draws, draw
 from ..model.protocols import Family, OpenTextEncoder
+from ..model.slot import PromptSlot, Slot
 from ..model.template import Template
-from ..model.text_tower import CONTEXT_LENGTH, TextTower
-from .dictionary import Dictionary, Slot, likeness_shares, own_words, rank_by_gradient, taught, token_losses
+from ..model.text_tower import TextTower
+from .dictionary import (
+    Dictionary,
+    likeness_shares,
+    own_words,
+    prompt_losses,
+    rank_by_gradient,
+    taught,
+    token_losses,
+)
 from .evaluations import BACKWARD, Counted, Evaluations
 from .fit import FitState, FitStep, Judge, LossNotFiniteError, Settings, fit_conceptor, untaught
 from .mixture import TokenMix
@@ -33,6 +42,10 @@ WORTH_DRAWS = 40  # of all pictures, on which the words of a mixture are taken o
 NAMED = 10  # words of the largest shares, among which each picture has one that names it, or not
 ENOUGH = 1.28  # times the loss of the concept's own word: what those may leave unexplained
 LEAST = 0.01  # of all coefficients' sum: what a word has that is worth a mention
+UNNAMED = (
+    'No few words name "{}"; those that follow come closest. A mix of many words is fitted by the gradients of CLIP '
+    "alone, and this model reads its prompts by another text encoder."
+)
 HALF = 0.5  # of the pictures: what the largest word of pictures that show one thing explains
 
 
@@ -40,13 +53,14 @@ HALF = 0.5  # of the pictures: what the largest word of pictures that show one t
 class Concept:
     """What is to be explained, and with what."""
 
-    encoder: OpenTextEncoder
-    family: Family
+    encoder: OpenTextEncoder  # of the vocabulary
+    towers: Sequence[TextTower]
+    family: Family | None  # None: its mixes are for all that read words
     diffusion: Diffusion
     vocabulary: Vocabulary
     name: str  # may be empty, for pictures without a name
     template: Template
-    towers: Sequence[TextTower]
+    slot: PromptSlot  # of the template
     latents: Tensor  # (pictures, 4, h, w) as the UNet is trained on
     held_out: Tensor  # (pictures, 4, h, w): those on which coefficients are judged
     features: Tensor | None = None  # (pictures, width) of an image encoder that shares the vocabulary's space
@@ -57,18 +71,6 @@ class Concept:
         if self.features is None:
             return None
         return self.vocabulary.features[self.vocabulary.rows(dictionary.ids.tolist())] @ self.features.T.cpu()
-
-    def named_slot(self, slot: Slot) -> Slot:
-        """The prompt with the concept's own name in place of a pseudo-token."""
-        *tokens, end = self.encoder.tokenize(self.template.filled(self.name))
-        return Slot(slot.towers, [*tokens[: CONTEXT_LENGTH - 1], end], [])  # as diffusers cuts it
-
-    @torch.no_grad()
-    def own_reading(self, slot: Slot) -> Reading:
-        """How the text encoder reads the name."""
-        named = self.named_slot(slot)
-        own = named.encode([tower.table[:1] for tower in slot.towers])
-        return Reading(slot, own, len(named.tokens) - len(slot.tokens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +100,11 @@ class Explanation:
             removal = made_by["removal"][str(token)]
             lines.append(f"{text:<20} {value:>11.4g} {share:>6.1%} {within:>13} {single:>8} {removal:>+9.6f}")
         method, step = made_by["settings"]["method"], f"best at step {made_by['step']} of {len(self.losses)}"
+        unfitted = "not fitted" if made_by["stopped"] else "its words name it: not fitted"
         lines.append(
             f'{len(mix)} tokens of {made_by["family"]} for "{made_by["concept"]}" in "{made_by["prompt"]}", '
             f"by {method} from {made_by['pictures']} pictures and {made_by['candidates']} words; "
-            f"{step if self.losses else 'its words name it: not fitted'}, validation {made_by['validation']:.5f}"
+            f"{step if self.losses else unfitted}, validation {made_by['validation']:.5f}"
         )
         lines.append("alone: loss of the token alone; removal: what the loss of the mix gains without it")
         if not made_by["concept"] and max(mix.shares()) < HALF:
@@ -122,37 +125,40 @@ def decompose(
 
     By `shares` a concept that few words name is the mixture of these, and their coefficients are the shares of the
     pictures that each explains. Another one is fitted from many words: first as the text encoder reads its name, then
-    as the UNet denoises with it. By `conceptor` all are fitted as published. `watch` is called with the words that each
+    as the UNet denoises with it; where the slot has no gradients it is not fitted, and the explanation says so. By
+    `conceptor` all are fitted as published. `watch` is called with the words that each
     round of a race leaves, and after each step of a fit; `work` counts the evaluations of all `phases`. `judge`
     validates; without one the loss on the held-out pictures does. At each validation the fit is kept in `checkpoint`,
     from which a killed run goes on. No word has less than a hundredth of a mix of `shares`, and none of a fitted one is
     such that the held-out pictures are denoised better without it. The mix says in `made_by` what it was made of and
     what is known of each token: the loss of the token alone, the rise of the loss without it, and the interval of its
     share. A fit whose loss is no finite number ends with the best state before, and the explanation says so. Raises
-    UserError for a prompt that is too long, for a vocabulary without other words than the concept's own, and when there
-    is no such state.
+    UserError for a vocabulary without other words than the concept's own, for what can't be done without gradients, and
+    when there is no such state.
     """
     clock = Clock()
     generator = torch.Generator().manual_seed(settings.seed)
     work = work or Evaluations()
     diffusion, every = Counted(concept.diffusion, work), (0, len(concept.diffusion.alphas_cumprod))
     concept = replace(concept, diffusion=diffusion)
-    slot = Slot.of(concept.encoder, concept.towers, concept.template)
-    latents, held_out = (each.to(slot.towers[0].table.device) for each in (concept.latents, concept.held_out))
-    own = concept.own_reading(slot) if concept.name and concept.drawn and settings.method == "shares" else None
-    described = _described(concept, settings, slot, judge)
+    slot = concept.slot
+    check_differentiable(slot, settings, concept.features is not None)
+    latents, held_out = (each.to(slot.device) for each in (concept.latents, concept.held_out))
+    own = slot.named(concept.name) if concept.name and concept.drawn and settings.method == "shares" else None
+    described = _described(concept, settings, judge)
     kept = checkpoint.load(described) if checkpoint else None
     drawn = draw(held_out, DRAWS_PER_PICTURE[settings.method] * len(held_out), every, generator)
     judged_by = drawn
     if own:
         work.begin("the model's own word")
-        judged_by = taught(diffusion, drawn, own.own)
+        judged_by = taught(diffusion, drawn, own)
 
     def loss_on_held_out(chosen: Dictionary, values: Tensor) -> float:
         return float(token_losses(diffusion, slot, chosen.pseudo_token(values), judged_by).mean())
 
     judge = clock.measured("validation", judge or loss_on_held_out)
     raced: Raced | None = None
+    stopped: str | None = None
     if kept:
         rows = concept.vocabulary.rows(kept[0]["ids"].tolist())
         dictionary, start = Dictionary.of(concept.vocabulary, rows, latents.device), torch.ones(len(rows))
@@ -160,7 +166,7 @@ def decompose(
     else:
         work.begin("choosing words")
         with clock.measure("dictionary"):
-            dictionary = choose_dictionary(concept, slot, latents, settings, generator)
+            dictionary = choose_dictionary(concept, latents, settings, generator)
         candidates, start = len(dictionary), torch.ones(len(dictionary))
         if settings.method == "shares":
             work.begin("comparing words")
@@ -170,16 +176,19 @@ def decompose(
                 for raced in race(diffusion, slot, dictionary, latents, generator, **how):
                     watch(FitStep(0, None, None, False, raced.words, raced.shares, raced.intervals))
                 assert raced is not None  # a race has a round
-                named = own is None or explains(concept, slot, raced.losses[:NAMED], raced.drawn)
-            if own and not named:
+                named = own is None or explains(concept, raced.losses[:NAMED], raced.drawn)
+            if not named and isinstance(slot, Slot):
                 work.begin("reading words")
                 with clock.measure("reading words"):
                     places = {token: row for row, token in enumerate(dictionary.ids.tolist())}
                     first = [places[token] for token in raced.words.ids[:NAMED].tolist()]
-                    dictionary, start = pursue(own, dictionary, first, settings.num_tokens)
+                    reading = Reading.of_name(slot, concept.name)
+                    dictionary, start = pursue(reading, dictionary, first, settings.num_tokens)
                 raced = None
+            elif not named:
+                stopped = UNNAMED.format(concept.name)
 
-    known: dict[str, Any] = {"candidates": candidates, "stopped": None, "step": 0, "alone": {}, "interval": {}}
+    known: dict[str, Any] = {"candidates": candidates, "stopped": stopped, "step": 0, "alone": {}, "interval": {}}
     losses: list[tuple[int, float]] = []
     if raced:
         raced = raced.only((raced.shares >= LEAST).nonzero().flatten()[: settings.num_tokens])
@@ -188,11 +197,12 @@ def decompose(
         known |= {"alone": chosen.by_token(raced.losses.mean(1)), "interval": chosen.by_token(raced.intervals)}
         watch(FitStep(0, None, validations[0][1], True, chosen, values, raced.intervals))
     else:
+        assert isinstance(slot, Slot)  # check_differentiable
         state = FitState.begin(dictionary, start, settings, generator)
         if kept:
             state.resume(dictionary, *kept)
         work.begin("fitting coefficients", done=state.step * settings.batch_size * (1 + BACKWARD))
-        teacher = (lambda some: taught(diffusion, some, own.own)) if own else untaught
+        teacher = (lambda some: taught(diffusion, some, own)) if own else untaught
         steps = fit_conceptor(diffusion, slot, dictionary, state, latents, judge, settings, teacher)
 
         def keep(step: FitStep) -> None:
@@ -250,14 +260,14 @@ def _made_by(concept: Concept, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _described(concept: Concept, settings: Settings, slot: Slot, judge: Judge | None) -> dict[str, Any]:
+def _described(concept: Concept, settings: Settings, judge: Judge | None) -> dict[str, Any]:
     """All that a fit depends on beside the model."""
     return {
         **_made_by(concept, settings),
         "latents": _fingerprint(concept.latents, concept.held_out),
         "vocabulary": [concept.vocabulary.made_by, _fingerprint(concept.vocabulary.ids)],
         "image features": concept.features is not None,
-        "layers": [[tower.layer, tower.normed] for tower in slot.towers],  # a clip skip, which the words do not know
+        "layers": [[tower.layer, tower.normed] for tower in concept.towers],  # a clip skip, which the words do not know
         "validated by": "loss" if judge is None else "judge",
     }
 
@@ -311,21 +321,39 @@ def banned_words(
     return own_words(vocabulary, encoder, tower, name) if settings.exclude_concept and name else set()
 
 
-def choose_dictionary(
-    concept: Concept, slot: Slot, latents: Tensor, settings: Settings, generator: torch.Generator
-) -> Dictionary:
+def check_differentiable(slot: PromptSlot, settings: Settings, with_features: bool) -> None:
+    """Raises UserError for what needs gradients with respect to a pseudo-token, in a slot without.
+
+    with_features: whether an image encoder chooses the words.
+    """
+    if isinstance(slot, Slot):
+        return
+    if settings.method == "conceptor":
+        raise UserError(
+            "The method conceptor needs the gradients of CLIP, and this model reads its prompts by another text "
+            "encoder; choose the method shares, or the quality quick or thorough."
+        )
+    if not with_features:
+        raise UserError(
+            "This model's text encoder gives no gradients to choose words by; connect an image encoder (clip_vision), "
+            "and Vocabulary Embed of the CLIP that was trained with it."
+        )
+
+
+def choose_dictionary(concept: Concept, latents: Tensor, settings: Settings, generator: torch.Generator) -> Dictionary:
     """The tokens nearest to the pictures by an image encoder, or, without one, by the gradient of the loss.
 
     Without the concept's own words, if so wished. latents: (pictures, 4, h, w). Raises UserError when no word is left.
     """
     vocabulary, diffusion = concept.vocabulary, concept.diffusion
-    banned = banned_words(vocabulary, concept.encoder, slot.towers[-1], concept.name, settings)
+    banned = banned_words(vocabulary, concept.encoder, concept.towers[-1], concept.name, settings)
     if concept.features is not None:
         order = likeness_shares(vocabulary, concept.features, banned).argsort(descending=True)
     else:
+        assert isinstance(concept.slot, Slot)  # check_differentiable
         each, most = GRADIENT_DRAWS
         drawn = draw(latents, min(each * len(latents), most), decisive(diffusion), generator)
-        order = rank_by_gradient(vocabulary, diffusion, slot, drawn)
+        order = rank_by_gradient(vocabulary, diffusion, concept.slot, drawn)
     rows = [row for row in order.tolist() if row not in banned][: settings.dictionary_size]
     if not rows:
         raise UserError(
@@ -335,7 +363,7 @@ def choose_dictionary(
     return Dictionary.of(vocabulary, rows, latents.device)
 
 
-def explains(concept: Concept, slot: Slot, losses: Tensor, drawn: Draws) -> bool:
+def explains(concept: Concept, losses: Tensor, drawn: Draws) -> bool:
     """Whether the best word of each picture alone denoises the pictures, all in all, about as well as the concept does.
 
     losses: (words, draws) of each word alone. A concept that is a mixture of others is explained by such words, though
@@ -344,13 +372,12 @@ def explains(concept: Concept, slot: Slot, losses: Tensor, drawn: Draws) -> bool
     """
     if not concept.name:
         return True
-    own = concept.named_slot(slot)
-    word = token_losses(concept.diffusion, own, [tower.table[:1] for tower in slot.towers], drawn)
+    word = prompt_losses(concept.diffusion, concept.slot.named(concept.name), drawn)
     return float(of_each_picture(losses, drawn.pictures).amin(0).mean()) <= ENOUGH * float(word.mean())
 
 
 def helpful(
-    diffusion: Diffusion, slot: Slot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
+    diffusion: Diffusion, slot: PromptSlot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
 ) -> tuple[Dictionary, Tensor, Tensor]:
     """The tokens of a mix that do something, their coefficients (tokens,) and what the removal of each costs (tokens,).
 
@@ -367,7 +394,7 @@ def helpful(
 
 
 def removal_costs(
-    diffusion: Diffusion, slot: Slot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
+    diffusion: Diffusion, slot: PromptSlot, dictionary: Dictionary, coefficients: Tensor, drawn: Draws
 ) -> Tensor:
     """The rise of the mix's loss (tokens,) when each token is removed: 0 for a token that is the whole mix.
 

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..errors import UserError
 from ..model.diffusion import Diffusion, Draws, add_noise, denoising_loss
 from ..model.memory import Portions
-from ..model.protocols import OpenTextEncoder, TextEncoder
-from ..model.template import Template
-from ..model.text_tower import CONTEXT_LENGTH, Encoded, TextTower, encode, pseudo_token
+from ..model.protocols import OpenTextEncoder
+from ..model.slot import PromptSlot, Slot
+from ..model.text_tower import Encoded, TextTower, pseudo_token
 from .mixture import TokenMix
 from .vocabulary import Vocabulary, text_feature
 
@@ -24,33 +23,6 @@ SYNONYM = 0.9  # the cosine of features above which Conceptor takes two words fo
 LIKENESS = 30.0  # log-likelihood of a word for a picture, for each 1 of their features' cosine similarity
 FINER = 16.0  # by which a gradient that overflows is scaled down
 ROWS_AT_ONCE = 32  # of latents and prompts in one pass through the UNet without gradients
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """A prompt with a pseudo-token: what a mix is trained and judged in."""
-
-    towers: Sequence[TextTower]
-    tokens: Sequence[int]  # of the prompt, with start and end token
-    places: Sequence[int]  # of the pseudo-token among them
-
-    @classmethod
-    def of(cls, encoder: TextEncoder, towers: Sequence[TextTower], template: Template) -> Slot:
-        """The place of the concept in a prompt with one. Raises UserError when the prompt is too long for it."""
-        before, after = template.parts
-        head, tail = encoder.tokenize(before)[:-1], encoder.tokenize(after)[1:]
-        tokens = [*head, towers[0].end, *tail]
-        if len(tokens) > CONTEXT_LENGTH:
-            raise UserError(
-                f'The prompt "{template}" has {len(tokens)} tokens with start and end; a concept is explained in '
-                f"one of {CONTEXT_LENGTH} at most: write a shorter one."
-            )
-        return cls(towers, tokens, [len(head)])
-
-    def encode(self, vectors: Sequence[Tensor]) -> Encoded:
-        """The prompt with each pseudo-token in turn; vectors: of each tower (prompts, width)."""
-        here = [vector.to(tower.table.device) for tower, vector in zip(self.towers, vectors, strict=True)]
-        return encode(self.towers, self.tokens, self.places, here)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +37,7 @@ class Dictionary:
     @classmethod
     def of(cls, vocabulary: Vocabulary, rows: Sequence[int], device: torch.device) -> Dictionary:
         """Some rows of a vocabulary, their embeddings on `device`."""
-        embeddings = [table[list(rows)].to(device) for table in vocabulary.embeddings]
+        embeddings = [table[list(rows)].to(device, torch.float32) for table in vocabulary.embeddings]
         return cls(vocabulary.ids[list(rows)], [vocabulary.texts[row] for row in rows], embeddings, vocabulary.norms)
 
     def __len__(self) -> int:
@@ -151,10 +123,9 @@ def rank_by_gradient(vocabulary: Vocabulary, diffusion: Diffusion, slot: Slot, d
 
     A token's embedding enters the loss through its product with the gradient only: one backward pass scores them all.
     """
-    device = slot.towers[0].table.device
-    everything = Dictionary.of(vocabulary, range(len(vocabulary)), device)
+    everything = Dictionary.of(vocabulary, range(len(vocabulary)), slot.device)
     leaves = [v.requires_grad_() for v in everything.pseudo_token(torch.ones(len(vocabulary)))]
-    promised = torch.zeros(len(vocabulary), device=device)
+    promised = torch.zeros(len(vocabulary), device=slot.device)
     for single, gradient in zip(everything.singles(), loss_gradient(diffusion, slot, leaves, drawn), strict=True):
         promised -= (single @ gradient.T).squeeze(1)
     return promised.argsort(descending=True).cpu()
@@ -222,13 +193,19 @@ def taught(diffusion: Diffusion, drawn: Draws, own: Encoded) -> Draws:
 
 
 @torch.no_grad()
-def token_losses(diffusion: Diffusion, slot: Slot, vectors: Sequence[Tensor], drawn: Draws) -> Tensor:
+def token_losses(diffusion: Diffusion, slot: PromptSlot, vectors: Sequence[Tensor], drawn: Draws) -> Tensor:
     """The denoising loss (pseudo-tokens, draws) of each pseudo-token on each draw: the same noise for all.
 
-    vectors: of each tower (pseudo-tokens, width).
+    vectors: of each encoder (pseudo-tokens, width).
     """
     parts = zip(*(vector.split(ROWS_AT_ONCE) for vector in vectors), strict=True)
     encoded = Encoded(*(torch.cat(rows) for rows in zip(*map(slot.encode, parts), strict=True)))
+    return prompt_losses(diffusion, encoded, drawn)
+
+
+@torch.no_grad()
+def prompt_losses(diffusion: Diffusion, encoded: Encoded, drawn: Draws) -> Tensor:
+    """The denoising loss (prompts, draws) of each encoded prompt on each draw: the same noise for all."""
     pairs = torch.arange(len(encoded.context) * len(drawn), device=encoded.context.device)
 
     def losses(size: int) -> Tensor:  # as many rows in each pass: one shape for what is compiled

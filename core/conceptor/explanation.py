@@ -12,11 +12,12 @@ from torch import Tensor
 from ..checkpoint import Checkpoint
 from ..errors import UserError
 from ..model.protocols import OpenTextEncoder, check_fits
+from ..model.slot import PromptSlot
 from ..model.studio import Studio, seeds_from
 from ..model.template import Template
 from ..pictures.charts import bar_chart, line_chart
-from .decomposition import Concept, Explanation, banned_words, decompose, phases
-from .dictionary import Dictionary, Slot, likeness_shares
+from .decomposition import Concept, Explanation, banned_words, check_differentiable, decompose, phases
+from .dictionary import Dictionary, likeness_shares
 from .evaluations import Evaluations
 from .fit import FitStep, Settings
 from .mixture import TokenMix
@@ -58,7 +59,7 @@ class Explained:
     def report(self) -> str:
         """The explanation in words and numbers."""
         told = "" if self.similarity is None else f"\nreconstructions are {self.similarity:.3f} like held-out pictures"
-        return f"{self.found.report()}\n{self.found.mix.made_by['evaluations']} evaluations of the UNet{told}"
+        return f"{self.found.report()}\n{self.found.mix.made_by['evaluations']} evaluations of the model{told}"
 
     def chart(self) -> Tensor:
         """Loss and validation over the steps of a fit, or the shares of the words that name a concept without one.
@@ -97,26 +98,25 @@ def check_validation(validation: Validation, with_image_encoder: bool) -> None:
         raise UserError("Validation by pictures needs an image encoder; connect clip_vision.")
 
 
-def check_name(encoder: OpenTextEncoder, name: str, template: Template, others: Sequence[str] = ()) -> None:
-    """Raises UserError when the concept makes its prompt, or one of text features, longer than CLIP reads.
-
-    others: the prompts of text features, with {} where the concept stands.
-    """
-    for each in (template, *map(Template.of, others)):
+def check_name(encoder: OpenTextEncoder, name: str, templates: Sequence[Template]) -> None:
+    """Raises UserError when the concept makes one of these prompts longer than CLIP reads."""
+    for each in templates:
         whole = each.filled(name)
         check_fits(encoder, whole, encoder.tokenize(whole))
 
 
-def check_studio(studio: Studio, vocabulary: Vocabulary, name: str, template: Template, validation: Validation) -> bool:
+def check_studio(
+    studio: Studio, vocabulary: Vocabulary, name: str, slot: PromptSlot, settings: Settings, validation: Validation
+) -> bool:
     """Whether there is an image encoder.
 
     Raises UserError for what would fail when all pictures are made: words, prompts and models that do not fit.
     """
-    vocabulary.check_encoder(studio.towers)
-    Slot.of(studio.encoder, studio.towers, template)
-    check_name(studio.encoder, name, template, vocabulary.made_by.get("templates", ()))
+    slot.check(name)
+    check_name(studio.encoder, name, [Template.of(each) for each in vocabulary.made_by.get("templates", ())])
     features = studio.features(PROBE)
     check_validation(validation, features is not None)
+    check_differentiable(slot, settings, features is not None)
     if features is not None:
         vocabulary.check_space(features)
     studio.check_diffusion()
@@ -178,7 +178,9 @@ def explain(
     UserError for what can't be explained so.
     """
     check_concept(name, given is not None)
-    sees = check_studio(studio, vocabulary, name, template, validation)
+    vocabulary.check_encoder(studio.towers)
+    vocabulary, slot = vocabulary.read_by(studio.words), studio.slot(template)
+    sees = check_studio(studio, vocabulary, name, slot, settings, validation)
     earlier, later = seeds_of(settings, num_images, validation_images)
     count = num_images + validation_images if given is None else len(given)
     kept = num_images if given is None else count - min(validation_images, count // HELD_OUT)
@@ -247,6 +249,7 @@ def explain(
         vocabulary=vocabulary,
         name=name,
         template=template,
+        slot=slot,
         latents=used,
         held_out=held_out,
         features=features,

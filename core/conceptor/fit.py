@@ -15,7 +15,8 @@ from torch.nn.functional import cosine_similarity
 from ..errors import UserError
 from ..model.diffusion import Diffusion, Draws, draw
 from ..model.memory import Portions
-from .dictionary import Dictionary, Slot, encoded_gradient
+from ..model.slot import Slot
+from .dictionary import Dictionary, encoded_gradient
 from .mixture import TokenMix
 
 Method = Literal["shares", "conceptor"]

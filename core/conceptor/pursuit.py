@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..model.slot import Slot
 from ..model.text_tower import Encoded
-from .dictionary import Dictionary, Slot
+from .dictionary import Dictionary
 
 ROUNDS = 8  # in which words come in
 STEPS, LAST_STEPS = 20, 60  # of gradient descent in a round, and after the last one
@@ -25,6 +26,10 @@ class Reading:
     slot: Slot
     own: Encoded  # one prompt
     longer: int  # tokens that the name has more than a pseudo-token
+
+    @classmethod
+    def of_name(cls, slot: Slot, name: str) -> Reading:
+        return cls(slot, slot.named(name), len(slot.named_tokens(name)) - len(slot.tokens))
 
     def distance(self, vectors: Sequence[Tensor]) -> Tensor:
         """The mean squared difference of states, each tower in units of its states' variance; a scalar.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..model.diffusion import Diffusion, Draws, draw
-from .dictionary import LIKENESS, Dictionary, Slot, token_losses
+from ..model.slot import PromptSlot
+from .dictionary import LIKENESS, Dictionary, token_losses
 
 # Noise over signal, between which a text decides what is seen: with more its colours are, with less its grain.
 DECISIVE = (0.695, 3.33)
@@ -47,7 +48,7 @@ def rounds(words: int, racers: int, draws: int) -> list[tuple[int, int]]:
 
 def race(
     diffusion: Diffusion,
-    slot: Slot,
+    slot: PromptSlot,
     dictionary: Dictionary,
     latents: Tensor,
     generator: torch.Generator,

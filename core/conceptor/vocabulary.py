@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ class Vocabulary:
     embeddings: Sequence[Tensor]  # of each tower (tokens, width): rows of its input embedding table
     norms: Sequence[float]  # of each tower: the mean length of all rows of its table
     features: Tensor  # (tokens, width), of unit length
+    encoder: OpenTextEncoder  # whose tokens they are
     made_by: dict[str, Any] = field(default_factory=dict)
     warning: str | None = None  # why the features could not be kept
 
@@ -76,6 +77,11 @@ class Vocabulary:
             raise UserError(
                 "The vocabulary was made with another text encoder; connect the same clip to Vocabulary Embed and here."
             )
+
+    def read_by(self, tables: Sequence[WordTable]) -> Vocabulary:
+        """The same words with the input embeddings of other encoders, which know them by the same ids."""
+        rows = (table.rows[self.ids.to(table.rows.device)].cpu() for table in tables)
+        return replace(self, embeddings=list(rows), norms=[table.mean_length for table in tables])
 
     def check_space(self, features: Tensor) -> None:
         """Raises UserError when image features (n, width) can't be compared with the words'."""
@@ -268,6 +274,7 @@ def embed_vocabulary(
         embeddings=[tower.embed(ids).float().cpu() for tower in towers],
         norms=[tower.words.mean_length for tower in towers],
         features=normalize(features.float(), dim=-1),
+        encoder=encoder,
         made_by=made_by,
         warning=warning,
     )

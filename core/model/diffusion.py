@@ -61,9 +61,10 @@ def flow_scale(sigmas: Tensor) -> Tensor:
 def add_noise(alphas_cumprod: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps (DDPM, arXiv 2006.11239, equation 4).
 
-    x_0 are `latents` and eps `noise`, both (n, 4, h, w); a_t is `alphas_cumprod` (all timesteps,) at `timesteps` (n,).
+    x_0 are `latents` and eps `noise`, both (n, channels, ..., h, w); a_t is `alphas_cumprod` (all timesteps,) at
+    `timesteps` (n,).
     """
-    signal = alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
+    signal = alphas_cumprod.to(latents)[timesteps].view(-1, *[1] * (latents.ndim - 1))
     return signal.sqrt() * latents + (1 - signal).sqrt() * noise
 
 
@@ -132,7 +133,7 @@ def denoising_loss(diffusion: Diffusion, drawn: Draws, encoded: Encoded) -> Tens
     elif target is None:
         target = drawn.latents if diffusion.prediction == "sample" else drawn.noise
     noisy = add_noise(diffusion.alphas_cumprod, drawn.latents, drawn.noise, drawn.timesteps)
-    return (diffusion.predict(noisy, drawn.timesteps, encoded) - target).square().mean((1, 2, 3))
+    return (diffusion.predict(noisy, drawn.timesteps, encoded) - target).square().flatten(1).mean(1)
 
 
 def predicted_x_0(prediction: Prediction, x: Tensor, sigma: float, output: Tensor) -> Tensor:

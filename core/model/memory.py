@@ -49,7 +49,7 @@ class Portions:
                         continue
                 if self.size == 1 and not (self._model and self._model.save_memory()):
                     raise UserError(
-                        "The memory does not hold one picture with its gradients; choose a smaller image size, or "
+                        "The memory does not hold one picture; choose a smaller image size, or "
                         "close other programs that use the GPU."
                     ) from error
             self.size = math.ceil(self.size / 2)

@@ -9,15 +9,18 @@ from torch import Tensor
 
 from .diffusion import Diffusion
 from .protocols import Family, OpenTextEncoder, Progress, PseudoToken, unseen
+from .slot import PromptSlot
 from .template import Template
-from .text_tower import TextTower
+from .text_tower import TextTower, WordTable
 
 
 class Studio(Protocol):
     """A model that makes pictures, and what it is made of."""
 
     @property
-    def encoder(self) -> OpenTextEncoder: ...
+    def encoder(self) -> OpenTextEncoder:
+        """What reads the vocabulary's words: the model's own text encoder, or the CLIP of an image encoder."""
+        ...
 
     @property
     def towers(self) -> Sequence[TextTower]:
@@ -25,10 +28,21 @@ class Studio(Protocol):
         ...
 
     @property
-    def family(self) -> Family: ...
+    def family(self) -> Family | None:
+        """None of a model whose mixes are for all that read words."""
+        ...
+
+    @property
+    def words(self) -> Sequence[WordTable]:
+        """The input embeddings of CLIP's tokens for each encoder that reads the model's prompts."""
+        ...
+
+    def slot(self, template: Template) -> PromptSlot:
+        """A prompt with a place, as the model's text encoder reads it. Raises UserError for one that is too long."""
+        ...
 
     def diffusion(self) -> Diffusion:
-        """Its UNet, differentiable."""
+        """Its UNet or transformer: differentiable, if the slot is."""
         ...
 
     def check_diffusion(self) -> None:

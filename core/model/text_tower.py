@@ -146,7 +146,7 @@ class TextTower:
 
 
 class Encoded(NamedTuple):
-    """Prompts as a UNet takes them."""
+    """Prompts as a model takes them, or what stands for them between a slot and the model that it belongs to."""
 
     context: Tensor  # (prompts, 77, width of all towers together)
     pooled: Tensor  # (prompts, width of the last tower): its end state; SDXL (projected) and Flux.1 read it

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Linear, ReLU, Sequential
 from torch.nn.functional import cosine_similarity, mse_loss, normalize
 
-from ...core.conceptor.dictionary import Dictionary, Slot
+from ...core.conceptor.dictionary import Dictionary
 from ...core.conceptor.explanation import explain
 from ...core.conceptor.fit import HIDDEN, WEIGHT_DECAY, FitState, Settings, fit_conceptor
 from ...core.conceptor.mixture import TokenMix
@@ -19,6 +19,7 @@ from ...core.conceptor.pruning import bundles_of
 from ...core.conceptor.quality import QUALITIES, Quality
 from ...core.conceptor.vocabulary import CONCEPTOR_TEMPLATES, Vocabulary, embed_vocabulary, template_features
 from ...core.model.diffusion import add_noise
+from ...core.model.slot import Slot
 from ...core.model.template import Template
 from ...harness.terminal.models import EMOJI_WORLD, load_pipeline
 from ...pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder

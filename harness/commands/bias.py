@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     processes.check_shared(arguments.out)
     studio = DiffusersStudio(open_model(arguments, processes.device), sampling)
     for concept in pending:
-        check_name(studio.encoder, concept, template)
+        check_name(studio.encoder, concept, [template])
         check_judge(studio, [groups], template, concept)
     for concept in processes.share(pending):
         with console.progress(concept) as progress:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ...core.checkpoint import Checkpoint
-from ...core.conceptor.dictionary import Slot
 from ...core.conceptor.fit import Method, Settings
 from ...core.conceptor.mixture import TokenMix
 from ...core.conceptor.quality import PICTURES, QUALITIES
@@ -96,9 +95,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     cache = arguments.out / "cache"
     studio = DiffusersStudio(pipe, sampling, cache)
     studio.check_diffusion()
-    Slot.of(studio.encoder, studio.towers, template)
+    studio.slot(template)
+    prompts = [template, *map(Template.of, TEMPLATES[arguments.templates])]
     for concept in pending:
-        check_name(studio.encoder, concept, template, TEMPLATES[arguments.templates])
+        check_name(studio.encoder, concept, prompts)
     with console.progress("embedding words") as progress:
         vocabulary = embed_vocabulary(
             studio.encoder, arguments.templates, cache=cache, progress=progress, spread=processes.spread

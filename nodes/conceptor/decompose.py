@@ -272,7 +272,7 @@ class ConceptDecompose(Node):
             *(preset.sampling_steps, cfg, image_size, image_size),
             *SAMPLERS[preset.sampler],
         )
-        studio = host.HostStudio(model, clip, vae, clip_vision, sampling)
+        studio = host.studio_of(model, clip, vae, clip_vision, sampling, vocabulary)
         with torch.inference_mode(False):  # what inference mode makes can't be differentiated
             given = None if images is None else images.clone()
             explained = explain(

@@ -25,7 +25,7 @@ from .live import LiveView, editor_rows, progress, routes
 from .model import HostDenoiser, HostDiffusion, family_of
 from .parts import Reads, check_noise, check_parts
 from .sampling import Sampling, drawn, samplers, schedulers
-from .studio import HostFixedNoise, HostStudio, image_features
+from .studio import HostFixedNoise, HostStudio, image_features, studio_of
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
 from .transformers import denoiser_of, prompt_encoder_of, read_by
 from .world import EMOJI_WORLD, EMOJI_WORLD_TRANSFORMER, FACE_WORLD, load_world
@@ -78,6 +78,7 @@ __all__ = [
     "sample_bottleneck",
     "samplers",
     "schedulers",
+    "studio_of",
     "usable_name",
     "words",
     "workflow_metadata",

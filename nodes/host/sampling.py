@@ -19,6 +19,7 @@ from torch import Tensor
 from ...core.model.protocols import Progress, unseen
 from .patches import KEY
 
+PICTURES_AT_ONCE = 16  # sampled together, where memory allows
 _batched: dict[str, bool] = {}  # of each sampler: whether `draws_each_alone`
 
 
@@ -49,8 +50,13 @@ def schedulers() -> list[str]:
 def drawn(model: ModelPatcher, vae: VAE, positive: Any, seed: int, sampling: Sampling) -> Tensor:
     """The picture (height, width, 3) that Empty Latent Image, KSampler and VAE Decode make of these settings."""
     with torch.inference_mode():
-        pictures: Any = vae.decode(sampled(model, positive, [seed], sampling))
-        return pictures.reshape(-1, *pictures.shape[-3:])[0]  # some models draw films of one picture
+        return decoded(vae, sampled(model, positive, [seed], sampling))[0]
+
+
+def decoded(vae: VAE, latents: Tensor) -> Tensor:
+    """Pictures (n, height, width, 3) of n latents; some models draw films of one picture."""
+    pictures: Any = vae.decode(latents)
+    return pictures.reshape(-1, *pictures.shape[-3:])
 
 
 def draws_each_alone(model: ModelPatcher, positive: Any, sampling: Sampling) -> bool:
@@ -64,7 +70,7 @@ def draws_each_alone(model: ModelPatcher, positive: Any, sampling: Sampling) -> 
 
         def formula(executor: Any, x: Tensor, sigma: Tensor, model_options: dict[str, Any], _: Any) -> Tensor:
             guider = executor.class_obj
-            row = (x / (1 + sigma.view(-1, 1, 1, 1) ** 2)).tanh()
+            row = (x / (1 + sigma.view(-1, *[1] * (x.ndim - 1)) ** 2)).tanh()
             others = {"model_options": model_options, "cond": [], "uncond": []}  # CFG++ looks at both predictions
             return comfy.samplers.cfg_function(guider.inner_model, row, 0.5 * row, guider.cfg, x, sigma, **others)
 
@@ -75,6 +81,14 @@ def draws_each_alone(model: ModelPatcher, positive: Any, sampling: Sampling) -> 
         alone = torch.cat([_batch(toy, positive, [seed], few) for seed in (5, 6)])
         _batched[name] = torch.allclose(both, alone, rtol=1e-3, atol=1e-4)
     return _batched[name]
+
+
+def rows_at_once(model: ModelPatcher, shape: Sequence[int]) -> int:
+    """How many latents of shape (n, channels, ..., h, w) the free memory holds, with and without the prompt."""
+    management: Any = comfy.model_management
+    free = management.get_free_memory(model.load_device)
+    need = model.memory_required([2, *shape[1:]])
+    return max(1, min(PICTURES_AT_ONCE, int(free / (2 * need))))
 
 
 def portions(

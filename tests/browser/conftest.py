@@ -48,9 +48,32 @@ def page(browser: Browser, site: str) -> Iterator[Page]:
     assert not [problem for problem in problems if "favicon" not in problem and "404" not in problem]
 
 
+LANGUAGE_MODEL = """
+from conceptlens.tests.host.transformers import tiny_transformer, tiny_vae
+
+
+class TinyLanguageModel:
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "load", ("MODEL", "CLIP", "VAE")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def load(self):
+        return *tiny_transformer("Z-Image"), tiny_vae()
+
+
+NODE_CLASS_MAPPINGS = {"TinyLanguageModel": TinyLanguageModel}
+"""
+
+
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
-    with HostServer(tmp_path_factory.mktemp("browser"), "--cpu") as running:
+    """With a loader of a model whose prompts a language model reads, both of random weights."""
+    base = tmp_path_factory.mktemp("browser")
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes/tiny_models.py").write_text(LANGUAGE_MODEL, encoding="utf-8")
+    with HostServer(base, "--cpu") as running:
         yield running
 
 

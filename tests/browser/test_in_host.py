@@ -243,6 +243,31 @@ def test_a_transformers_picture_follows_its_words(graph: Page, host: HostServer)
     assert seen(judge, run(graph, host)) == "heart"
 
 
+def test_the_words_of_a_language_model_change_the_picture(graph: Page, host: HostServer) -> None:
+    """And back again; the nearest words of a row are those of the encoder's own table."""
+    graph.evaluate(
+        """() => {
+          const world = app.graph.nodes.find((node) => node.comfyClass === "EmojiWorldLoader");
+          const tiny = LiteGraph.createNode("TinyLanguageModel");
+          app.graph.add(tiny);
+          world.outputs.slice(0, 3).forEach(({ links }, slot) => {
+            for (const id of [...(links ?? [])]) {
+              const { target_id: target, target_slot: place } = app.graph.links[id];
+              tiny.connect(slot, app.graph.getNodeById(target), place);
+            }
+          });
+          app.graph.remove(world);
+        }"""
+    )
+    first = run(graph, host)
+    assert value(graph, "rose") == 0.6
+    drag(graph, "car", 0.4, 0.95)
+    assert differ(first, run(graph, host))
+    keep(graph, "language model")
+    bar(graph, "car").dblclick()  # back to what was learned
+    assert not differ(first, run(graph, host))
+
+
 def test_words_are_seen_while_they_are_found(graph: Page, renderer: str) -> None:
     """Above the editor's own list, with intervals as soon as they race; the run's end puts them into it."""
     few = {"dictionary_size": 8, "image_size": 64, "width": 64, "height": 64, "steps": 2, "num_images": 12}

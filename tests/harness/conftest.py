@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.conceptor.dictionary import Dictionary, Slot
+from conceptlens.core.conceptor.dictionary import Dictionary
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary
+from conceptlens.core.model.slot import Slot
 from conceptlens.core.model.template import Template
 from conceptlens.pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder
 from conceptlens.tests.tiny import tiny_pipeline

@@ -10,15 +10,16 @@ import pytest
 import torch
 from conceptlens.core.checkpoint import Checkpoint
 from conceptlens.core.conceptor.decomposition import Concept, decompose, explains, helpful, removal_costs
-from conceptlens.core.conceptor.dictionary import Dictionary, Slot, own_words, rank_by_gradient, taught, token_losses
+from conceptlens.core.conceptor.dictionary import Dictionary, own_words, rank_by_gradient, taught, token_losses
 from conceptlens.core.conceptor.evaluations import Evaluations
 from conceptlens.core.conceptor.fit import FitStep, Judge, Settings
-from conceptlens.core.conceptor.pursuit import pursue
+from conceptlens.core.conceptor.pursuit import Reading, pursue
 from conceptlens.core.conceptor.race import ITERATIONS, likelihoods, mixture_weights, race, rounds
 from conceptlens.core.conceptor.vocabulary import Vocabulary, embed_vocabulary, named_tokens
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.diffusion import Prediction, draw
 from conceptlens.core.model.protocols import Family
+from conceptlens.core.model.slot import Slot
 from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
 from conceptlens.pipelines.adapter import DiffusersTextEncoder
@@ -131,14 +132,16 @@ def pictures_of(bright: int, dark: int) -> Tensor:
 def concept_of(
     planted: Any, encoder: DiffusersTextEncoder, vocabulary: Vocabulary, family: Family, name: str = "palace"
 ) -> Concept:
+    template, towers = Template.of("a photo of a {}"), encoder.towers()
     return Concept(
         encoder=encoder,
-        towers=encoder.towers(),
+        towers=towers,
         family=family,
         diffusion=planted,
         vocabulary=vocabulary,
         name=name,
-        template=Template.of("a photo of a {}"),
+        template=template,
+        slot=Slot.of(encoder, towers, template),
         latents=pictures_of(8, 4),
         held_out=pictures_of(4, 2),
     )
@@ -222,9 +225,9 @@ def test_what_no_other_word_names_is_fitted_from_many(
     drawn = draw(pictures_of(4, 0), 8, (0, 1000), torch.Generator().manual_seed(0))
     words = {word: Dictionary.of(some_words, [some_words.texts.index(word)], CPU) for word in ("castle", "river")}
     castle, river = (token_losses(planted, slot, words[word].singles(), drawn) for word in ("castle", "river"))
-    assert explains(concept, slot, castle, drawn)
-    assert not explains(concept, slot, river, drawn)
-    assert explains(replace(concept, name=""), slot, river, drawn)
+    assert explains(concept, castle, drawn)
+    assert not explains(concept, river, drawn)
+    assert explains(replace(concept, name=""), river, drawn)
     settings = Settings(num_tokens=6, dictionary_size=64, steps=30, validate_every=10)
     found = decompose(replace(concept, held_out=pictures_of(4, 0)), settings)
     assert "castle" not in found.mix.texts
@@ -248,16 +251,14 @@ def test_words_that_each_name_some_pictures_explain_a_mixed_concept(
     singles, between = both.singles(), both.pseudo_token(torch.ones(2))
     assert token_losses(planted, slot, between, drawn).min() > 1e-3
     assert token_losses(planted, slot, singles, drawn).amin(0).max() < 1e-6
-    assert explains(concept, slot, token_losses(planted, slot, singles, drawn), drawn)
+    assert explains(concept, token_losses(planted, slot, singles, drawn), drawn)
 
 
-def test_words_are_pursued_whose_sum_the_text_encoder_reads_as_the_name(
-    planted: Planted, encoder: DiffusersTextEncoder, slot: Slot, vocabulary: Vocabulary, family: Family
-) -> None:
+def test_words_are_pursued_whose_sum_the_text_encoder_reads_as_the_name(slot: Slot, vocabulary: Vocabulary) -> None:
     """The name itself, where it is among them; without it, nearer with more words; a name of two tokens too."""
     pool = Dictionary.of(vocabulary, range(400, 800), CPU)
     for name in ("castle", "ice cream"):
-        reading = concept_of(planted, encoder, vocabulary, family, name).own_reading(slot)
+        reading = Reading.of_name(slot, name)
         distances = []
         for count in (4, 12, 40):
             words, values = pursue(reading, pool, range(2), count)
@@ -267,7 +268,7 @@ def test_words_are_pursued_whose_sum_the_text_encoder_reads_as_the_name(
             distances.append(float(reading.distance(words.pseudo_token(values))))
         assert distances == sorted(distances, reverse=True)
         assert distances[-1] < 0.9 * float(reading.distance(pool.pseudo_token(torch.ones(len(pool)))))
-    castle = concept_of(planted, encoder, vocabulary, family, "castle").own_reading(slot)
+    castle = Reading.of_name(slot, "castle")
     row = vocabulary.texts.index("castle")
     itself = Dictionary.of(vocabulary, [row], CPU)
     assert float(castle.distance(itself.pseudo_token(torch.ones(1)))) < 1e-3
@@ -275,11 +276,9 @@ def test_words_are_pursued_whose_sum_the_text_encoder_reads_as_the_name(
     assert words.texts[int(values.argmax())] == "castle"
 
 
-def test_draws_are_taught_what_the_model_itself_says(
-    planted: Planted, encoder: DiffusersTextEncoder, slot: Slot, vocabulary: Vocabulary, family: Family
-) -> None:
+def test_draws_are_taught_what_the_model_itself_says(planted: Planted, slot: Slot, vocabulary: Vocabulary) -> None:
     """A word that says the same has no loss then, whatever chance the noise is."""
-    own = concept_of(planted, encoder, vocabulary, family, "castle").own_reading(slot).own
+    own = slot.named("castle")
     drawn = draw(pictures_of(5, 3), 40, (0, 1000), torch.Generator().manual_seed(1))
     lesson = taught(planted, drawn, own)
     both = Dictionary.of(vocabulary, [vocabulary.texts.index(word) for word in ("castle", "river")], CPU)

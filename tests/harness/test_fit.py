@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.conceptor.dictionary import Dictionary, Slot, loss_gradient, token_losses
+from conceptlens.core.conceptor.dictionary import Dictionary, loss_gradient, token_losses
 from conceptlens.core.conceptor.fit import PATIENCE, FitState, FitStep, Settings, fit_conceptor
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.diffusion import Draws, add_noise, denoising_loss, draw
+from conceptlens.core.model.slot import Slot
 from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
 from conceptlens.pipelines.adapter import DiffusersDiffusion, DiffusersTextEncoder

@@ -96,7 +96,7 @@ def test_both_draw_the_same_picture(twins: tuple[Any, FluxPipeline]) -> None:
 
 def test_a_word_as_a_mix_is_read_as_in_the_prompt(twins: tuple[Any, FluxPipeline]) -> None:
     """Context and pooled text of one word's own embedding in a prompt's place: core's are the programs' own."""
-    from conceptlens.core.conceptor.dictionary import Slot
+    from conceptlens.core.model.slot import Slot
     from conceptlens.nodes import host
     from conceptlens.pipelines.adapter import DiffusersTextEncoder
 

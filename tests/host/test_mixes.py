@@ -157,23 +157,12 @@ def test_an_encoder_that_takes_ids_alone_is_refused(host_modules: None) -> None:
 
 @pytest.mark.parametrize("kind", ["Flux.1", "Z-Image"])
 def test_the_gallery_draws_each_word_with_a_transformer(host_modules: None, kind: str) -> None:  # noqa: ARG001
-    from comfy.sd import VAE
-    from comfy.taesd.taesd import TAESD
     from conceptlens.nodes.conceptor.gallery import TokenMixGallery
     from conceptlens.nodes.host import encoded
-    from conceptlens.tests.host.transformers import tiny_transformer
+    from conceptlens.tests.host.transformers import tiny_transformer, tiny_vae
 
     with torch.inference_mode():
-        model, clip = tiny_transformer(kind)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            autoencoder = TAESD(latent_channels=16)  # the host leaves memory as it finds it
-            for weight in (each for each in autoencoder.parameters() if each.ndim > 1):
-                torch.nn.init.orthogonal_(weight)
-            for name, weight in autoencoder.named_parameters():
-                if "bias" in name:
-                    torch.nn.init.zeros_(weight)
-        vae = VAE(sd={name: tensor.clone() for name, tensor in autoencoder.state_dict().items()})
+        (model, clip), vae = tiny_transformer(kind), tiny_vae()
     given: dict[str, Any] = {"model": model, "clip": clip, "vae": vae, "mix": mixed(clip), "prompt": "a photo of a {}"}
     given |= {"steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "seed": 0, "top": 2}
     given |= {"width": 64, "height": 64, "negative": encoded(clip, "")}

@@ -11,6 +11,7 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.taesd.taesd import TAESD
 
 CPU = torch.device("cpu")
 WIDTH = 64  # of the states of all but SD 3's, which pads them
@@ -192,3 +193,16 @@ def tiny_transformer(family: str) -> tuple[ModelPatcher, comfy.sd.CLIP]:
                         1 + 0.1 * torch.randn(parameter.shape) if norm else 0.1 * torch.randn(parameter.shape)
                     )
     return ModelPatcher(model, CPU, CPU), clip
+
+
+def tiny_vae() -> comfy.sd.VAE:
+    """For latents of 16 channels, of random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        autoencoder = TAESD(latent_channels=16)
+        for name, weight in autoencoder.named_parameters():  # the host leaves memory as it finds it
+            if weight.ndim > 1:
+                torch.nn.init.orthogonal_(weight)
+            elif "bias" in name:
+                torch.nn.init.zeros_(weight)
+    return comfy.sd.VAE(sd={name: tensor.clone() for name, tensor in autoencoder.state_dict().items()})

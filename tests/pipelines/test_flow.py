@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from conceptlens.core.conceptor.dictionary import Slot
 from conceptlens.core.conceptor.mixture import mix_from_text
 from conceptlens.core.errors import UserError
 from conceptlens.core.model.diffusion import Draws, denoising_loss
+from conceptlens.core.model.slot import Slot
 from conceptlens.core.model.template import Template
 from conceptlens.core.model.text_tower import Encoded
 from conceptlens.core.time_edit.lora import lora_state_dict
