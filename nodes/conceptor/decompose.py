@@ -44,10 +44,11 @@ class ConceptDecompose(Node):
             search_aliases=["conceptor", "explain", "hidden language", "words", "interpret"],
             not_idempotent=True,  # it shows its progress under itself
             inputs=[  # pyright: ignore[reportArgumentType]  (each is an Input)
-                io.Model.Input("model", tooltip="The model to explain (SD 1.x, SD 2.x or SDXL), with its LoRAs."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Model.Input("model", tooltip="The model to explain, with its LoRAs: a UNet or a transformer."),
+                io.Clip.Input("clip", tooltip="Its text encoder: CLIP, T5 or a language model."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
-                VocabularyType.Input("vocabulary", tooltip="The words to explain with, from Vocabulary Embed."),
+                VocabularyType.Input("vocabulary", tooltip="The words to explain with, from Vocabulary Embed. If T5 or a language model reads the prompts, of "
+                    "the CLIP that belongs to clip_vision."),
                 io.String.Input(
                     "concept",
                     default="",
@@ -183,7 +184,8 @@ class ConceptDecompose(Node):
                     "clip_vision",
                     optional=True,
                     tooltip="The image encoder that shares a space with the text encoder: it finds the nearest words "
-                    "and helps to tell them apart. Without it the model's own gradient finds them, less well.",
+                    "and helps to tell them apart. Without it the model's own gradient finds them, less well; if T5 or "
+                    "a language model reads the prompts, it is needed.",
                 ),
                 io.Combo.Input(
                     "method",
@@ -209,7 +211,7 @@ class ConceptDecompose(Node):
                     options=list(QUALITIES),
                     default="quick",
                     optional=True,
-                    tooltip="How much the explanation may cost. quick: up to 4000 evaluations of the UNet. thorough: "
+                    tooltip="How much the explanation may cost. quick: up to 4000 evaluations of the model. thorough: "
                     "up to 12000, steadier. published: as in the paper, 29000. Any number above that is not 0 "
                     "overrides it.",
                 ),

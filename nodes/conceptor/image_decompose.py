@@ -132,8 +132,8 @@ class ImageDecompose(Node):
         search: Search = "bisection",
         latent: dict[str, Tensor] | None = None,
     ) -> io.NodeOutput:
-        encoder, live = host.HostTextEncoder(clip), host.LiveView()
-        mix.check_family(encoder.family)
+        encoder, live = host.mix_encoder_of(clip), host.LiveView()
+        encoder.check_mix(mix)
         start = None if latent is None else latent["samples"][:1]
         if start is not None:
             host.check_noise(model, start)

@@ -184,7 +184,7 @@ def test_pictures_are_explained_and_the_mix_is_used(
     assert prompt[0][0].isfinite().all()
 
 
-def test_the_words_are_those_of_an_explanation_with_gradients(world: Sequence[Any]) -> None:
+def test_the_words_are_those_of_an_explanation_with_gradients() -> None:
     """Of EmojiWorld's transformer: what seafood is made of is found either way, as a race finds it."""
     from conceptlens.nodes import host
     from conceptlens.nodes.host.studio import HostLanguageStudio
@@ -207,7 +207,7 @@ def test_the_words_are_those_of_an_explanation_with_gradients(world: Sequence[An
     assert without.shares() == pytest.approx(with_gradients.shares(), abs=0.05)
 
 
-def test_a_name_that_no_words_name_is_said(world: Sequence[Any]) -> None:
+def test_a_name_that_no_words_name_is_said() -> None:
     """Where CLIP reads the prompt a mix of many words is fitted; here the closest words are told for what they are."""
     from conceptlens.nodes import host
     from conceptlens.nodes.host.studio import HostLanguageStudio
