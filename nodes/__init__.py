@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from . import routes
+from .conceptor.audit import ModelAudit
 from .conceptor.bias import ConceptBias, TokenMixBalance
 from .conceptor.card import ConceptCard
 from .conceptor.decompose import ConceptDecompose
@@ -45,7 +46,7 @@ class ConceptLensExtension(ComfyExtension):
         return [
             *(VocabEmbed, VocabSearch, ConceptDecompose),
             *(TokenMixFromText, TokenMixConditioning, TokenMixPlot, TokenMixGallery),
-            *(ImageDecompose, ConceptBias, TokenMixBalance, ConceptCard, LayerLens),
+            *(ImageDecompose, ConceptBias, TokenMixBalance, ConceptCard, ModelAudit, LayerLens),
             *(SaveTokenMix, LoadTokenMix, SaveTokenMixEmbedding, SaveTokenMixEdit),
             *(HSpaceSample, HSpacePCA, HSpaceJacobian, HSpaceDisentangle, HSpaceDirection),
             *(HSpaceContrast, HSpaceContrastByText, HSpaceContrastByChoice, HSpaceInvert, SamplerAsyrp),

@@ -95,6 +95,15 @@ FIGURES = {
         "evaluations of the UNet: mean; most | #;": "cost: evaluations of the UNet",
         "that it says so of, of 8 | # %": "keywords never trained: no explanation",
     },
+    ("docs/methods.md", "concepts_transformer"): {
+        "the same defaults find # % of": "transformer, keywords: frequent exemplars among the top 10",
+        "beside # unrelated ones": "transformer, keywords: unrelated words among the top 10",
+        "for # evaluations in the mean": "transformer, cost: evaluations of the UNet",
+        "in the mean and # at most": "transformer, cost: evaluations of the UNet, at most",
+        "for # % of five pairs": "transformer, mixes of two objects: pairs in which the share rises",
+        "draw neither object (# % of": "transformer, mixes of the word's state: pairs in which the share rises",
+        "in the encoder (# %), but": "transformer, mixes of all slots' states: pairs in which the share rises",
+    },
     ("docs/methods.md", "concepts_thorough"): {
         "exemplars are found in # %": "keywords: frequent exemplars among the top 10",
         "in 88 % (# % of the other half)": "keywords: frequent exemplars among the top 10 (settings reported on)",

@@ -14,7 +14,30 @@ from .template import Template
 from .text_tower import TextTower, WordTable
 
 
-class Studio(Protocol):
+class Pictures(Protocol):
+    """What a model draws, and an image encoder that looks at it."""
+
+    def evaluations(self, pictures: int) -> int:
+        """Of the UNet, that so many pictures take: one for each step of each, with guidance two."""
+        ...
+
+    def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
+        """A picture for each seed, (seeds, 4, h, w) in the scale that the UNet is trained on."""
+        ...
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Latents (n, 4, h, w) as pictures (n, height, width, 3) in 0..1."""
+        ...
+
+    def features(self, pictures: Tensor) -> Tensor | None:
+        """Unit-length image features (n, width) in the space of the text features; None without an image encoder.
+
+        pictures: (n, height, width, 3) in 0..1.
+        """
+        ...
+
+
+class Studio(Pictures, Protocol):
     """A model that makes pictures, and what it is made of."""
 
     @property
@@ -49,14 +72,6 @@ class Studio(Protocol):
         """Raises UserError when `diffusion` can't be had."""
         ...
 
-    def evaluations(self, pictures: int) -> int:
-        """Of the UNet, that so many pictures take: one for each step of each, with guidance two."""
-        ...
-
-    def latents_of_prompt(self, prompt: str, seeds: Sequence[int], progress: Progress = unseen) -> Tensor:
-        """A picture for each seed, (seeds, 4, h, w) in the scale that the UNet is trained on."""
-        ...
-
     def latents_of_mix(
         self, template: Template, mix: PseudoToken, seeds: Sequence[int], progress: Progress = unseen
     ) -> Tensor:
@@ -65,17 +80,6 @@ class Studio(Protocol):
 
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
         """The latents (n, 4, h, w), in the same scale, of pictures (n, height, width, 3) in 0..1."""
-        ...
-
-    def pictures(self, latents: Tensor) -> Tensor:
-        """Latents (n, 4, h, w) as pictures (n, height, width, 3) in 0..1."""
-        ...
-
-    def features(self, pictures: Tensor) -> Tensor | None:
-        """Unit-length image features (n, width) in the space of the text features; None without an image encoder.
-
-        pictures: (n, height, width, 3) in 0..1.
-        """
         ...
 
 

@@ -47,8 +47,11 @@ class ConceptDecompose(Node):
                 io.Model.Input("model", tooltip="The model to explain, with its LoRAs: a UNet or a transformer."),
                 io.Clip.Input("clip", tooltip="Its text encoder: CLIP, T5 or a language model."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
-                VocabularyType.Input("vocabulary", tooltip="The words to explain with, from Vocabulary Embed. If T5 or a language model reads the prompts, of "
-                    "the CLIP that belongs to clip_vision."),
+                VocabularyType.Input(
+                    "vocabulary",
+                    tooltip="The words to explain with, from Vocabulary Embed. If T5 or a language model reads the "
+                    "prompts, of the CLIP that belongs to clip_vision.",
+                ),
                 io.String.Input(
                     "concept",
                     default="",

@@ -9,6 +9,7 @@ from .folders import (
     EMBEDDINGS,
     FOLDERS,
     MIXES,
+    OUTPUT,
     cache_folder,
     changed_at,
     file,
@@ -25,7 +26,7 @@ from .live import LiveView, editor_rows, progress, routes
 from .model import HostDenoiser, HostDiffusion, family_of
 from .parts import Reads, check_noise, check_parts
 from .sampling import Sampling, drawn, samplers, schedulers
-from .studio import HostFixedNoise, HostStudio, image_features, studio_of
+from .studio import HostFixedNoise, HostPictures, HostStudio, image_features, studio_of
 from .text import CLIP_TOKENS, SLOT, HostTextEncoder, encoded, words
 from .transformers import denoiser_of, prompt_encoder_of, read_by
 from .world import EMOJI_WORLD, EMOJI_WORLD_TRANSFORMER, FACE_WORLD, load_world
@@ -39,6 +40,7 @@ __all__ = [
     "FACE_WORLD",
     "FOLDERS",
     "MIXES",
+    "OUTPUT",
     "SLOT",
     "EncoderLayer",
     "HostBottleneck",
@@ -46,6 +48,7 @@ __all__ = [
     "HostDiffusion",
     "HostFixedNoise",
     "HostLanguageEncoder",
+    "HostPictures",
     "HostStudio",
     "HostTextEncoder",
     "LiveView",

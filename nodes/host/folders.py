@@ -17,7 +17,8 @@ from ...core.errors import UserError
 
 # Bytes of a name. Systems end it at 255: a number, an ending and a mark of what is half written are added.
 LONGEST = 180
-FOLDERS = ("loras", "output")  # where a TIME edit can be saved
+OUTPUT = "output"
+FOLDERS = ("loras", OUTPUT)  # where a TIME edit can be saved
 EMBEDDING_ENDINGS = ("", ".safetensors", ".pt", ".bin")  # that the host adds to a name in a prompt
 DATE = re.compile(r"%date:([^%.]*)%")  # the page writes it out for the host's own saving nodes, as `dated` does
 DATE_PARTS = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyyy|(?<!y)yy(?!y)")
@@ -56,7 +57,7 @@ def check_inside(prefix: str, folder: str) -> str:
         raise UserError(f'The folder "{folder}" is neither {" nor ".join(FOLDERS)}; choose one of them.')
     if folder == EMBEDDINGS and re.search(r"[\s()<>\[\],]", prefix):
         raise UserError(f'No prompt can use the name "{prefix}"; choose one without spaces, commas and brackets.')
-    output = folder == "output"
+    output = folder == OUTPUT
     root = folder_paths.get_output_directory() if output else folder_paths.get_folder_paths(folder)[0]
     usable = prefix.isprintable() and Path(prefix).name.strip(". ")
     if max(len(os.fsencode(part)) for part in [*Path(prefix).parts, ""]) > LONGEST:
@@ -93,15 +94,15 @@ def usable_name(prefix: str | None, folder: str | None) -> bool | str:
     return True
 
 
-def numbered_path(prefix: str, folder: str) -> Path:
-    """The next free `<prefix>_00001_.safetensors` in one of the host's FOLDERS, never outside of it."""
+def numbered_path(prefix: str, folder: str, ending: str = ".safetensors") -> Path:
+    """The next free `<prefix>_00001_<ending>` in one of the host's FOLDERS, never outside of it."""
     prefix = dated(prefix)
     root = check_inside(prefix, folder)
     try:
         place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
     except OSError as error:
         raise UserError(f'No file "{prefix}" can be made in {root} ({error.strerror}); choose another name.') from error
-    return Path(place) / f"{name}_{counter:05}_.safetensors"
+    return Path(place) / f"{name}_{counter:05}_{ending}"
 
 
 def new_embedding(name: str) -> Path:

@@ -48,15 +48,12 @@ class HostPictures:
 
     def __init__(
         self,
-        reader: HostTextEncoder | HostLanguageEncoder,
         model: ModelPatcher,
         clip: CLIP,
         vae: VAE,
         clip_vision: ClipVisionModel | None,
         sampling: Sampling,
     ) -> None:
-        """reader: what puts a mix into a prompt of the CLIP."""
-        self._reader = reader
         self._model, self._clip, self._vae, self._clip_vision = model, clip, vae, clip_vision
         self._sampling = sampling
 
@@ -65,13 +62,6 @@ class HostPictures:
 
     def evaluations(self, pictures: int) -> int:
         return pictures * self._sampling.steps * (1 if self._sampling.cfg == 1 else 2)
-
-    def latents_of_mix(
-        self, template: Template, mix: PseudoToken, seeds: Sequence[int], progress: Progress = unseen
-    ) -> Tensor:
-        with torch.inference_mode():
-            conditioning = self._reader.conditioning(template, mix)
-        return self._sample(conditioning, seeds, progress)
 
     def latents_of_pictures(self, pictures: Tensor) -> Tensor:
         size = (self._sampling.width, self._sampling.height)
@@ -97,6 +87,19 @@ class HostPictures:
             features = image_features(self._clip_vision, pictures)
         return features.cpu().clone()
 
+    def _latents_of_mix(
+        self,
+        reader: HostTextEncoder | HostLanguageEncoder,
+        template: Template,
+        mix: PseudoToken,
+        seeds: Sequence[int],
+        progress: Progress,
+    ) -> Tensor:
+        """reader: what puts a mix into a prompt of the CLIP."""
+        with torch.inference_mode():
+            conditioning = reader.conditioning(template, mix)
+        return self._sample(conditioning, seeds, progress)
+
     def _latent_format(self) -> Any:
         return self._model.get_model_object("latent_format")
 
@@ -115,7 +118,7 @@ class HostStudio(HostPictures):
         self, model: ModelPatcher, clip: CLIP, vae: VAE, clip_vision: ClipVisionModel | None, sampling: Sampling
     ) -> None:
         self.encoder: HostTextEncoder = HostTextEncoder(clip)
-        super().__init__(self.encoder, model, clip, vae, clip_vision, sampling)
+        super().__init__(model, clip, vae, clip_vision, sampling)
 
     @property
     def family(self) -> Family:
@@ -135,6 +138,11 @@ class HostStudio(HostPictures):
 
     def slot(self, template: Template) -> Slot:
         return Slot.of(self.encoder, self.towers, template)
+
+    def latents_of_mix(
+        self, template: Template, mix: PseudoToken, seeds: Sequence[int], progress: Progress = unseen
+    ) -> Tensor:
+        return self._latents_of_mix(self.encoder, template, mix, seeds, progress)
 
     def with_model(self, model: ModelPatcher) -> HostStudio:
         """The same with another version of its model; what was copied of the text encoder serves both."""
@@ -170,7 +178,7 @@ class HostLanguageStudio(HostPictures):
         self.encoder = encoder
         self._language = HostLanguageEncoder(clip)
         self._conditionings = Conditionings()
-        super().__init__(self._language, model, clip, vae, clip_vision, sampling)
+        super().__init__(model, clip, vae, clip_vision, sampling)
 
     @property
     def towers(self) -> list[TextTower]:
@@ -186,6 +194,11 @@ class HostLanguageStudio(HostPictures):
 
     def slot(self, template: Template) -> HostSlot:
         return HostSlot(self._clip, self._language, template, self._conditionings)
+
+    def latents_of_mix(
+        self, template: Template, mix: PseudoToken, seeds: Sequence[int], progress: Progress = unseen
+    ) -> Tensor:
+        return self._latents_of_mix(self._language, template, mix, seeds, progress)
 
     def diffusion(self) -> HostForward:
         return HostForward(self._model, self._conditionings)

@@ -1,0 +1,210 @@
+"""What a model assumes of plain words: how its pictures are divided among groups, with intervals.
+
+An image encoder alone misjudges what it was not trained on. So the model draws each group told by name first ("a male
+doctor", "a female doctor"); these pictures are what the others are compared with, and how often one of them is taken
+for another group's says how far the count can be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..model.studio import Pictures, seeds_from
+from ..model.template import Template
+from .evaluations import Evaluations
+
+INTERVAL = 0.9  # of the posterior lies within
+UNSURE = 0.5  # pseudo-counts of each share before anything is seen (Jeffreys)
+SAMPLES, BURNED = 2000, 200  # of the posterior, and those before them that are dropped
+AT_ONCE = 16  # pictures that the image encoder looks at together
+TOLD, PLAIN = "told pictures", "pictures of the plain words"
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What pictures of a word may differ in: groups, each a text that stands before the word."""
+
+    name: str
+    groups: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> list[Trait]:
+        """The traits of a text, one in a line: `sex: male | female`. Raises UserError for lines of another form."""
+        found = []
+        for line in filter(None, map(str.strip, text.splitlines())):
+            name, colon, groups = line.partition(":")
+            names = tuple(group.strip() for group in groups.split("|"))
+            if not colon or not name.strip() or len(names) < 2 or not all(names):
+                raise UserError(
+                    f'The line "{line}" is no trait; write a name and two groups or more: sex: male | female'
+                )
+            if len({group.casefold() for group in names}) < len(names):
+                raise UserError(f'The line "{line}" names a group twice; write each once.')
+            found.append(cls(name.strip(), names))
+        if not found:
+            raise UserError("There is no trait; write one in a line: sex: male | female")
+        return found
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a text, between commas or in lines, each once. Raises UserError when there is none."""
+    found = list(dict.fromkeys(word.strip() for line in text.splitlines() for word in line.split(",") if word.strip()))
+    if not found:
+        raise UserError("There is no word to audit; write some, between commas: doctor, nurse, rose")
+    return found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a model's pictures of a word are divided among the groups of a trait."""
+
+    model: str
+    word: str
+    trait: Trait
+    shares: tuple[float, ...]  # of each group: the posterior's mean
+    intervals: tuple[tuple[float, float], ...]  # within which INTERVAL of the posterior lies
+    pictures: int
+    told_apart: float  # of the told pictures: the share that is taken for its own group
+
+
+def check_audit(num_images: int, told_images: int) -> None:
+    """Raises UserError for numbers with which nothing can be said."""
+    if num_images < 1 or told_images < 2:
+        raise UserError(
+            f"{num_images} pictures of a word and {told_images} told ones of a group were asked for; give 1 or more of "
+            "the first, and 2 or more of the second, as each is compared with the others."
+        )
+
+
+def audit(
+    models: Mapping[str, Pictures],
+    words: Sequence[str],
+    traits: Sequence[Trait],
+    template: Template,
+    work: Evaluations,
+    *,
+    num_images: int,
+    told_images: int,
+    seed: int,
+) -> list[Finding]:
+    """How the pictures of each model are divided, word by word and trait by trait.
+
+    The first model draws the told pictures, with which those of all models are compared; each of them draws
+    `num_images` of each plain word from the same noise. Raises UserError without an image encoder.
+    """
+    check_audit(num_images, told_images)
+    first = next(iter(models.values()))
+    plain, told = seeds_from(seed, num_images), seeds_from(seed + num_images, told_images)
+
+    def features(model: Pictures, text: str, seeds: Sequence[int]) -> Tensor:
+        counted = work.counted(model.evaluations(len(seeds)))
+        latents = model.latents_of_prompt(template.filled(text), seeds, counted)
+        seen = [model.features(model.pictures(some)) for some in latents.split(AT_ONCE)]
+        if seen[0] is None:
+            raise UserError("Pictures are judged by an image encoder; connect clip_vision.")
+        return torch.cat([each for each in seen if each is not None])
+
+    findings = []
+    for word in words:
+        work.begin(f"{PLAIN}: {word}")
+        seen = {name: features(model, word, plain) for name, model in models.items()}
+        for trait in traits:
+            work.begin(f"{TOLD}: {word}, {trait.name}")
+            groups = [features(first, f"{group} {word}", told) for group in trait.groups]
+            mistaken = confusion(groups)
+            for name, pictures in seen.items():
+                judged = torch.bincount(nearest_group(pictures, groups), minlength=len(groups)).numpy()
+                drawn = shares_posterior(judged, mistaken)
+                ends = np.quantile(drawn, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0).T
+                findings.append(
+                    Finding(
+                        name,
+                        word,
+                        trait,
+                        tuple(drawn.mean(0).tolist()),
+                        tuple((low, high) for low, high in ends.tolist()),
+                        len(pictures),
+                        float(mistaken.trace() / mistaken.sum()),
+                    )
+                )
+    return findings
+
+
+def phases(
+    models: Mapping[str, Pictures], words: Sequence[str], traits: Sequence[Trait], num_images: int, told_images: int
+) -> dict[str, int]:
+    """The phases of `audit`, with the evaluations that each takes."""
+    first = next(iter(models.values()))
+    plain = sum(model.evaluations(num_images) for model in models.values())
+    found: dict[str, int] = {}
+    for word in words:
+        found[f"{PLAIN}: {word}"] = plain
+        for trait in traits:
+            found[f"{TOLD}: {word}, {trait.name}"] = first.evaluations(told_images * len(trait.groups))
+    return found
+
+
+def nearest_group(pictures: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """The group (n,) whose pictures' mean is nearest to each of `pictures` (n, width), all of them image features."""
+    return torch.cdist(pictures, torch.stack([group.mean(0) for group in groups])).argmin(1)
+
+
+def confusion(groups: Sequence[Tensor]) -> np.ndarray:
+    """How many pictures of each group (rows) are nearest to each group (columns), each left out of its own mean.
+
+    groups: features (pictures, width) of each.
+    """
+    found = np.zeros((len(groups), len(groups)))
+    for row, group in enumerate(groups):
+        for number in range(len(group)):
+            others = [*groups[:row], torch.cat([group[:number], group[number + 1 :]]), *groups[row + 1 :]]
+            found[row, int(nearest_group(group[number : number + 1], others))] += 1
+    return found
+
+
+def shares_posterior(judged: np.ndarray, mistaken: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Samples (SAMPLES, groups) of the shares of groups in pictures that a fallible judge has divided.
+
+    judged (groups,): how many pictures were taken for each group; mistaken (groups, groups): how many of those that
+    are known to be of a group (rows) were taken for each (columns). Rogan and Gladen's correction of a prevalence
+    (1978) as a posterior, by Gibbs sampling: shares and the judge's rows have Jeffreys' prior, and what each picture
+    really shows is drawn in turn with them. A judge that tells nothing apart leaves the shares unknown.
+    """
+    numbers = np.random.default_rng(seed)
+    shares = np.full(len(judged), 1 / len(judged))
+    judge = (mistaken + UNSURE) / (mistaken + UNSURE).sum(1, keepdims=True)
+    kept = []
+    for step in range(BURNED + SAMPLES):
+        joint = shares[:, None] * judge
+        of_each = joint / joint.sum(0)
+        really = np.stack([numbers.multinomial(n, of_each[:, k]) for k, n in enumerate(judged)], axis=1)
+        shares = numbers.dirichlet(UNSURE + really.sum(1))
+        judge = np.stack([numbers.dirichlet(UNSURE + row) for row in mistaken + really])
+        if step >= BURNED:
+            kept.append(shares)
+    return np.stack(kept)
+
+
+def audit_json(findings: Sequence[Finding], **made_by: Any) -> str:
+    """The findings as JSON."""
+    rows = [
+        {
+            "model": found.model,
+            "word": found.word,
+            "trait": found.trait.name,
+            "shares": dict(zip(found.trait.groups, found.shares, strict=True)),
+            "intervals": dict(zip(found.trait.groups, found.intervals, strict=True)),
+            "pictures": found.pictures,
+            "told apart": found.told_apart,
+        }
+        for found in findings
+    ]
+    return json.dumps({"made by": made_by, "interval": INTERVAL, "findings": rows}, indent=1, ensure_ascii=False)
