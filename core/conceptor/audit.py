@@ -21,7 +21,7 @@ from ..model.studio import Pictures, seeds_from
 from ..model.template import Template
 from .evaluations import Evaluations
 
-INTERVAL = 0.9  # of the posterior lies within
+INTERVAL = 0.9  # of the posterior
 UNSURE = 0.5  # pseudo-counts of each share before anything is seen (Jeffreys)
 SAMPLES, BURNED = 2000, 200  # of the posterior, and those before them that are dropped
 AT_ONCE = 16  # pictures that the image encoder looks at together
@@ -123,14 +123,13 @@ def audit(
             for name, pictures in seen.items():
                 judged = torch.bincount(nearest_group(pictures, groups), minlength=len(groups)).numpy()
                 drawn = shares_posterior(judged, mistaken)
-                ends = np.quantile(drawn, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0).T
                 findings.append(
                     Finding(
                         name,
                         word,
                         trait,
                         tuple(drawn.mean(0).tolist()),
-                        tuple((low, high) for low, high in ends.tolist()),
+                        tuple(densest(each) for each in drawn.T),
                         len(pictures),
                         float(mistaken.trace() / mistaken.sum()),
                     )
@@ -191,6 +190,14 @@ def shares_posterior(judged: np.ndarray, mistaken: np.ndarray, seed: int = 0) ->
         if step >= BURNED:
             kept.append(shares)
     return np.stack(kept)
+
+
+def densest(samples: np.ndarray) -> tuple[float, float]:
+    """The ends of the shortest interval that holds INTERVAL of some samples (n,): it reaches 0 and 1, where they do."""
+    ordered = np.sort(samples)
+    count = int(np.ceil(INTERVAL * len(ordered)))
+    first = int((ordered[count - 1 :] - ordered[: len(ordered) - count + 1]).argmin())
+    return float(ordered[first]), float(ordered[first + count - 1])
 
 
 def audit_json(findings: Sequence[Finding], **made_by: Any) -> str:

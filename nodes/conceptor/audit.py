@@ -15,7 +15,7 @@ from ...core.model.template import Template
 from ...core.pictures.groups_chart import Divided, groups_chart
 from .. import host
 from ..connected import Node
-from ..inputs import cfg_input, checked, filename_input, model_inputs, sampler_choice, seed_input, size_inputs
+from ..inputs import checked, filename_input, model_inputs, sampler_inputs, seed_input, size_inputs
 from .token_mix import CATEGORY
 
 WORDS = "doctor, nurse, teacher, judge, cook, pilot, mechanic, scientist, student, farmer, singer, astronaut"
@@ -24,6 +24,8 @@ BEFORE, AFTER = "before", "after"
 
 
 class ModelAudit(Node):
+    reads = "layers"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -70,9 +72,7 @@ class ModelAudit(Node):
                     tooltip="Pictures of each group of a word, told by name, 2 to 1000: the plain word's pictures are "
                     "compared with them.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, 1 to 1000."),
-                cfg_input(),
-                *sampler_choice(),
+                *sampler_inputs(),
                 seed_input("The seed of the first picture; the others use the seeds that follow."),
                 *size_inputs(),
                 filename_input("audit"),
