@@ -20,7 +20,7 @@ from .token_mix import CATEGORY
 
 WORDS = "doctor, nurse, teacher, judge, cook, pilot, mechanic, scientist, student, farmer, singer, astronaut"
 TRAITS = "sex: male | female"
-BEFORE, AFTER = "before", "after"
+ALONE, BEFORE, AFTER = "model", "before", "after"
 
 
 class ModelAudit(Node):
@@ -141,7 +141,7 @@ class ModelAudit(Node):
         check_audit(num_images, told_images)
         file = host.numbered_path(filename_prefix, host.OUTPUT, ".json")
         sampling = host.Sampling(negative or host.encoded(clip, ""), steps, cfg, width, height, sampler_name, scheduler)
-        models = {BEFORE: host.HostPictures(model, clip, vae, clip_vision, sampling)}
+        models = {BEFORE if changed_model else ALONE: host.HostPictures(model, clip, vae, clip_vision, sampling)}
         if changed_model is not None:
             models[AFTER] = host.HostPictures(changed_model, changed_clip or clip, vae, clip_vision, sampling)
         live, counts = host.LiveView(), {"num_images": num_images, "told_images": told_images}

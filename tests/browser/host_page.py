@@ -18,6 +18,7 @@ FEW: dict[str, int | str] = {
     "validate_every": 1,
     "validation_images": 2,
     "num_images": 4,
+    "told_images": 2,
     "samples": 32,  # so many that both groups of a balance have some at either end
     "count": 4,
     "iterations": 2,

@@ -15,6 +15,7 @@ LABELS = {
     "time_edit": ["source", "destination", "preserve", "prompt"],
     "change_words": ["Coefficients of the mix", "prompt", "seed"],
     "explain_concept": ["concept", "Coefficients of the mix", "seed"],
+    "model_audit": ["words", "traits", "source", "destination"],
     "hspace_by_text": ["with", "without", "seed"],
 }
 MODE = "(mode) => { app.extensionManager.workflow.activeWorkflow.activeMode = mode }"  # as the host's menu sets it
