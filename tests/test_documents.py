@@ -47,6 +47,20 @@ FIGURES = {
         "| the transformer | * | * | # (": "timed: specificity",
         "| the transformer | * | * | * | # |": "timed: harmonic",
     },
+    ("docs/evaluating.md", "timed_transformer_no_pooled"): {
+        "without the pooled text's edit | # (": "timed: efficacy",
+        "without the pooled text's edit | * | # (": "timed: generality",
+        "without the pooled text's edit | * | * | # (": "timed: specificity",
+        "without the pooled text's edit | * | * | * | # |": "timed: harmonic",
+    },
+    ("README.md", "timed_transformer_no_pooled"): {"without it # % of 20": "timed: efficacy"},
+    ("README.md", "timed_transformer"): {"pictures instead of # %": "timed: efficacy"},
+    ("docs/evaluating.md", "timed_transformer_strength"): {
+        "strength 1.5 | # (": "timed: efficacy",
+        "strength 1.5 | * | # (": "timed: generality",
+        "strength 1.5 | * | * | # (": "timed: specificity",
+        "strength 1.5 | * | * | * | # |": "timed: harmonic",
+    },
     ("docs/evaluating.md", "timed_part"): {
         "the UNet, on the same edits | # (": "timed: efficacy",
         "the UNet, on the same edits | * | # (": "timed: generality",
