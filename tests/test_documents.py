@@ -56,10 +56,10 @@ FIGURES = {
     ("README.md", "timed_transformer_no_pooled"): {"without it # % of 20": "timed: efficacy"},
     ("README.md", "timed_transformer"): {"pictures instead of # %": "timed: efficacy"},
     ("docs/evaluating.md", "timed_transformer_strength"): {
-        "strength 1.5 | # (": "timed: efficacy",
-        "strength 1.5 | * | # (": "timed: generality",
-        "strength 1.5 | * | * | # (": "timed: specificity",
-        "strength 1.5 | * | * | * | # |": "timed: harmonic",
+        "transformer, strength 1.5 | # (": "timed: efficacy",
+        "transformer, strength 1.5 | * | # (": "timed: generality",
+        "transformer, strength 1.5 | * | * | # (": "timed: specificity",
+        "transformer, strength 1.5 | * | * | * | # |": "timed: harmonic",
     },
     ("docs/evaluating.md", "timed_part"): {
         "the UNet, on the same edits | # (": "timed: efficacy",
