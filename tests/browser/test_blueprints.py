@@ -20,7 +20,7 @@ PLACED = """async ([loader, few, values]) => {
     const place = node.inputs.findIndex((input) => input.name === output.name);
     if (place >= 0) source.connect(slot, node, place);
   }
-  node.connect(node.outputs.findIndex((output) => ["image", "after"].includes(output.name)), preview, 0);
+  node.connect(node.outputs.findIndex((output) => ["image", "after", "chart"].includes(output.name)), preview, 0);
   for (const inner of node.subgraph.nodes) {
     for (const widget of inner.widgets ?? []) if (widget.name in few) widget.value = few[widget.name];
   }
@@ -29,7 +29,14 @@ PLACED = """async ([loader, few, values]) => {
   preview.pos = [node.pos[0] + node.size[0] + 60, node.pos[1]];
   return [preview.id, node.widgets.map((widget) => [widget.name, widget.value])];
 }"""
-WORDS = {"concept": "pest", "source": "a rose", "destination": "a blue rose", "prompt": "a rose", "size": 128}
+WORDS = {
+    "concept": "pest",
+    "source": "a rose",
+    "destination": "a blue rose",
+    "prompt": "a rose",
+    "size": 128,
+    "words": "rose, singer",
+}
 
 
 @pytest.mark.parametrize("name", sorted(BLUEPRINTS))

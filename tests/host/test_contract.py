@@ -99,6 +99,28 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["report", "chart", "balance"],
     ),
     "ConceptCard": ({"mix": None}, ["image"]),
+    "ModelAudit": (
+        {
+            "model": None,
+            "clip": None,
+            "vae": None,
+            "clip_vision": None,
+            "words": "doctor, nurse, teacher, judge, cook, pilot, mechanic, scientist, student, farmer, singer, astronaut",
+            "traits": "sex: male | female",
+            "prompt": "a photo of a {}",
+            "num_images": 32,
+            "told_images": 16,
+            "steps": 20,
+            "cfg": 7.5,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "seed": 0,
+            "width": 512,
+            "height": 512,
+            "filename_prefix": "audit",
+        },
+        ["chart", "report"],
+    ),
     "LayerLens": (
         {
             "model": None,
@@ -274,7 +296,7 @@ def test_prompt_boxes_have_the_hosts_choices_and_comments(server: HostServer) ->
         *PROMPTS,
     }
     marked = [box for box, options in boxes.items() if "{}" in options.get("default", "")]
-    assert marked == [("ConceptDecompose", "prompt"), ("TokenMixGallery", "prompt")]
+    assert marked == [("ConceptDecompose", "prompt"), ("TokenMixGallery", "prompt"), ("ModelAudit", "prompt")]
     assert all("no choices in braces and no comments" in boxes[box]["tooltip"] for box in marked)
 
 

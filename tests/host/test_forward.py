@@ -218,7 +218,8 @@ def test_a_name_that_no_words_name_is_said() -> None:
         reader = host.HostTextEncoder(clip)
         words = embed_vocabulary(reader, "none", named_tokens(reader, ("doctor", "snake")))
         studio = HostLanguageStudio(model, clip, vae, clip_vision, sampling, encoder=reader)
-        settings, how = Settings(racers=2, draws=4), {"num_images": 3, "validation_images": 1}
+        settings = Settings(racers=2, draws=4)
+        how: dict[str, Any] = {"num_images": 3, "validation_images": 1}
         found = explain(studio, words, "tulip", PROMPT, settings, host.LiveView(), **how)
     assert found.report().startswith('No few words name "tulip"')
     assert "not fitted" in found.report()
