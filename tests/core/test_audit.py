@@ -1,4 +1,4 @@
-"""What an audit counts: exact where the judge is right, wide where it can't tell, and true in as many cases as it says."""
+"""What an audit counts: exact where the judge is right, wide where it can't tell, true as often as it says."""
 
 from __future__ import annotations
 

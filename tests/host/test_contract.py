@@ -105,7 +105,8 @@ CONTRACT: dict[str, tuple[dict[str, Any], list[str]]] = {
             "clip": None,
             "vae": None,
             "clip_vision": None,
-            "words": "doctor, nurse, teacher, judge, cook, pilot, mechanic, scientist, student, farmer, singer, astronaut",
+            "words": "doctor, nurse, teacher, judge, cook, pilot, mechanic, scientist, student, farmer, singer, "
+            "astronaut",
             "traits": "sex: male | female",
             "prompt": "a photo of a {}",
             "num_images": 32,
