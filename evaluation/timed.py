@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,6 +143,20 @@ def preserved(entry: TimedPair | TimedProfession, entries: Sequence[TimedPair | 
     return [prompt for prompt in dict.fromkeys(others) if prompt.casefold() not in judged | own]
 
 
+def leanings(entry: TimedPair, judge: Judge, features: Callable[[str], Tensor], said: bool = False) -> Leanings:
+    """How much more each picture is like the changed wording; that is also the prompt of what changes, when `said`.
+
+    features: what `judge` sees in the pictures of a prompt, (seeds, width).
+    """
+
+    def leaning(wording: Wording, said: bool) -> list[float]:
+        prompt, changed = judge.texts(wording)
+        return (features(wording.changed if said else wording.prompt) @ (changed - prompt)).tolist()
+
+    source, *positives = (leaning(wording, said) for wording in entry.wordings[: -len(entry.negatives)])
+    return Leanings(source, positives, [leaning(wording, False) for wording in entry.negatives])
+
+
 @dataclass(frozen=True, eq=False)
 class Workshop:
     """A model whose meaning is changed, and a judge of its pictures."""
@@ -202,14 +216,7 @@ class Pairs:
             return asdict(self._leanings(entry))
 
     def _leanings(self, entry: TimedPair) -> Leanings:
-        said = self.workshop.arguments.method == "words"
-        source, *positives = (self._leaning(wording, said) for wording in entry.wordings[: -len(entry.negatives)])
-        return Leanings(source, positives, [self._leaning(wording, False) for wording in entry.negatives])
-
-    def _leaning(self, wording: Wording, said: bool) -> list[float]:
-        """How much more each picture is like the changed wording, which is also its prompt when it is `said`."""
-        prompt, changed = self.workshop.judge.texts(wording)
-        return (self.workshop.features(wording.changed if said else wording.prompt) @ (changed - prompt)).tolist()
+        return leanings(entry, self.workshop.judge, self.workshop.features, self.workshop.arguments.method == "words")
 
     def measures(self, found: Sequence[dict[str, Any]]) -> Iterator[Measure]:
         margin = self.workshop.arguments.margin

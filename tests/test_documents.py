@@ -118,6 +118,13 @@ FIGURES = {
         "draw neither object (# % of": "transformer, mixes of the word's state: pairs in which the share rises",
         "in the encoder (# %), but": "transformer, mixes of all slots' states: pairs in which the share rises",
     },
+    ("docs/methods.md", "audit"): {
+        "the intervals hold # % of 52": "planted shares in the interval",
+        "of 8 objects they hold # %": "objects: colours: planted shares in the interval",
+        "shares of men # %: mechanics": "professions: men: planted shares in the interval",
+        "of the professions is # points": "professions: men: mean error",
+        "points, beside # for colours": "objects: colours: mean error",
+    },
     ("docs/methods.md", "concepts_thorough"): {
         "exemplars are found in # %": "keywords: frequent exemplars among the top 10",
         "in 88 % (# % of the other half)": "keywords: frequent exemplars among the top 10 (settings reported on)",
