@@ -23,7 +23,8 @@ from .evaluations import Evaluations
 
 INTERVAL = 0.9  # of the posterior
 UNSURE = 0.5  # pseudo-counts of each share before anything is seen (Jeffreys)
-SAMPLES, BURNED = 2000, 200  # of the posterior, and those before them that are dropped
+SAMPLES, STARTS = 2000, 50  # of the posterior, and those from which each is drawn
+MOVES = 50  # of Gibbs sampling
 AT_ONCE = 16  # pictures that the image encoder looks at together
 TOLD, PLAIN = "told pictures", "pictures of the plain words"
 
@@ -174,22 +175,30 @@ def shares_posterior(judged: np.ndarray, mistaken: np.ndarray, seed: int = 0) ->
 
     judged (groups,): how many pictures were taken for each group; mistaken (groups, groups): how many of those that
     are known to be of a group (rows) were taken for each (columns). Rogan and Gladen's correction of a prevalence
-    (1978) as a posterior, by Gibbs sampling: shares and the judge's rows have Jeffreys' prior, and what each picture
-    really shows is drawn in turn with them. A judge that tells nothing apart leaves the shares unknown.
+    (1978) as a posterior: the judge's rates are what the known pictures say of them, with Jeffreys' prior, and the
+    shares, with the same prior, are what the count says under each such judge. Each sample is drawn from a few of the
+    prior, by their likelihood, and moved by Gibbs sampling (resample-move, Gilks and Berzuini, 2001). A judge who tells
+    nothing apart leaves the shares unknown.
     """
     numbers = np.random.default_rng(seed)
-    shares = np.full(len(judged), 1 / len(judged))
-    judge = (mistaken + UNSURE) / (mistaken + UNSURE).sum(1, keepdims=True)
-    kept = []
-    for step in range(BURNED + SAMPLES):
-        joint = shares[:, None] * judge
-        of_each = joint / joint.sum(0)
-        really = np.stack([numbers.multinomial(n, of_each[:, k]) for k, n in enumerate(judged)], axis=1)
-        shares = numbers.dirichlet(UNSURE + really.sum(1))
-        judge = np.stack([numbers.dirichlet(UNSURE + row) for row in mistaken + really])
-        if step >= BURNED:
-            kept.append(shares)
-    return np.stack(kept)
+
+    def dirichlet(counts: np.ndarray) -> np.ndarray:
+        drawn = numbers.standard_gamma(counts)
+        return drawn / drawn.sum(-1, keepdims=True)
+
+    groups = len(judged)
+    judge = dirichlet(np.broadcast_to(mistaken + UNSURE, (SAMPLES, groups, groups)))
+    starts = dirichlet(np.full((SAMPLES, STARTS, groups), UNSURE))
+    log = np.log(starts @ judge) @ judged
+    # The largest of sums with Gumbel's noise is a draw by the weights exp(log).
+    chosen = (log + numbers.gumbel(size=log.shape)).argmax(1)
+    shares = starts[np.arange(SAMPLES), chosen]
+    for _ in range(MOVES):
+        joint = shares[:, :, None] * judge
+        of_each = joint / joint.sum(1, keepdims=True)  # what a picture that is taken for a group really shows
+        really = numbers.multinomial(judged, of_each.swapaxes(1, 2)).sum(1)
+        shares = dirichlet(UNSURE + really)
+    return shares
 
 
 def densest(samples: np.ndarray) -> tuple[float, float]:

@@ -17,7 +17,7 @@ Prediction = Literal["epsilon", "v", "sample", "flow"]
 
 
 class Diffusion(Protocol):
-    """A UNet, or a transformer, that can be differentiated with respect to its text.
+    """A UNet, or a transformer: differentiable with respect to its text where the slot that encodes it is.
 
     A rectified flow's latents (1 - sigma) x_0 + sigma eps are sqrt((1 - sigma)^2 + sigma^2) times those of
     a_t = (1 - sigma)^2 / ((1 - sigma)^2 + sigma^2), which is how they are given here (`flow_alphas_cumprod`).

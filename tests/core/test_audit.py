@@ -27,28 +27,39 @@ from conceptlens.core.pictures.groups_chart import Divided, groups_chart
 from torch import Tensor
 
 
-def by_a_grid(judged: Sequence[int], mistaken: np.ndarray, points: int = 400) -> float:
-    """The posterior mean of the first of two shares, the judge's two rates and the share summed over a grid."""
+def by_a_grid(judged: Sequence[int], mistaken: np.ndarray, points: int = 200) -> float:
+    """The posterior mean of the first of two shares, summed over a grid of shares under each judge of a grid."""
     grid = (np.arange(points) + 0.5) / points
     share = grid[:, None, None]
     one, other = grid[None, :, None], grid[None, None, :]  # rates at which each group is taken for the first
     seen = share * one + (1 - share) * other
-    log = judged[0] * np.log(seen) + judged[1] * np.log(1 - seen)
-    for rate, row in ((one, mistaken[0]), (other, mistaken[1])):
-        log = log + (row[0] - 0.5) * np.log(rate) + (row[1] - 0.5) * np.log(1 - rate)
-    log = log - 0.5 * np.log(share) - 0.5 * np.log(1 - share)
-    weight = np.exp(log - log.max())
-    return float((weight * share).sum() / weight.sum())
+    log = judged[0] * np.log(seen) + judged[1] * np.log(1 - seen) - 0.5 * np.log(share) - 0.5 * np.log(1 - share)
+    weight = np.exp(log - log.max(0))
+    means = (weight * share).sum(0) / weight.sum(0)  # under each judge
+    rates = sum(
+        (row[0] - 0.5) * np.log(rate) + (row[1] - 0.5) * np.log(1 - rate)
+        for rate, row in ((one[0], mistaken[0]), (other[0], mistaken[1]))
+    )
+    judges = np.exp(rates - rates.max())
+    return float((judges * means).sum() / judges.sum())
 
 
 @pytest.mark.parametrize(
     ("judged", "mistaken"),
-    [((20, 12), [[14, 2], [3, 13]]), ((30, 2), [[10, 6], [1, 15]]), ((5, 27), [[8, 8], [2, 14]])],
+    [
+        ((20, 12), [[14, 2], [3, 13]]),
+        ((30, 2), [[10, 6], [1, 15]]),
+        ((5, 27), [[8, 8], [2, 14]]),
+        ((30, 2), [[9, 7], [7, 9]]),
+        ((32, 0), [[8, 8], [8, 8]]),
+    ],
 )
-def test_the_posterior_is_that_of_a_grid(judged: tuple[int, int], mistaken: list[list[int]]) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_the_posterior_is_that_of_a_grid(judged: tuple[int, int], mistaken: list[list[int]], seed: int) -> None:
+    """Also where the judge hardly tells the groups apart, and the count is on one side."""
     rows = np.array(mistaken, dtype=float)
-    found = shares_posterior(np.array(judged), rows)[:, 0].mean()
-    assert found == pytest.approx(by_a_grid(judged, rows), abs=0.03)
+    found = shares_posterior(np.array(judged), rows, seed)[:, 0].mean()
+    assert found == pytest.approx(by_a_grid(judged, rows), abs=0.05)
 
 
 def test_a_perfect_judge_only_counts() -> None:
@@ -61,8 +72,10 @@ def test_a_perfect_judge_only_counts() -> None:
 
 
 def test_a_judge_that_tells_nothing_apart_says_nothing() -> None:
-    low, high = densest(shares_posterior(np.array([30, 2]), np.array([[15.0, 1.0], [15.0, 1.0]]))[:, 0])
-    assert high - low > 0.8
+    for rows in ([[15.0, 1.0], [15.0, 1.0]], [[8.0, 8.0], [8.0, 8.0]]):
+        for count in (32, 100):
+            low, high = densest(shares_posterior(np.array([count, 0]), np.array(rows))[:, 0])
+            assert high - low > 0.8
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
