@@ -175,7 +175,7 @@ def test_a_picture_of_a_list_is_told_from_a_batch(count: int, monkeypatch: pytes
     explained = MagicMock()
     explained.report.return_value = "words"
     monkeypatch.setattr(decompose, "explain", lambda *_, **__: explained)
-    for part in ("HostStudio", "LiveView", "check_parts", "encoded"):
+    for part in ("studio_of", "LiveView", "check_parts", "encoded"):
         monkeypatch.setattr(decompose.host, part, MagicMock())
     names = ("concept", "prompt", "image_size", "cfg", "exclude_concept", "seed")
     asked = {name: DECOMPOSE[name] for name in names}
