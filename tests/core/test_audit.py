@@ -36,10 +36,9 @@ def by_a_grid(judged: Sequence[int], mistaken: np.ndarray, points: int = 200) ->
     log = judged[0] * np.log(seen) + judged[1] * np.log(1 - seen) - 0.5 * np.log(share) - 0.5 * np.log(1 - share)
     weight = np.exp(log - log.max(0))
     means = (weight * share).sum(0) / weight.sum(0)  # under each judge
-    rates = sum(
-        (row[0] - 0.5) * np.log(rate) + (row[1] - 0.5) * np.log(1 - rate)
-        for rate, row in ((one[0], mistaken[0]), (other[0], mistaken[1]))
-    )
+    (first, second), (third, fourth) = mistaken - 0.5
+    rates = first * np.log(one[0]) + second * np.log(1 - one[0])
+    rates = rates + third * np.log(other[0]) + fourth * np.log(1 - other[0])
     judges = np.exp(rates - rates.max())
     return float((judges * means).sum() / judges.sum())
 
